@@ -1,0 +1,44 @@
+"""Where this process stands in its group, read from the environment the launcher sets, and what the machine has."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+def rank() -> int:
+    """Number of this process among all, 0 when alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, 0 when alone."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together, 1 when alone."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """How many of them run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return rank() == 0
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What decisions about dtype and batch need to know of the machine.
+
+    `accelerator` is "cuda", "npu", "mps" or None for a CPU; `bf16` says whether it computes in bfloat16.
+    """
+
+    accelerator: str | None = None
+    count: int = 0
+    bf16: bool = False
+    world_size: int = 1

@@ -1,0 +1,148 @@
+"""Every error that a user can meet, its exit code, and how it is worded.
+
+An error says what was given, why that cannot work and what to type instead. `cli` prints it and exits with its
+`exit_code`; Python callers catch the class, or the standard exception it also is. The codes are those of `os.EX_*`
+where one exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+CODES = {
+    "USAGE-01": "An option, command or value is not known.",
+    "USAGE-02": "A value has the wrong type or is out of range.",
+    "USAGE-03": "A required option is missing.",
+    "USAGE-04": "A name is not in its registry.",
+    "DATA-01": "A data file cannot be parsed at all.",
+    "DATA-02": "A row cannot be parsed.",
+    "DATA-03": "A row has a field that is missing, empty or of the wrong type.",
+    "DATA-04": "The columns of a data set fit no known format.",
+    "DATA-05": "No row is left to train on.",
+    "DATA-06": "A conversation does not fit its template.",
+    "MODEL-01": "A model directory is incomplete or damaged.",
+    "MODEL-02": "This kind of model is not supported.",
+    "CKPT-01": "A checkpoint is incomplete or damaged.",
+    "CKPT-02": "An adapter does not fit the model.",
+    "MERGE-01": "A merge cannot be done or would not be equal.",
+    "FOUND-01": "A file or directory does not exist.",
+    "FOUND-02": "A hub id could not be fetched.",
+    "PACKAGE-01": "An optional package is not installed.",
+    "RUN-01": "Training produced a number that is not finite.",
+    "RUN-02": "A worker process failed.",
+    "INTERNAL-01": "An unexpected error: a bug of ours.",
+    "OUTPUT-01": "An output path cannot be written or is in use.",
+    "DISK-01": "The disk is full or will be.",
+    "REFUSED-01": "The model wants to run its own code and nobody allowed it.",
+    "CONFIG-01": "A configuration file cannot be read.",
+    "CONFIG-02": "Options contradict each other.",
+    "CONFIG-03": "The machine cannot do what was asked.",
+}
+
+
+class SwiftError(Exception):
+    """An error for the user: `what` happened, `why`, and the `fix` to type.
+
+    Args:
+        code: a key of `CODES`, such as "DATA-03".
+        what: one line; names the file, line and key, or the option and its value.
+        why: one line, or None when `what` says it all.
+        fix: one line with what to type, or None when nothing can be done.
+    """
+
+    exit_code = 70
+
+    def __init__(self, code: str, what: str, *, why: str | None = None, fix: str | None = None) -> None:
+        assert code in CODES, f"{code} is not in CODES"
+        super().__init__(what)
+        self.code, self.what, self.why, self.fix = code, what, why, fix
+
+    def __str__(self) -> str:  # KeyError and OSError children would otherwise show a repr
+        lines = [f"error[{self.code}]: {self.what}"]
+        lines += [f"  why: {self.why}"] if self.why else []
+        lines += [f"  fix: {self.fix}"] if self.fix else []
+        return "\n".join(lines)
+
+
+class UsageError(SwiftError, ValueError):
+    """A mistake in what was typed."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError, KeyError):
+    """A name that no registry row, option or command has."""
+
+
+class DataError(SwiftError, ValueError):
+    """Bad data, a damaged checkpoint, an adapter that does not fit."""
+
+    exit_code = 65
+
+
+class NotFoundError(SwiftError, FileNotFoundError):
+    """An input file, model or checkpoint that does not exist."""
+
+    exit_code = 66
+
+
+class MissingPackageError(SwiftError, ImportError):
+    """An optional package that this command needs."""
+
+    exit_code = 69
+
+
+class InternalError(SwiftError, RuntimeError):
+    """A failure inside the run: a bug, a NaN, a lost worker."""
+
+    exit_code = 70
+
+
+class OutputError(SwiftError, OSError):
+    """An output path that cannot be created or is in use."""
+
+    exit_code = 73
+
+
+class DiskError(SwiftError, OSError):
+    """An input/output error, most often a full disk."""
+
+    exit_code = 74
+
+
+class TemporaryError(SwiftError, OSError):
+    """A hub or network that did not answer: trying again may help."""
+
+    exit_code = 75
+
+
+class RefusedError(SwiftError, PermissionError):
+    """Something that is not done without being asked for."""
+
+    exit_code = 77
+
+
+class ConfigError(SwiftError, ValueError):
+    """Values that parse but contradict each other or the machine."""
+
+    exit_code = 78
+
+
+class SeveralErrors(SwiftError, ValueError):
+    """Several mistakes found in one check; exits with the code of the first."""
+
+    def __init__(self, errors: Sequence[SwiftError]) -> None:
+        first = errors[0]
+        super().__init__(first.code, first.what, why=first.why, fix=first.fix)
+        self.errors, self.exit_code = list(errors), first.exit_code
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
+
+
+def raise_all(errors: Sequence[SwiftError]) -> None:
+    """Raise nothing, the only error, or all of them as one."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise SeveralErrors(errors)

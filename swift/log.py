@@ -1,0 +1,32 @@
+"""The logger: messages to stderr, from rank 0 only, with secrets blacked out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from swift import dist
+from swift.redact import redact_text
+
+
+class Redact(logging.Filter):
+    """Blacks out secrets in every message before a handler sees it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact_text(record.getMessage()), None
+        return True
+
+
+def get_logger(name: str = "swift") -> logging.Logger:
+    """The logger `name`; the first call gives it a stderr handler. `SWIFT_LOG_LEVEL` sets its level (INFO)."""
+    logger = logging.getLogger(name)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.addFilter(Redact())
+        level = os.environ.get("SWIFT_LOG_LEVEL", "INFO").upper() if dist.is_main() else "ERROR"
+        logger.setLevel(level)
+        logger.propagate = False
+    return logger
