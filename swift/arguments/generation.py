@@ -1,0 +1,33 @@
+"""Options of text generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swift.arguments.fields import option
+
+
+@dataclass(kw_only=True)
+class GenerationOptions:
+    """How answers are sampled."""
+
+    max_new_tokens: int = option(2048, group="Generation", minimum=1, unit="tokens", help="Longest answer.")
+    do_sample: bool = option(True, group="Generation", help="Sample; false always takes the likeliest token.")
+    temperature: float = option(0.3, group="Generation", minimum=0, help="How freely to sample; 0 is not at all.")
+    top_k: int = option(20, group="Generation", minimum=0, help="Sample among the k likeliest tokens; 0 is all.")
+    top_p: float = option(
+        0.7, group="Generation", minimum=0, maximum=1, help="Sample among the likeliest tokens up to this probability."
+    )
+    repetition_penalty: float = option(
+        1.0, group="Generation", minimum=0.01, help="Above 1 makes repeated tokens less likely."
+    )
+    num_beams: int = option(
+        1, group="Generation", minimum=1, help="Width of beam search; 1 is none, and more cannot stream."
+    )
+    stop_words: list[str] = option([], group="Generation", help="Texts that end an answer, besides the template's own.")
+    overwrite_generation_config: bool | None = option(
+        None,
+        group="Generation",
+        help="Write these settings into the checkpoint's generation_config.json.",
+        none="only with --ckpt_dir",
+    )

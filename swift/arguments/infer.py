@@ -1,0 +1,69 @@
+"""Options of `swift infer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swift.arguments.data import DataOptions
+from swift.arguments.fields import option
+from swift.arguments.generation import GenerationOptions
+from swift.arguments.model import ModelOptions
+
+
+@dataclass(kw_only=True)
+class CheckpointOptions:
+    """Which checkpoint to use, and what to take from it."""
+
+    ckpt_dir: str | None = option(
+        None, group="Checkpoint", help="A checkpoint of `swift sft`, or any PEFT adapter.", none="the model as it is"
+    )
+    load_args_from_ckpt_dir: bool = option(
+        True,
+        group="Checkpoint",
+        help="Take model, template, system and precision from the checkpoint unless they are said.",
+    )
+    load_dataset_config: bool = option(
+        False, group="Checkpoint", help="Take the data sets and their split from the checkpoint too."
+    )
+    sft_type: str | None = option(
+        None, group="Checkpoint", help="What the checkpoint trained.", none="as in the checkpoint"
+    )
+    merge_lora: bool = option(False, group="Checkpoint", help="Merge LoRA into the model, in `<ckpt_dir>-merged`.")
+    merge_device_map: str | None = option(None, group="Checkpoint", help="Device to merge on.", none="cpu")
+
+
+@dataclass(kw_only=True)
+class InferArguments(CheckpointOptions, GenerationOptions, DataOptions, ModelOptions):
+    """Chat with a model, or let it answer a data set."""
+
+    query: str | None = option(
+        None, group="Data", help="Answer this one question and stop.", none="chat, or the data set"
+    )
+    eval_human: bool | None = option(
+        None, group="Data", help="Chat instead of answering a data set.", none="chat when no data set is given"
+    )
+    show_dataset_sample: int = option(
+        10, group="Data", minimum=-1, unit="rows", help="How many rows to answer, chosen with the seed; -1 is all."
+    )
+    max_length: int = option(
+        -1, group="Data", minimum=-1, unit="tokens", help="Longest prompt; -1 is the model's own limit."
+    )
+    infer_backend: str = option(
+        "AUTO", group="Generation", choices=("AUTO", "pt"), help="What generates: transformers on PyTorch."
+    )
+    batch_size: int = option(
+        16, group="Generation", minimum=1, unit="rows", help="Rows answered at once in a data set."
+    )
+    stream: bool = option(True, group="Generation", help="Show answers while they are written.")
+    verbose: bool | None = option(None, group="Output", help="Show every row with its answer.", none="up to 100 rows")
+    save_result: bool = option(True, group="Output", help="Write the answers to a jsonl file while they come.")
+    result_dir: str | None = option(
+        None,
+        group="Output",
+        help="Where answers are written.",
+        none="`infer_result` in the checkpoint or model directory",
+    )
+    seed: int = option(42, group="Generation", help="Seed of sampling.")
+    ignore_args_error: bool = option(
+        False, group="Plug-ins", help="Warn about options that are not known instead of stopping, as notebooks need."
+    )
