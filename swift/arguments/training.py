@@ -92,6 +92,11 @@ class RunOptions:
     resume_from_checkpoint: str | None = option(
         None, group="Output", help="A checkpoint to go on from; `auto` takes the newest whole one.", none="start afresh"
     )
+    resume_only_model: bool = option(
+        False,
+        group="Output",
+        help="Take only the weights of --resume_from_checkpoint: a fresh optimiser, other data, any PEFT adapter.",
+    )
     ignore_data_skip: bool = option(False, group="Output", help="When resuming, start the data from its beginning.")
     early_stopping_patience: int | None = option(
         None,

@@ -1,0 +1,1 @@
+"""One module per command; each has one public `<command>_main(args)`."""

@@ -1,0 +1,9 @@
+from swift._version import __version__ as __version__
+from swift.log import get_logger as get_logger
+from swift.trainers.arguments import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
+from swift.trainers.trainer import Seq2SeqTrainer as Seq2SeqTrainer
+from swift.tuners.config import SwiftConfig as SwiftConfig
+from swift.tuners.facade import Swift as Swift
+from swift.tuners.lora import LoraConfig as LoraConfig
+from swift.tuners.methods.adapter import AdapterConfig as AdapterConfig
+from swift.tuners.model import SwiftModel as SwiftModel

@@ -1,0 +1,136 @@
+"""Merge LoRA into its model: in float32, cast once, and checked against the unmerged model before it counts."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swift import storage
+from swift.arguments.export import ExportArguments
+from swift.arguments.fields import to_json
+from swift.arguments.infer import CheckpointOptions, InferArguments
+from swift.commands.prepare import adapter_dirs, find_source, from_checkpoint, load_plugins, read_saved
+from swift.decide import tidy
+from swift.errors import ConfigError, DataError, UsageError
+from swift.log import get_logger
+from swift.models.load import TORCH_DTYPES, load_model, load_tokenizer, saved_dtype
+from swift.models.source import ModelSource
+from swift.tuners import Swift
+
+logger = get_logger()
+LARGEST_DIFFERENCE = 1e-4
+PROBE_TOKENS = 32
+SIDE_FILES = ("*.py", "preprocessor_config.json", "processor_config.json")
+
+
+@dataclass(frozen=True)
+class Equality:
+    """How a merged model compares with the unmerged one on the same tokens.
+
+    `difference` is the largest of any logit in float32, relative to the largest logit; `agreement` the share of
+    positions whose likeliest token is the same after the cast to the saved dtype.
+    """
+
+    difference: float
+    agreement: float
+
+
+def merge_lora(
+    args: InferArguments | ExportArguments, device_map: str | None = None, replace_if_exists: bool = False
+) -> str:
+    """Write `<ckpt_dir>-merged`, a plain model with the adapters of `args.ckpt_dir` merged in; return its path.
+
+    `args` is not changed. An existing merged model is used as it is unless `replace_if_exists`.
+
+    Raises:
+        UsageError: no checkpoint is named.
+        DataError: the checkpoint holds no LoRA, or merging would not be equal to the unmerged model.
+    """
+    if args.ckpt_dir is None:
+        raise UsageError("USAGE-03", "merging needs a checkpoint", fix="--ckpt_dir <run>/checkpoint-<step>")
+    wanted = from_checkpoint(tidy(args))
+    directory = Path(str(wanted.ckpt_dir))
+    if not adapter_dirs(directory):
+        raise DataError("MERGE-01", f"{directory} is a whole model: there is no LoRA in it to merge")
+    output = _output_of(wanted, directory)
+    replacing = replace_if_exists or getattr(args, "replace_if_exists", False)
+    if output.exists() and not replacing:
+        problems = storage.verify(output)
+        if problems:
+            raise DataError(
+                "MERGE-01", f"{output} exists and is damaged: {problems[0]}", fix="--replace_if_exists true"
+            )
+        logger.info(f"already merged: {output}")
+        return str(output)
+    load_plugins(wanted.custom_register_path)
+    _merge(wanted, find_source(wanted), directory, output, device_map or wanted.merge_device_map or "cpu")
+    return str(output)
+
+
+def _output_of(args: CheckpointOptions, checkpoint: Path) -> Path:
+    said = args.output_dir if isinstance(args, ExportArguments) else None
+    return Path(said).expanduser().resolve() if said else checkpoint.with_name(f"{checkpoint.name}-merged")
+
+
+def _merge(args: Any, source: ModelSource, checkpoint: Path, output: Path, device: str) -> None:
+    if source.config.get("quantization_config"):
+        raise ConfigError(
+            "MERGE-01",
+            f"{source.name} is quantised: merging into it would lose precision",
+            fix="merge into its full model",
+        )
+    tokenizer = load_tokenizer(source, trust_remote_code=args.trust_remote_code)
+    base = load_model(source, torch.float32, device_map=device, trust_remote_code=args.trust_remote_code)
+    tuned = Swift.from_pretrained(base, str(checkpoint), inference_mode=True).eval()
+    dtype = TORCH_DTYPES[args.dtype] if args.dtype != "AUTO" else saved_dtype(source)
+    merged, equality = merge_checked(tuned, dtype, len(tokenizer))
+    logger.info(
+        f"merged = unmerged: largest logit difference {equality.difference:.1e} in float32, "
+        f"{equality.agreement:.1%} of likeliest tokens equal in {str(dtype).removeprefix('torch.')}"
+    )
+    with storage.staged_directory(output) as stage:
+        merged.save_pretrained(stage)
+        tokenizer.save_pretrained(stage)
+        _save_side_files(args, source, checkpoint, stage)
+    logger.info(f"merged model: {output}")
+
+
+def merge_checked(tuned: Any, dtype: torch.dtype, vocab_size: int) -> tuple[Any, Equality]:
+    """The plain model with `tuned`'s LoRA merged in and cast to `dtype`, and how equal it is.
+
+    Raises:
+        DataError: the merged model answers differently by more than `LARGEST_DIFFERENCE`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    device = next(tuned.parameters()).device
+    probe_BT = torch.randint(0, vocab_size, (2, PROBE_TOKENS), generator=generator).to(device)
+    with torch.inference_mode():
+        before_BTV = tuned(input_ids=probe_BT).logits.float()
+        Swift.merge_and_unload(tuned)
+        merged = tuned.model
+        after_BTV = merged(input_ids=probe_BT).logits.float()
+    merged = merged.to(dtype)
+    with torch.inference_mode():
+        cast_BTV = merged(input_ids=probe_BT).logits.float()
+    difference = float((after_BTV - before_BTV).abs().max() / before_BTV.abs().max().clamp_min(1.0))
+    agreement = float((cast_BTV.argmax(-1) == before_BTV.argmax(-1)).float().mean())
+    if not difference <= LARGEST_DIFFERENCE:
+        raise DataError("MERGE-01", f"the merged model differs from the unmerged one: logits by {difference:.1e}")
+    return merged, Equality(difference, agreement)
+
+
+def _save_side_files(args: Any, source: ModelSource, checkpoint: Path, stage: Path) -> None:
+    """What is neither weight nor tokenizer: remote code, generation config, and the options, now of a full model."""
+    for pattern in SIDE_FILES:
+        for path in source.path.glob(pattern):
+            shutil.copy2(path, stage / path.name)
+    for origin in (source.path, checkpoint):
+        if (origin / "generation_config.json").is_file():
+            shutil.copy2(origin / "generation_config.json", stage)
+    saved = read_saved(checkpoint) or to_json(replace(args))
+    storage.write_json(stage / "sft_args.json", {**saved, "sft_type": "full"}, private=True)
+    storage.write_json(stage / "configuration.json", {"framework": "pytorch", "task": "text-generation"})

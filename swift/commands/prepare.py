@@ -1,0 +1,157 @@
+"""From options to a model that can answer: what infer, export and the servers share."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from swift.arguments.infer import CheckpointOptions, InferArguments
+from swift.arguments.model import ModelOptions
+from swift.decide import decide_infer, inherit, tidy
+from swift.errors import DataError, NotFoundError, UsageError
+from swift.log import get_logger
+from swift.models.load import TORCH_DTYPES, detect_hardware, load_model, load_tokenizer
+from swift.models.source import ModelSource, find_model
+from swift.templates.template import Template, get_template
+from swift.tuners import Swift
+
+logger = get_logger()
+A = TypeVar("A", bound=CheckpointOptions)
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A loaded model with its tokenizer and template, and the decided options that led to it."""
+
+    args: InferArguments
+    source: ModelSource
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+
+
+def prepare_model_template(said: InferArguments) -> Prepared:
+    """Load what `said` asks for: a model, or a checkpoint's model with its adapters on."""
+    args, source = find_decided(said)
+    tokenizer = load_tokenizer(source, trust_remote_code=args.trust_remote_code)
+    max_length = None if args.max_length < 0 else args.max_length
+    template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
+    model = load_tuned_model(args, source)
+    return Prepared(args, source, model, tokenizer, template)
+
+
+def find_decided(said: InferArguments) -> tuple[InferArguments, ModelSource]:
+    """The decided options and the model they mean, with nothing loaded yet."""
+    args = from_checkpoint(tidy(said))
+    load_plugins(args.custom_register_path)
+    source = find_source(args)
+    return decide_infer(args, detect_hardware(), source), source
+
+
+def from_checkpoint(said: A) -> A:
+    """`said` with what it leaves open taken from the files of its checkpoint; says what was taken.
+
+    Raises:
+        NotFoundError: there is no such checkpoint.
+        DataError: the directory is neither a model nor an adapter.
+    """
+    if said.ckpt_dir is None:
+        return said
+    directory = Path(said.ckpt_dir).expanduser().resolve()
+    if not directory.is_dir():
+        raise NotFoundError(
+            "FOUND-01", f"--ckpt_dir {said.ckpt_dir} is not a directory", fix="name a checkpoint-<step>"
+        )
+    saved = read_saved(directory) if said.load_args_from_ckpt_dir else {}
+    args, taken = inherit(replace(said, ckpt_dir=str(directory)), saved)
+    if taken:
+        logger.info("from the checkpoint: " + ", ".join(f"{name}={value!r}" for name, value in taken.items()))
+    if saved.get("custom_register_path") and not args.custom_register_path:  # type: ignore[attr-defined]
+        logger.warning("the checkpoint was trained with --custom_register_path; say it again if its model needs it")
+    if (directory / "config.json").is_file() and not adapter_dirs(directory):
+        return replace(args, model_id_or_path=str(directory), sft_type="full")  # type: ignore[return-value]
+    if not adapter_dirs(directory):
+        raise DataError(
+            "CKPT-01", f"{said.ckpt_dir} holds neither a model nor an adapter", fix="name a checkpoint-<step> directory"
+        )
+    return _base_of_adapter(args, directory)
+
+
+def _base_of_adapter(args: A, directory: Path) -> A:
+    assert isinstance(args, ModelOptions)
+    if args.model_id_or_path or args.model_type:
+        return args  # type: ignore[return-value]
+    config = json.loads((adapter_dirs(directory)[0] / ADAPTER_FILE).read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise UsageError("USAGE-03", "the adapter does not name its model", fix="--model_id_or_path <model>")
+    logger.info(f"from the adapter: model_id_or_path={base!r}")
+    return replace(args, model_id_or_path=base)  # type: ignore[return-value]
+
+
+def adapter_dirs(directory: Path) -> list[Path]:
+    """The folders of a checkpoint that hold an adapter each: itself, or its children."""
+    found = [path.parent for path in [directory / ADAPTER_FILE, *sorted(directory.glob(f"*/{ADAPTER_FILE}"))]]
+    return [path for path in found if (path / ADAPTER_FILE).is_file() and path.name != "extra_states"]
+
+
+def read_saved(directory: Path) -> dict[str, Any]:
+    """The options a checkpoint was trained with, {} where there are none."""
+    path = directory / "sft_args.json"
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError("CKPT-01", f"{path} is not JSON: {error}", fix="--load_args_from_ckpt_dir false") from None
+
+
+def find_source(args: ModelOptions) -> ModelSource:
+    """The model that the options name, checked as far as can be without loading it."""
+    if args.model_type is None and args.model_id_or_path is None:
+        raise UsageError("USAGE-03", "no model is named", fix="--model_id_or_path <directory or hub id>")
+    return find_model(
+        args.model_type,
+        args.model_id_or_path,
+        args.model_revision,
+        check_latest=args.check_model_is_latest,
+        trust_remote_code=args.trust_remote_code,
+    )
+
+
+def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedModel | Any:
+    """The model in its decided dtype, with the checkpoint's adapters on, ready to answer."""
+    model = load_model(
+        source,
+        TORCH_DTYPES[args.dtype],
+        attn_implementation="flash_attention_2" if args.use_flash_attn else None,
+        trust_remote_code=args.trust_remote_code,
+    )
+    if args.ckpt_dir and adapter_dirs(Path(args.ckpt_dir)):
+        model = Swift.from_pretrained(model, args.ckpt_dir, inference_mode=True)
+    return model.eval()
+
+
+def load_plugins(paths: Sequence[str]) -> None:
+    """Run the user's Python files, which register what they add."""
+    for said in paths:
+        path = Path(said).expanduser().resolve()
+        if path.suffix != ".py" or not path.is_file():
+            raise NotFoundError("FOUND-01", f"--custom_register_path {said} is not a Python file")
+        name = f"swift_plugin_{path.stem}"
+        if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        sys.path.append(str(path.parent))
+        spec.loader.exec_module(module)

@@ -1,0 +1,81 @@
+"""What a training run leaves behind in words and numbers: saved options, the account of rows, the final report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swift import checkpoint, dist, storage
+from swift.arguments.fields import to_json
+from swift.arguments.sft import SftArguments
+from swift.datasets.ledger import Ledger
+from swift.log import get_logger
+from swift.trainers.plots import plot_log
+from swift.trainers.trainer import Seq2SeqTrainer
+
+logger = get_logger()
+
+
+def save_arguments(args: SftArguments, ledger: Ledger) -> None:
+    """Write `sft_args.json` and `data_report.json` into the run's directory, before anything trains."""
+    if dist.is_main():
+        run = Path(args.output_dir)
+        storage.write_json(run / "sft_args.json", to_json(args), private=True)
+        storage.write_json(run / "data_report.json", ledger.to_json())
+
+
+def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) -> dict[str, Any]:
+    """The report of a finished run; also the last line of `logging.jsonl`, and the pictures in `images/`.
+
+    Keys: last_model_checkpoint, best_model_checkpoint (the last one without evaluation), best_metric (eval loss, or
+    None), global_step, memory, train_time, log_history, model_info, dataset_info.
+    """
+    state = trainer.state
+    run = Path(args.output_dir)
+    last = checkpoint.latest(run)
+    best = state.best_model_checkpoint or (str(last) if last else None)
+    report = {
+        "last_model_checkpoint": str(last) if last else None,
+        "best_model_checkpoint": best,
+        "best_metric": state.best_metric,
+        "global_step": state.global_step,
+        "memory": _memory(),
+        "train_time": _train_time(state.log_history, ledger),
+        "log_history": state.log_history,
+        "model_info": describe_model(trainer.model),
+        "dataset_info": ledger.to_json(),
+    }
+    if dist.is_main():
+        storage.append_jsonl(run / "logging.jsonl", report)
+        plot_log(state.log_history, run / "images")
+        logger.info(f"last checkpoint: {report['last_model_checkpoint']}")
+        logger.info(f"best checkpoint: {report['best_model_checkpoint']}")
+    return report
+
+
+def describe_model(model: torch.nn.Module) -> str:
+    """One line: parameters, how many train, and buffers, in millions."""
+    parameters = list(model.parameters())
+    total = sum(p.numel() for p in parameters) / 1e6
+    trainable = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
+    buffers = sum(b.numel() for b in model.buffers()) / 1e6
+    share = 100 * trainable / max(total, 1e-9)
+    return f"{type(model).__name__}: {total:.4f}M parameters ({trainable:.4f}M trainable [{share:.4f}%]), {buffers:.4f}M buffers"
+
+
+def _memory() -> dict[str, str]:
+    if not torch.cuda.is_available():
+        return {}
+    used = sum(torch.cuda.max_memory_reserved(i) for i in range(torch.cuda.device_count()))  # needs-cuda
+    return {"cuda": f"{used / 2**30:.2f}GiB"}  # needs-cuda
+
+
+def _train_time(log_history: list[dict[str, Any]], ledger: Ledger) -> dict[str, Any]:
+    summary = next((entry for entry in reversed(log_history) if "train_runtime" in entry), {})
+    return {
+        "train_runtime": summary.get("train_runtime"),
+        "n_train_samples": ledger.trained,
+        "train_samples_per_second": summary.get("train_samples_per_second"),
+    }

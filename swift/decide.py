@@ -1,0 +1,205 @@
+"""Said -> decided: fill in every value that nobody said, without loading anything.
+
+All functions are pure: they take options and facts, and return new options. Nothing is ever written back into what the
+user said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from swift.arguments.data import DataOptions
+from swift.arguments.fields import check_values, options_of
+from swift.arguments.infer import CheckpointOptions, InferArguments
+from swift.arguments.model import ModelOptions
+from swift.arguments.sft import SftArguments
+from swift.dist import Hardware
+from swift.errors import ConfigError, SwiftError, UsageError, raise_all
+from swift.models.source import ModelSource
+from swift.templates import TEMPLATES
+
+A = TypeVar("A")
+
+FROM_CHECKPOINT = ("model_type", "model_id_or_path", "model_revision", "sft_type", "template_type", "system", "dtype")
+DATA_FROM_CHECKPOINT = (
+    "dataset",
+    "val_dataset",
+    "dataset_seed",
+    "dataset_test_ratio",
+    "columns",
+    "max_bad_rows",
+    "model_name",
+    "model_author",
+)
+ROWS_PER_STEP = 16
+LEARNING_RATE = {"full": 1e-5}
+
+
+def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> SftArguments:
+    """The options of one training run, with nothing left open but the run's directory.
+
+    Raises:
+        ConfigError: options contradict each other or the machine; all contradictions at once.
+    """
+    args = _decide_data(_decide_model(said, hardware, source))
+    raise_all([*check_values(args), *_contradictions(args)])
+    accumulation = args.gradient_accumulation_steps or math.ceil(ROWS_PER_STEP / args.batch_size / hardware.world_size)
+    checkpointing = args.gradient_checkpointing if args.gradient_checkpointing is not None else True
+    return replace(
+        args,
+        learning_rate=_or(args.learning_rate, LEARNING_RATE.get(args.sft_type, 1e-4)),
+        gradient_accumulation_steps=accumulation,
+        eval_batch_size=_or(args.eval_batch_size, args.batch_size),
+        save_steps=_or(args.save_steps, args.eval_steps),
+        gradient_checkpointing=checkpointing,
+        ddp_find_unused_parameters=_or(args.ddp_find_unused_parameters, not checkpointing),
+        ddp_broadcast_buffers=_or(args.ddp_broadcast_buffers, not checkpointing),
+        dataset_test_ratio=0.0 if args.val_dataset else args.dataset_test_ratio,
+        lora_target_modules=_targets(args.lora_target_modules, source),
+    )
+
+
+def decide_infer(said: InferArguments, hardware: Hardware, source: ModelSource) -> InferArguments:
+    """The options of one inference run; `said` has inherited from its checkpoint already (`inherit`)."""
+    args = _decide_data(_decide_model(said, hardware, source))
+    has_data = bool(args.dataset or args.val_dataset)
+    errors = check_values(args)
+    if args.eval_human is False and not has_data and args.query is None:
+        errors.append(UsageError("USAGE-03", "--eval_human false needs a data set", fix="--dataset rows.jsonl"))
+    raise_all(errors)
+    sampling = args.do_sample and args.temperature > 0
+    return replace(
+        args,
+        do_sample=sampling,
+        eval_human=_or(args.eval_human, not has_data),
+        stream=args.stream and args.num_beams == 1,
+        infer_backend="pt",
+        dataset_test_ratio=0.0 if args.val_dataset else args.dataset_test_ratio,
+    )
+
+
+def inherit(said: A, saved: Mapping[str, Any]) -> tuple[A, dict[str, Any]]:
+    """`said` with what it leaves open taken from a checkpoint's `saved` arguments, and what was taken.
+
+    A value counts as said when it differs from its default. Data sets are only taken with `load_dataset_config`; what
+    runs code (plug-ins, remote code) never is, the user says it again.
+    """
+    infos = options_of(type(said))
+    names = list(FROM_CHECKPOINT)
+    if getattr(said, "load_dataset_config", False):
+        names += [] if _says_data(said, infos) else DATA_FROM_CHECKPOINT
+    taken = {
+        name: saved[name]
+        for name in names
+        if name in infos and saved.get(name) is not None and getattr(said, name) == infos[name].default
+    }
+    taken = {name: value for name, value in taken.items() if value != infos[name].default}
+    return replace(said, **taken), taken  # type: ignore[type-var]
+
+
+def _says_data(said: Any, infos: Mapping[str, Any]) -> bool:
+    return any(name in infos and getattr(said, name) for name in ("dataset", "val_dataset"))
+
+
+def tidy(said: A) -> A:
+    """`said` with lists where one text was given, and `a,b` taken apart: what Python callers may write."""
+    changes: dict[str, Any] = {}
+    for info in options_of(type(said)).values():
+        value = getattr(said, info.name)
+        if info.is_list and isinstance(value, (str, tuple)):
+            value = changes[info.name] = [value] if isinstance(value, str) else list(value)
+        if info.name in ("dataset", "val_dataset", "lora_target_modules") and value and len(value) == 1:
+            one = value[0]
+            if "," in one and not Path(one).exists() and not (set(one) & set("^$(|[\\")):
+                changes[info.name] = [part.strip() for part in one.split(",") if part.strip()]
+    return replace(said, **changes) if changes else said  # type: ignore[type-var]
+
+
+def decide_dtype(said: str, hardware: Hardware, source: ModelSource) -> str:
+    """bf16, fp16 or fp32: what was said; else the model's own rule, fp32 on a CPU, bf16 where the GPU has it."""
+    if said == "AUTO":
+        if hardware.accelerator is None:
+            return "fp32"
+        registered = source.record.dtype if source.record else None
+        return registered or ("bf16" if hardware.bf16 else "fp16")
+    if said == "fp16" and hardware.accelerator is None:
+        raise ConfigError("CONFIG-03", "--dtype fp16 needs a GPU", fix="--dtype fp32 or --dtype bf16")
+    return said
+
+
+def decide_template(said: str, source: ModelSource) -> str:
+    """The template's name: what was said, else the registered one, else `auto`, the tokenizer's own."""
+    if said == "AUTO":
+        return source.record.template if source.record else "auto"
+    if said != "auto":
+        _ = TEMPLATES[said]
+    return said
+
+
+def _decide_model(said: A, hardware: Hardware, source: ModelSource) -> A:
+    assert isinstance(said, ModelOptions)
+    changes: dict[str, Any] = {
+        "dtype": decide_dtype(said.dtype, hardware, source),
+        "model_type": source.record.name if source.record else said.model_type,
+    }
+    if isinstance(said, DataOptions):
+        changes["template_type"] = decide_template(said.template_type, source)
+    if said.model_id_or_path and Path(said.model_id_or_path).expanduser().exists():
+        changes["model_id_or_path"] = str(Path(said.model_id_or_path).expanduser().resolve())
+    for name in ("ckpt_dir", "result_dir"):
+        if isinstance(said, CheckpointOptions) and getattr(said, name, None):
+            changes[name] = str(Path(getattr(said, name)).expanduser().resolve())
+    return replace(said, **changes)  # type: ignore[return-value, type-var]
+
+
+def _decide_data(said: A) -> A:
+    assert isinstance(said, DataOptions)
+    names = {
+        name: value * 2 if len(value) == 1 else value
+        for name in ("model_name", "model_author")
+        if (value := getattr(said, name))
+    }
+    system = said.system
+    if system is None and said.template_type in TEMPLATES:
+        system = TEMPLATES[said.template_type].default_system
+    return replace(said, system=system, **names)  # type: ignore[return-value, type-var]
+
+
+def _targets(said: list[str], source: ModelSource) -> list[str]:
+    """DEFAULT spelt out: the model's registered modules, or ALL linear layers where none are known."""
+    targets: list[str] = []
+    for target in said:
+        known = list(source.targets) or ["ALL"]
+        targets += known if target in ("DEFAULT", "AUTO") else [target]
+    return list(dict.fromkeys(targets))
+
+
+def _contradictions(args: SftArguments) -> list[SwiftError]:
+    errors: list[SwiftError] = []
+    if args.sft_type != "full" and args.freeze_parameters:
+        errors.append(_conflict("--freeze_parameters only works with --sft_type full"))
+    if args.sft_type != "full" and args.additional_trainable_parameters:
+        errors.append(_conflict("--additional_trainable_parameters only works with --sft_type full"))
+    if args.sft_type == "full" and args.dtype == "fp16":
+        errors.append(_conflict("--sft_type full cannot train fp16 weights", "--dtype bf16 or --dtype fp32"))
+    if args.early_stopping_patience and (args.evaluation_strategy == "no" or not _evaluates(args)):
+        errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
+    if args.save_only_model and args.resume_from_checkpoint == "auto":
+        errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    return errors
+
+
+def _evaluates(args: SftArguments) -> bool:
+    return bool(args.val_dataset) or args.dataset_test_ratio > 0
+
+
+def _conflict(what: str, fix: str | None = None) -> ConfigError:
+    return ConfigError("CONFIG-02", what, fix=fix)
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

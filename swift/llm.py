@@ -1,0 +1,5 @@
+"""Everything around language models. The public names are those of the stub beside this file, imported on first use."""
+
+from swift._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__)
