@@ -1,0 +1,222 @@
+"""Training checkpoints: the one place that writes, finds, checks and removes them.
+
+A checkpoint is a directory `checkpoint-<step>` whose manifest verifies (`swift.storage`); anything else is not one.
+Going on from it needs all of its files; loading its weights for inference or a merge needs only those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from swift import storage
+from swift.errors import DataError, InternalError, NotFoundError
+from swift.log import get_logger
+from swift.storage import StagedDirectory
+
+PREFIX = "checkpoint-"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+HEADROOM = 1.2
+
+logger = get_logger()
+
+
+def directory_of(output_dir: Path | str, step: int) -> Path:
+    """Where the checkpoint of `step` lies, or will."""
+    return Path(output_dir) / f"{PREFIX}{step}"
+
+
+def step_of(directory: Path | str) -> int | None:
+    """The step in a checkpoint's name, None for a directory called otherwise."""
+    match = re.fullmatch(rf"{PREFIX}(\d+)", Path(directory).name)
+    return int(match[1]) if match else None
+
+
+def save(final: Path, facts: Mapping[str, Any]) -> StagedDirectory:
+    """A new checkpoint: write its files into the stage that the `with` block gets; the block's end commits it.
+
+    Args:
+        final: the checkpoint's directory, see `directory_of`.
+        facts: what its manifest says about the run: step, world size, seed, fingerprints.
+
+    Raises:
+        DiskError: less than 1.2 times the newest checkpoint's size is free, or the disk filled up.
+    """
+    sizes = [storage.size_bytes(path) for path in committed(final.parent)[-1:]]
+    if sizes:
+        storage.check_free(final.parent, int(HEADROOM * sizes[0]))
+    return StagedDirectory(final, facts)
+
+
+def save_torch(value: Any, path: Path) -> None:
+    """`torch.save`, but a failing write raises its own OSError: torch's words never say that the disk is full."""
+    with path.open("wb") as file:
+        keeper = _KeepsError(file)
+        try:
+            torch.save(value, keeper)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            if keeper.error is None:
+                raise
+            raise keeper.error from error
+
+
+class _KeepsError:
+    """A binary file that remembers the first error of its writes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        """Write `data`; once a write has failed, pretend, so that torch can close its archive."""
+        if self.error is None:
+            try:
+                return self.file.write(data)
+            except OSError as error:
+                self.error: OSError | None = error
+                raise
+        return len(data)
+
+    def flush(self) -> None:
+        """Flush the file, unless a write has failed."""
+        if self.error is None:
+            self.file.flush()
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], last_good: Path | str | None = None) -> None:
+    """Refuse to save what holds NaN or infinity.
+
+    Raises:
+        InternalError: the first such tensor, by name, and the last good checkpoint.
+    """
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            fix = f"the last good checkpoint is {last_good}" if last_good else "no checkpoint was saved before"
+            raise InternalError("RUN-01", f"{name} holds NaN or infinity: no checkpoint is written", fix=fix)
+
+
+def committed(output_dir: Path | str) -> list[Path]:
+    """The checkpoints of a run that have a sound manifest, oldest first; their files are not looked at."""
+    found = [path for path in _candidates(output_dir) if not _manifest_fault(path)]
+    return sorted(found, key=lambda path: step_of(path) or 0)
+
+
+def latest(output_dir: Path | str, *, fast: bool = False) -> Path | None:
+    """The newest checkpoint that verifies and can be gone on from, None when there is none.
+
+    Newer ones that do not are named in a warning each.
+
+    Args:
+        output_dir: the run's directory.
+        fast: compare the sizes of files only, not their SHA-256.
+    """
+    for path in sorted(_candidates(output_dir), key=lambda path: step_of(path) or 0, reverse=True):
+        faults = _faults(path, fast)
+        if not faults:
+            return path
+        logger.warning("%s is passed over: %s", path, "; ".join(faults[:3]))
+    return None
+
+
+def check(directory: Path | str, *, fast: bool = False) -> None:
+    """Make sure that a run can go on from `directory`.
+
+    Raises:
+        NotFoundError: there is no such directory.
+        DataError: it is incomplete or damaged, with each file and what is wrong with it.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise NotFoundError("FOUND-01", f"{directory} is not a directory", fix="name a checkpoint, or `auto`")
+    faults = _faults(directory, fast)
+    if faults:
+        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+        raise DataError(
+            "CKPT-01",
+            f"{directory} cannot be gone on from: {shown}",
+            why="going on without a part of the state would quietly train something else",
+            fix="take another checkpoint, or `auto` for the newest whole one",
+        )
+
+
+def resolve(said: Path | str | bool | None, output_dir: Path | str) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` means, verified; None for a fresh start.
+
+    `auto` and True take the newest whole one of `output_dir`, or start afresh when it has none.
+    """
+    if said is None or said is False:
+        return None
+    if said is True or said == "auto":
+        found = latest(output_dir)
+        if found is None:
+            logger.info("%s has no checkpoint to go on from: starting afresh", output_dir)
+        return found
+    check(said)
+    return Path(said)
+
+
+def rotate(output_dir: Path | str, limit: int | None, keep: Iterable[Path | str | None] = ()) -> None:
+    """Remove the oldest checkpoints beyond `limit`, never the newest nor one of `keep`.
+
+    Args:
+        output_dir: the run's directory.
+        limit: how many may stay; None or less than 1 keeps all.
+        keep: further ones to keep whatever their age, such as the best.
+    """
+    found = committed(output_dir)
+    if limit is None or limit < 1 or not found:
+        return
+    pinned = {found[-1].resolve(), *(Path(path).resolve() for path in keep if path is not None)}
+    for path in [path for path in found if path.resolve() not in pinned][: max(0, len(found) - limit)]:
+        storage.remove(path)
+
+
+def find_adapter_files(directory: Path | str) -> dict[str, Path]:
+    """The weights of each adapter in a checkpoint by its name; one in the root, where PEFT puts it, is `default`."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        return {}
+    folders = {"default": directory} | {path.name: path for path in sorted(directory.iterdir()) if path.is_dir()}
+    return {name: weights for name, folder in folders.items() if (weights := _adapter_weights(folder))}
+
+
+def _adapter_weights(folder: Path) -> Path | None:
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    return next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
+
+
+def _candidates(output_dir: Path | str) -> list[Path]:
+    directory = Path(output_dir)
+    if not directory.is_dir():
+        return []
+    return [
+        path for path in directory.iterdir() if step_of(path) is not None and path.is_dir() and not path.is_symlink()
+    ]
+
+
+def _manifest_fault(directory: Path) -> str | None:
+    try:
+        storage.read_manifest(directory)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _faults(directory: Path, fast: bool) -> list[str]:
+    faults = storage.verify(directory, fast=fast)
+    if faults:
+        return faults
+    listed = storage.read_manifest(directory)["files"]
+    sharded = any(name.startswith("global_step") for name in listed)  # DeepSpeed keeps the optimiser in there
+    wanted = STATE_FILES[:1] if sharded else STATE_FILES
+    lacking = [f"{name} was not saved" for name in wanted if name not in listed]
+    if not any(re.fullmatch(r"rng_state(_\d+)?\.pth", name) for name in listed):
+        lacking.append("rng_state.pth was not saved")
+    return lacking

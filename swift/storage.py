@@ -1,0 +1,299 @@
+"""Files that are either whole or absent: atomic writes, staged directories, and their verification.
+
+A directory is filled under a hidden name, synced, listed in `manifest.json` with the size and SHA-256 of each file, and
+renamed as the last act. Whoever finds the final name therefore finds all of it, whenever the process was killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from swift.errors import DiskError
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+STAGE, TRASH, OLD = ".tmp-", ".trash-", ".old-"
+DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Put `data` under `path` so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+        DiskError: no space left, or the disk failed; nothing is left behind.
+    """
+    path = Path(path)
+    stage = path.with_name(f"{STAGE}{path.name}-{os.getpid()}")
+    try:
+        with stage.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        stage.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        stage.unlink(missing_ok=True)
+        full = disk_error(error, path, len(data))
+        if full is None:
+            raise
+        raise full from error
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Put `text` under `path`, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Put `value` under `path` as indented JSON; what JSON cannot hold is written as its `repr`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=repr) + "\n")
+
+
+def append_json(path: Path | str, value: Any) -> None:
+    """Add `value` as one line to the JSON-lines file `path`, in one write.
+
+    Raises:
+        DiskError: no space left, or the disk failed.
+    """
+    line = (json.dumps(value, ensure_ascii=False, default=repr) + "\n").encode("utf-8")
+    try:
+        with Path(path).open("ab", buffering=0) as file:
+            file.write(line)
+    except OSError as error:
+        raise disk_error(error, path, len(line)) or error from error
+
+
+class StagedDirectory:
+    """A directory that appears under its name all at once, when the block ends well.
+
+    Use it as `with StagedDirectory(final, facts) as stage:` and write into `stage`. When the block raises, the stage
+    is removed and `final` stays as it was. A `final` that exists is replaced.
+
+    Args:
+        final: the name it will have; its parent is made when missing.
+        facts: what the manifest says besides the files, such as the step.
+
+    Raises:
+        DiskError: no space left, or the disk failed, while the block wrote or while it was committed.
+    """
+
+    def __init__(self, final: Path | str, facts: Mapping[str, Any] | None = None) -> None:
+        self.final, self.facts = Path(final), dict(facts or {})
+        self.stage = self.final.with_name(f"{STAGE}{self.final.name}-{os.getpid()}")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.stage, ignore_errors=True)
+        try:
+            self.stage.mkdir(parents=True)
+        except OSError as error:
+            raise disk_error(error, self.final) or error from error
+        return self.stage
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            try:
+                commit(self.stage, self.final, self.facts)
+            except OSError as failure:
+                self._abandon(failure)
+                raise
+        else:
+            self._abandon(error)
+
+    def _abandon(self, error: BaseException) -> None:
+        written = sum(path.stat().st_size for path in _files(self.stage)) if self.stage.is_dir() else 0
+        full = disk_error(error, self.final, written)
+        shutil.rmtree(self.stage, ignore_errors=True)
+        if full is not None:
+            raise full from error
+
+
+def commit(stage: Path, final: Path, facts: Mapping[str, Any]) -> None:
+    """Sync every file of `stage`, write its manifest, and rename it to `final`; a `final` that exists gives way."""
+    for path in [*_files(stage), *_directories(stage)]:
+        _sync(path)
+    files = {str(path.relative_to(stage)): _entry(path) for path in _files(stage)}
+    body = {"version": MANIFEST_VERSION, **facts, "files": files}
+    write_bytes(stage / MANIFEST, _sealed(body))
+    old = final.with_name(f"{OLD}{final.name}-{os.getpid()}")
+    if final.exists():
+        final.rename(old)
+    stage.rename(final)
+    _sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove(directory: Path | str) -> None:
+    """Delete a directory so that a kill midway leaves no half of it under its name."""
+    directory = Path(directory)
+    trash = directory.with_name(f"{TRASH}{directory.name}-{os.getpid()}")
+    shutil.rmtree(trash, ignore_errors=True)
+    directory.rename(trash)
+    _sync(trash.parent)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def sweep(parent: Path | str) -> None:
+    """Tidy what killed processes left in `parent`: stages and trash go, a directory that was being replaced returns."""
+    if not Path(parent).is_dir():
+        return
+    for path in sorted(Path(parent).iterdir()):
+        prefix = next((mark for mark in (STAGE, TRASH, OLD) if path.name.startswith(mark)), None)
+        name, _, pid = path.name.removeprefix(prefix or "").rpartition("-")
+        if prefix is None or not pid.isdigit() or _alive(int(pid)):
+            continue
+        if prefix == OLD and not path.with_name(name).exists():
+            path.rename(path.with_name(name))
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def read_manifest(directory: Path | str) -> dict[str, Any]:
+    """The manifest of a committed directory.
+
+    Raises:
+        ValueError: it is missing or damaged; the message says which.
+    """
+    path = Path(directory) / MANIFEST
+    try:
+        data = path.read_bytes()
+        body = json.loads(data)
+    except OSError as error:
+        raise ValueError(f"{MANIFEST} is missing") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{MANIFEST} is not valid JSON") from error
+    if not isinstance(body, dict) or not isinstance(body.get("files"), dict):
+        raise ValueError(f"{MANIFEST} lists no files")
+    body.pop("sha256", None)
+    if _sealed(body) != data:
+        raise ValueError(f"{MANIFEST} was changed after it was written")
+    return body
+
+
+def verify(directory: Path | str, *, fast: bool = False) -> list[str]:
+    """What is wrong with a committed directory, one sentence each; empty when it is whole.
+
+    Files that the manifest does not list are ignored: people add results to a checkpoint.
+
+    Args:
+        directory: the directory to check.
+        fast: compare sizes only, not SHA-256.
+    """
+    directory = Path(directory)
+    try:
+        files = read_manifest(directory)["files"]
+    except ValueError as error:
+        return [str(error)]
+    return [f"{name} {fault}" for name, entry in files.items() if (fault := _fault(directory / name, entry, fast))]
+
+
+def size_bytes(directory: Path | str) -> int:
+    """How much the files of a committed directory take, from its manifest."""
+    return sum(int(entry["bytes"]) for entry in read_manifest(directory)["files"].values())
+
+
+def free_bytes(path: Path | str) -> int:
+    """What is free for us on the volume of `path`, which need not exist yet."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def check_free(path: Path | str, needed_bytes: int) -> None:
+    """Raise DiskError unless the volume of `path` has `needed_bytes` free."""
+    free = free_bytes(path)
+    if free < needed_bytes:
+        raise _full(path, needed_bytes, free)
+
+
+def disk_error(error: BaseException, path: Path | str, needed_bytes: int | None = None) -> DiskError | None:
+    """The DiskError for an `error` that came from a full or failing disk, None for any other.
+
+    Libraries that write from native code raise a RuntimeError of their own, so the text and the free space count too.
+    """
+    if isinstance(error, DiskError):
+        return error
+    if not isinstance(error, Exception):
+        return None
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in {errno.EIO, errno.EFBIG}:
+            return DiskError("DISK-01", f"{path}: {os.strerror(cause.errno)}", fix="choose another --output_dir")
+        if (isinstance(cause, OSError) and cause.errno in DISK_ERRNOS) or "No space left" in str(cause):
+            return _full(path, needed_bytes, free_bytes(path))
+    if not isinstance(error, OSError) and free_bytes(path) < (needed_bytes or 0) // 100 + 65536:
+        return _full(path, needed_bytes, free_bytes(path))
+    return None
+
+
+def _full(path: Path | str, needed: int | None, free: int) -> DiskError:
+    need = f"{needed:,} bytes are needed, " if needed else ""
+    fix = "free some space, lower --save_total_limit, or choose another --output_dir"
+    return DiskError("DISK-01", f"No space left for {path}", why=f"{need}{free:,} bytes are free", fix=fix)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _fault(path: Path, entry: Mapping[str, Any], fast: bool) -> str | None:
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != entry["bytes"]:
+        return f"has {path.stat().st_size} bytes instead of {entry['bytes']}"
+    return None if fast or _sha256(path) == entry["sha256"] else "was changed after it was written"
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sealed(body: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest; its own digest is in it, so that a flipped byte shows."""
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**body, "sha256": digest}, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _directories(directory: Path) -> list[Path]:
+    return [*(path for path in directory.rglob("*") if path.is_dir()), directory]
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,108 @@
+"""The loss of a language model, summed over tokens so that any split of a step into batches gives the same.
+
+Letters in names: B rows, T tokens, K kept positions, N tokens in a flat list, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swift.registry import unknown
+
+IGNORED = -100
+
+TokenLoss = Callable[[Tensor, Tensor], Tensor]
+"""A loss: logits_NV (float32), targets_N -> losses_N, one per supervised token. The trainer sums and divides."""
+
+LOSSES: dict[str, TokenLoss] = {}
+
+
+def register_loss(name: str) -> Callable[[TokenLoss], TokenLoss]:
+    """Decorator that makes a loss available as `--loss_name name`."""
+
+    def add(loss: TokenLoss) -> TokenLoss:
+        LOSSES[name] = loss
+        return loss
+
+    return add
+
+
+def find_loss(name: str | None) -> TokenLoss:
+    """The loss of that name; None is plain cross-entropy.
+
+    Raises:
+        UnknownNameError: no such loss; the message names near ones.
+    """
+    if name is None:
+        return cross_entropy
+    if name not in LOSSES:
+        raise unknown("loss", name, LOSSES)
+    return LOSSES[name]
+
+
+@register_loss("cross-entropy")
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """-log p(target) of every token."""
+    return F.cross_entropy(logits_NV, targets_N, reduction="none")
+
+
+def smoothed(epsilon: float) -> TokenLoss:
+    """Cross-entropy against (1 - epsilon) of the target and epsilon spread evenly over the vocabulary.
+
+    Paper: Rethinking the Inception Architecture for Computer Vision, https://arxiv.org/abs/1512.00567, section 7.
+    """
+
+    def loss(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+        return F.cross_entropy(logits_NV, targets_N, reduction="none", label_smoothing=epsilon)
+
+    return loss
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one batch adds to the totals of a step, a log line or an evaluation. All are scalar tensors.
+
+    `loss` is the sum over supervised tokens; `tokens` their number; `correct` how many the model would have said;
+    `rows` the rows with a supervised token; `correct_rows` those whose supervised tokens are all correct.
+    """
+
+    loss: Tensor
+    tokens: Tensor
+    correct: Tensor
+    rows: Tensor
+    correct_rows: Tensor
+
+
+def supervised_positions(labels_BT: Tensor) -> Tensor:
+    """Positions whose logits some row of the batch needs: those just before a label. Never empty: then it is the first.
+
+    Shapes: labels_BT -> positions_K, rising; logits at position t predict the label at t + 1.
+    """
+    positions_K = (labels_BT[:, 1:] != IGNORED).any(dim=0).nonzero().squeeze(1)
+    return positions_K if len(positions_K) else labels_BT.new_zeros(1)
+
+
+def num_supervised(labels_BT: Tensor) -> Tensor:
+    """How many tokens of a batch carry loss: every label but those in the first column, which nothing predicts."""
+    return (labels_BT[:, 1:] != IGNORED).sum()
+
+
+def sum_losses(logits_BKV: Tensor, targets_BK: Tensor, loss: TokenLoss = cross_entropy) -> Sums:
+    """Sum `loss` over the targets that are not -100, in float32 (float64 stays).
+
+    Shapes: logits_BKV[:, k] is what predicts targets_BK[:, k]: the caller has shifted them already.
+    """
+    on_BK = targets_BK != IGNORED
+    logits_NV, targets_N = logits_BKV[on_BK], targets_BK[on_BK]
+    wide_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    with torch.no_grad():
+        right_BK = torch.ones_like(on_BK)
+        right_BK[on_BK] = logits_NV.argmax(dim=-1) == targets_N
+        rows_B = on_BK.any(dim=1)
+        correct_rows = (right_BK.all(dim=1) & rows_B).sum()
+    return Sums(loss(wide_NV, targets_N).sum(), on_BK.sum(), (right_BK & on_BK).sum(), rows_B.sum(), correct_rows)
