@@ -1,0 +1,51 @@
+"""DeepSeek LLM, Coder, Math, MoE, V2 and V2.5.
+
+See https://arxiv.org/abs/2401.02954, https://arxiv.org/abs/2401.14196, https://arxiv.org/abs/2401.06066 and
+https://arxiv.org/abs/2405.04434.
+"""
+
+from __future__ import annotations
+
+from swift.models import MODELS, family
+
+dense = family("deepseek-ai", "deepseek-ai", targets=("q_proj", "k_proj", "v_proj"), arch="LlamaForCausalLM")
+experts = family("deepseek-ai", "deepseek-ai", targets=("q_proj", "k_proj", "v_proj"), arch="DeepseekForCausalLM")
+latent = family(
+    "deepseek-ai",
+    "deepseek-ai",
+    targets=("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+    arch="DeepseekV2ForCausalLM",
+)
+lite = family(
+    "deepseek-ai",
+    "deepseek-ai",
+    targets=("q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+    arch="DeepseekV2ForCausalLM",
+)
+
+MODELS.add(
+    dense("deepseek-7b", "default-generation", "deepseek-llm-7b-base"),
+    dense("deepseek-7b-chat", "deepseek", "deepseek-llm-7b-chat"),
+    dense("deepseek-67b", "default-generation", "deepseek-llm-67b-base"),
+    dense("deepseek-67b-chat", "deepseek", "deepseek-llm-67b-chat"),
+    dense("deepseek-coder-1_3b", "default-generation", "deepseek-coder-1.3b-base"),
+    dense("deepseek-coder-1_3b-instruct", "deepseek-coder", "deepseek-coder-1.3b-instruct", eos_token="<|EOT|>"),
+    dense("deepseek-coder-6_7b", "default-generation", "deepseek-coder-6.7b-base"),
+    dense("deepseek-coder-6_7b-instruct", "deepseek-coder", "deepseek-coder-6.7b-instruct", eos_token="<|EOT|>"),
+    dense("deepseek-coder-33b", "default-generation", "deepseek-coder-33b-base"),
+    dense("deepseek-coder-33b-instruct", "deepseek-coder", "deepseek-coder-33b-instruct", eos_token="<|EOT|>"),
+    dense("deepseek-math-7b", "default-generation", "deepseek-math-7b-base"),
+    dense("deepseek-math-7b-chat", "deepseek", "deepseek-math-7b-rl"),
+    dense("deepseek-math-7b-instruct", "deepseek", "deepseek-math-7b-instruct"),
+    experts("deepseek-moe-16b", "default-generation", "deepseek-moe-16b-base"),
+    experts("deepseek-moe-16b-chat", "deepseek", "deepseek-moe-16b-chat"),
+    latent("deepseek-coder-v2", "default-generation", "DeepSeek-Coder-V2-Base"),
+    latent("deepseek-coder-v2-instruct", "deepseek2", "DeepSeek-Coder-V2-Instruct"),
+    latent("deepseek-v2", "default-generation", "DeepSeek-V2"),
+    latent("deepseek-v2-chat", "deepseek2", "DeepSeek-V2-Chat"),
+    latent("deepseek-v2_5", "deepseek2_5", "DeepSeek-V2.5"),
+    lite("deepseek-coder-v2-lite", "default-generation", "DeepSeek-Coder-V2-Lite-Base"),
+    lite("deepseek-coder-v2-lite-instruct", "deepseek2", "DeepSeek-Coder-V2-Lite-Instruct"),
+    lite("deepseek-v2-lite", "default-generation", "DeepSeek-V2-Lite"),
+    lite("deepseek-v2-lite-chat", "deepseek2", "DeepSeek-V2-Lite-Chat"),
+)
