@@ -106,11 +106,12 @@ def check_values(args: Any) -> list[SwiftError]:
             errors.append(UsageError("USAGE-02", f"--{info.name} takes a list, not {value!r}"))
             continue
         for item in value if info.is_list else [value]:
-            errors += _check_one(info, item)
+            errors += check_value(info, item)
     return errors
 
 
-def _check_one(info: OptionInfo, value: Any) -> list[SwiftError]:
+def check_value(info: OptionInfo, value: Any) -> list[SwiftError]:
+    """What is wrong with one value of an option (one item, if it takes several): its type, its range, its choices."""
     name = f"--{info.name}"
     if not _fits(value, info.kind):
         return [UsageError("USAGE-02", f"{name} takes {describe_kind(info.kind)}, not {value!r}")]
