@@ -1,0 +1,1 @@
+"""Rows of the data set registry; every module here adds its own."""

@@ -1,0 +1,55 @@
+"""Data sets: what has a name is a row of the catalog; any file or hub id of a known shape needs none.
+
+`spec` reads what was typed, `read` yields rows with their file and line, `convert` makes conversations of them, `load`
+samples and splits, `encode` turns them into tokens, and `ledger` accounts for every row on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from swift.registry import Names, Registry
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """A data set that can be asked for by name.
+
+    Attributes:
+        name: what `--dataset` takes.
+        ms: its id on ModelScope, None when it is not there.
+        hf: its id on Hugging Face, None when it is not there.
+        path: a data file that ships beside this module, instead of ids.
+        subsets: what is read when no subset is typed; () means the hub's default one.
+        split: the splits that are read, one after another.
+        columns: columns to rename before the format is detected; "-" as the new name hides one.
+        convert: makes a row of a known format from a raw one; None from it leaves the row out, which is counted.
+        drop_bad_rows: whether broken rows are dropped and counted rather than an error: nobody here can correct them.
+        tags: topics and languages.
+    """
+
+    name: str
+    ms: str | None = None
+    hf: str | None = None
+    path: str | None = None
+    subsets: tuple[str, ...] = ()
+    split: tuple[str, ...] = ("train",)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    convert: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None
+    drop_bad_rows: bool = True
+    tags: tuple[str, ...] = ()
+
+
+DATASETS: Registry[DatasetRecord] = Registry("dataset", "swift.datasets.catalog")
+DatasetName = Names(DATASETS)
+
+
+def find_by_hub_id(hub_id: str) -> DatasetRecord | None:
+    """The row with this ModelScope or Hugging Face id, whatever its case; the first where several share it."""
+    wanted = hub_id.lower()
+    for record in DATASETS.values():
+        if wanted in {(record.ms or "").lower(), (record.hf or "").lower()}:
+            return record
+    return None
