@@ -1,0 +1,95 @@
+"""The one gate for Python code that comes with a model: closed unless the user opens it for this run.
+
+A model whose class transformers has runs without its own code, whatever its config.json names. For the rest the user
+says `--trust_remote_code true`, or yes on a terminal, after having been told which files it is about.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from swift import dist
+from swift.errors import DataError, RefusedError
+
+
+def check_remote_code(directory: Path, config: dict[str, Any], allowed: bool, revision: str | None = None) -> bool:
+    """Whether the model's own code will run: it must, and the user allowed it.
+
+    Args:
+        directory: the model's files.
+        config: its config.json.
+        allowed: what the user said for this run.
+        revision: what was downloaded, for the message; None for a local directory.
+
+    Raises:
+        RefusedError: the code is needed and nobody allowed it, or lies in another repository.
+        DataError: there is neither a class in transformers nor code.
+    """
+    if is_native(str(config["model_type"])):
+        return False
+    classes = config.get("auto_map")
+    if not isinstance(classes, dict) or "AutoModelForCausalLM" not in classes and "AutoModel" not in classes:
+        raise DataError(
+            "MODEL-02",
+            f"{directory}: transformers has no text model of type {config['model_type']!r}",
+            why="and the directory brings no class of its own",
+        )
+    _check_own(directory, classes)
+    if allowed or _agrees(directory):
+        return True
+    raise RefusedError(
+        "REFUSED-01",
+        f"{directory} needs its own Python code: transformers has no class for {config['model_type']!r}",
+        why="it would run " + ", ".join(f"{name} (sha256 {digest})" for name, digest in code_files(directory).items()),
+        fix="read these files, then add --trust_remote_code true"
+        + (f" --model_revision {revision}" if revision else ""),
+    )
+
+
+def code_files(directory: Path) -> dict[str, str]:
+    """Python file of a model -> sha256 of its content."""
+    paths = sorted(directory.rglob("*.py"))
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def is_native(model_type: str) -> bool:
+    """Whether transformers itself has a causal language model of this `model_type`."""
+    return model_type in _native_types()
+
+
+@functools.cache
+def _native_types() -> frozenset[str]:
+    """The keys of transformers' table, read as text: importing it takes seconds, and this must come first."""
+    spec = importlib.util.find_spec("transformers")
+    assert spec and spec.origin, "transformers is installed with this package"
+    source = (Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8")
+    table = source.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
+    return frozenset(re.findall(r'\("([^"]+)", "[^"]+"\)', table))
+
+
+def _check_own(directory: Path, classes: dict[str, Any]) -> None:
+    for value in classes.values():
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, str) and "--" in name:
+                raise RefusedError(
+                    "REFUSED-01",
+                    f"{directory} takes its code from another repository: {name}",
+                    why="that code could change at any time",
+                    fix=f"copy the files of {name.partition('--')[0]} into the directory and shorten the name",
+                )
+
+
+def _agrees(directory: Path) -> bool:
+    """Ask on a terminal; anywhere else the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or dist.world_size() > 1:
+        return False
+    files = "\n".join(f"  {name}  sha256 {digest}" for name, digest in code_files(directory).items())
+    sys.stderr.write(f"{directory} needs its own Python code:\n{files}\nRun it with your rights? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
