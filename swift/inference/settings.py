@@ -1,0 +1,56 @@
+"""The generation settings a run really uses: what was said, completed, and fitted to the model and the template."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import GenerationConfig
+
+DEFAULT_NEW_TOKENS = 2048
+LENGTH_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")
+
+
+def prepare_generation_config(
+    model: Any, template: Any, said: GenerationConfig | None = None, *, num_prompt_tokens: int = 0
+) -> GenerationConfig:
+    """A copy of `said` (None: the model's own settings) that `model.generate` takes without a warning.
+
+    It stops on the template's end of turn, the tokenizer's and those already named. `max_new_tokens` (2048 when
+    nobody says one) is cut so that the prompt and the answer fit the model's length; it is 0 or less when the prompt
+    alone does not. A temperature of 0 means no sampling.
+    """
+    config = copy.deepcopy(said if said is not None else model.generation_config)
+    tokenizer = template.tokenizer
+    config.eos_token_id = _unique(template.stop_ids, [tokenizer.eos_token_id], config.eos_token_id) or None
+    config.bos_token_id = tokenizer.bos_token_id
+    config.pad_token_id = _first(tokenizer.pad_token_id, config.pad_token_id, *(config.eos_token_id or [0]))
+    config.max_new_tokens = _new_tokens(config, num_prompt_tokens, max_model_length(model))
+    config.max_length = None
+    config.use_cache = True
+    if not config.do_sample or config.temperature == 0:
+        config.do_sample, config.temperature, config.top_p, config.top_k = False, 1.0, 1.0, 50
+    return config
+
+
+def max_model_length(model: Any) -> int | None:
+    """How many tokens the model can attend to, from its configuration; None when that does not say."""
+    config = model.config.to_dict()
+    return next((config[key] for key in LENGTH_KEYS if isinstance(config.get(key), int)), None)
+
+
+def _new_tokens(config: GenerationConfig, num_prompt_tokens: int, limit: int | None) -> int:
+    wanted = config.max_new_tokens
+    if wanted is None:
+        wanted = config.max_length - num_prompt_tokens if config.max_length else DEFAULT_NEW_TOKENS
+    return wanted if limit is None else min(wanted, limit - num_prompt_tokens)
+
+
+def _unique(*ids: int | Iterable[int | None] | None) -> list[int]:
+    flat = [i for item in ids for i in ([item] if isinstance(item, int) else item or [])]
+    return list(dict.fromkeys(i for i in flat if i is not None))
+
+
+def _first(*ids: int | None) -> int:
+    return next(i for i in ids if i is not None)
