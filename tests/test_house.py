@@ -120,7 +120,7 @@ def test_light_modules_import_no_heavy_library() -> None:
     ],
 )
 def test_light_use_loads_nothing_heavy(code: str) -> None:
-    heavy = "torch transformers peft numpy rich yaml".split()
+    heavy = ["torch", "transformers", "peft", "numpy", "rich", "yaml"]
     check = f"{code}\nimport sys; loaded = [m for m in {heavy!r} if m in sys.modules]; assert not loaded, loaded"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

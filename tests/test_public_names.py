@@ -8,9 +8,11 @@ import pytest
 
 SEED_NAMES = {
     "swift": "Swift LoraConfig AdapterConfig Seq2SeqTrainer Seq2SeqTrainingArguments SwiftModel get_logger".split(),
-    "swift.llm": """DatasetName InferArguments ModelType SftArguments ExportArguments infer_main sft_main app_ui_main export_main
+    "swift.llm": """
+        DatasetName InferArguments ModelType SftArguments ExportArguments infer_main sft_main app_ui_main export_main
         get_model_tokenizer get_template inference inference_stream get_default_template_type TemplateType to_device
-        merge_lora""".split(),
+        merge_lora
+    """.split(),
     "swift.tuners": "Swift SwiftModel SwiftConfig LoraConfig AdapterConfig".split(),
 }
 MODULES = list(SEED_NAMES)

@@ -1,0 +1,82 @@
+"""Every block of the README, every YAML in configs/ and every script in scripts/ is run as it stands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.documents import ROOT, Block, blocks, commands, run_python, run_swift
+
+README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One directory in which all blocks run one after another, as a reader would type them."""
+    directory = tmp_path_factory.mktemp("reader")
+    for name in ("my-model", "chat.jsonl"):
+        (directory / name).symlink_to(home / name)
+    shutil.copytree(ROOT / "configs", directory / "configs")
+    return directory
+
+
+@pytest.mark.parametrize("block", README, ids=lambda block: f"line{block.line}")
+def test_readme_block(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    if block.info.startswith("skip"):
+        assert block.info.removeprefix("skip").strip(": "), "a skipped block says why"
+        return
+    if block.language == "python":
+        run_python(block.text, f"README.md:{block.line}")
+    elif block.language == "bash":
+        for command in commands(block.text):
+            assert run_swift(command) == 0, command
+    else:
+        assert block.language == "json"
+        (place / "one.jsonl").write_text(block.text * 4, encoding="utf-8")
+        assert (
+            run_swift("swift sft --model_id_or_path my-model --dataset one.jsonl --max_steps 1 --output_dir one") == 0
+        )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_config(path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    if not list(place.glob("output/*/*/checkpoint-*")):
+        assert run_swift("swift sft --config configs/sft/lora.yaml --max_steps 1") == 0
+    command = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    assert str(path.relative_to(ROOT)) in command
+    short = {"sft": " --max_steps 1", "infer": " --max_new_tokens 4", "export": ""}[path.parent.name]
+    assert run_swift(command + short) == 0
+
+
+def run_script(name: str, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(["bash", str(ROOT / "scripts" / name), *words], env=env)
+
+
+@pytest.mark.slow
+def test_scripts(place: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    monkeypatch.chdir(place)
+    train = ["my-model", "chat.jsonl", "--max_steps", "1", "--add_output_dir_suffix", "false", "--output_dir"]
+    assert run_script("sft_lora.sh", *train, "scripted").wait(120) == 0
+    assert run_script("infer_dataset.sh", "scripted/checkpoint-1", "--max_new_tokens", "4").wait(120) == 0
+    assert run_script("export_merge.sh", "scripted/checkpoint-1").wait(120) == 0
+    assert run_script("sft_ddp.sh", *train, "ddp").wait(200) == 0
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+    nodes = [run_script("sft_multinode.sh", *train, "nodes", NODE_RANK=str(rank), **address) for rank in (0, 1)]
+    assert [node.wait(200) for node in nodes] == [0, 0]
+    assert (place / "nodes" / "checkpoint-1" / "adapter_model.safetensors").is_file()
+
+
+def test_every_script_is_run_or_is_this_test() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    for script in (ROOT / "scripts").glob("*.sh"):
+        assert script.name in text or script.name == "test.sh", f"{script.name} is run by no test"

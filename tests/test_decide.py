@@ -1,0 +1,178 @@
+"""said -> decided, as a table: pure functions, nothing loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swift.arguments.infer import InferArguments
+from swift.arguments.sft import SftArguments
+from swift.decide import decide_dtype, decide_infer, decide_sft, decide_template, inherit, tidy
+from swift.dist import Hardware
+from swift.errors import ConfigError, SeveralErrors, SwiftError, UsageError
+from swift.models.source import ModelSource, find_model
+
+CPU = Hardware()
+OLD_GPU = Hardware("cuda", 1, bf16=False)
+NEW_GPU = Hardware("cuda", 1, bf16=True)
+
+
+@pytest.fixture(scope="session")
+def source(tiny_dir: Path) -> ModelSource:
+    return find_model(None, str(tiny_dir))
+
+
+@pytest.fixture(scope="session")
+def registered(tiny_dir: Path) -> ModelSource:
+    return find_model("qwen2-7b-instruct", str(tiny_dir))
+
+
+def said(**options: Any) -> SftArguments:
+    return SftArguments(dataset=["x.jsonl"], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "hardware", "expected"),
+    [
+        ({}, CPU, {"learning_rate": 1e-4, "dtype": "fp32", "gradient_accumulation_steps": 16}),
+        ({"sft_type": "full"}, CPU, {"learning_rate": 1e-5}),
+        ({"learning_rate": 0.5}, CPU, {"learning_rate": 0.5}),
+        ({"batch_size": 3}, CPU, {"gradient_accumulation_steps": 6, "eval_batch_size": 3}),
+        ({"batch_size": 2}, replace(CPU, world_size=4), {"gradient_accumulation_steps": 2}),
+        ({"batch_size": 64}, CPU, {"gradient_accumulation_steps": 1}),
+        ({"gradient_accumulation_steps": 5}, CPU, {"gradient_accumulation_steps": 5}),
+        ({"eval_steps": 7}, CPU, {"save_steps": 7}),
+        ({"eval_steps": 7, "save_steps": 3}, CPU, {"save_steps": 3}),
+        ({}, NEW_GPU, {"dtype": "bf16"}),
+        ({}, OLD_GPU, {"dtype": "fp16"}),
+        ({"gradient_checkpointing": False}, CPU, {"ddp_find_unused_parameters": True, "ddp_broadcast_buffers": True}),
+        ({}, CPU, {"gradient_checkpointing": True, "ddp_find_unused_parameters": False}),
+        ({"val_dataset": ["y.jsonl"]}, CPU, {"dataset_test_ratio": 0.0}),
+        ({"model_name": ["小黄"], "model_author": ["a", "b"]}, CPU, {"model_name": ["小黄"] * 2, "model_author": ["a", "b"]}),
+        ({}, CPU, {"template_type": "auto", "system": None, "model_type": None}),
+        ({"template_type": "qwen"}, CPU, {"system": "You are a helpful assistant."}),
+        ({"template_type": "qwen", "system": ""}, CPU, {"system": ""}),
+        ({"lora_target_modules": ["ALL"]}, CPU, {"lora_target_modules": ["ALL"]}),
+        ({}, CPU, {"lora_target_modules": ["q_proj", "k_proj", "v_proj"]}),
+        ({"lora_target_modules": ["DEFAULT", "o_proj"]}, CPU, {"lora_target_modules": "q_proj k_proj v_proj o_proj".split()}),
+    ],
+)  # fmt: skip
+def test_decide_sft(options: dict[str, Any], hardware: Hardware, expected: dict[str, Any], source: ModelSource) -> None:
+    before = said(**options)
+    copy = replace(before)
+    decided = decide_sft(before, hardware, source)
+    assert {name: getattr(decided, name) for name in expected} == expected
+    assert before == copy, "what was said has been written to"
+
+
+def test_a_registered_model_brings_its_template(registered: ModelSource) -> None:
+    decided = decide_sft(said(), CPU, registered)
+    assert decided.model_type == "qwen2-7b-instruct"
+    assert decided.template_type == "qwen"
+
+
+@pytest.mark.parametrize(
+    ("options", "hardware", "message"),
+    [
+        ({"freeze_parameters": 0.5}, CPU, "--freeze_parameters only works"),
+        ({"additional_trainable_parameters": ["lm_head"]}, CPU, "--additional_trainable_parameters only works"),
+        ({"sft_type": "full", "dtype": "fp16"}, NEW_GPU, "cannot train fp16"),
+        ({"dtype": "fp16"}, CPU, "needs a GPU"),
+        ({"early_stopping_patience": 2, "evaluation_strategy": "no"}, CPU, "needs evaluation"),
+        ({"early_stopping_patience": 2, "dataset_test_ratio": 0.0}, CPU, "needs evaluation"),
+        ({"save_only_model": True, "resume_from_checkpoint": "auto"}, CPU, "cannot be resumed"),
+    ],
+)
+def test_contradictions(options: dict[str, Any], hardware: Hardware, message: str, source: ModelSource) -> None:
+    with pytest.raises(ConfigError, match=message):
+        decide_sft(said(**options), hardware, source)
+
+
+def test_all_problems_come_at_once(source: ModelSource) -> None:
+    with pytest.raises(SeveralErrors) as caught:
+        decide_sft(
+            said(batch_size=0, dtype="fp8", lora_dropout_p=2.0, weight_decay="x", freeze_parameters=0.1), CPU, source
+        )
+    text = str(caught.value)
+    for part in (
+        "--batch_size is 0",
+        "--dtype cannot be 'fp8'",
+        "--lora_dropout_p is 2.0",
+        "a number, not 'x'",
+        "--freeze",
+    ):
+        assert part in text
+    with pytest.raises(UsageError, match="takes a list"):
+        decide_sft(said(lora_modules_to_save="lm_head"), CPU, source)
+
+
+def test_template_names_are_checked(source: ModelSource) -> None:
+    assert decide_template("auto", source) == "auto"
+    with pytest.raises(SwiftError, match="qwen"):
+        decide_template("qwenn", source)
+
+
+def test_dtype_said_is_obeyed(source: ModelSource) -> None:
+    assert decide_dtype("bf16", CPU, source) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"eval_human": True, "stream": True, "infer_backend": "pt"}),
+        ({"dataset": ["a"]}, {"eval_human": False}),
+        ({"val_dataset": ["a"]}, {"eval_human": False, "dataset_test_ratio": 0.0}),
+        ({"num_beams": 2}, {"stream": False}),
+        ({"temperature": 0.0}, {"do_sample": False}),
+    ],
+)
+def test_decide_infer(options: dict[str, Any], expected: dict[str, Any], source: ModelSource) -> None:
+    decided = decide_infer(InferArguments(**options), CPU, source)
+    assert {name: getattr(decided, name) for name in expected} == expected
+
+
+def test_no_chat_and_no_data(source: ModelSource) -> None:
+    with pytest.raises(UsageError, match="needs a data set"):
+        decide_infer(InferArguments(eval_human=False), CPU, source)
+
+
+SAVED = {
+    "model_id_or_path": "m",
+    "template_type": "qwen",
+    "system": "s",
+    "dtype": "bf16",
+    "dataset": ["d"],
+    "dataset_test_ratio": 0.5,
+}
+
+
+def test_what_is_said_wins_over_the_checkpoint() -> None:
+    args, taken = inherit(InferArguments(dtype="fp32"), SAVED)
+    assert taken == {"model_id_or_path": "m", "template_type": "qwen", "system": "s"}
+    assert (args.dtype, args.system, args.dataset) == ("fp32", "s", [])
+
+
+def test_data_comes_from_the_checkpoint_only_when_asked() -> None:
+    args, taken = inherit(InferArguments(load_dataset_config=True), SAVED)
+    assert (args.dataset, args.dataset_test_ratio) == (["d"], 0.5)
+    args, taken = inherit(InferArguments(load_dataset_config=True, val_dataset=["v"]), SAVED)
+    assert (args.dataset, args.val_dataset, "dataset_test_ratio" in taken) == ([], ["v"], False)
+
+
+def test_nothing_that_runs_code_is_inherited() -> None:
+    args, _ = inherit(InferArguments(), {"trust_remote_code": True, "custom_register_path": ["evil.py"]})
+    assert not args.trust_remote_code
+    assert args.custom_register_path == []
+
+
+def test_tidy_accepts_what_python_callers_write(tmp_path: Path) -> None:
+    named = tmp_path / "a,b.jsonl"
+    named.touch()
+    assert tidy(SftArguments(dataset="a.jsonl")).dataset == ["a.jsonl"]  # type: ignore[arg-type]
+    assert tidy(SftArguments(dataset=["a,b"])).dataset == ["a", "b"]
+    assert tidy(SftArguments(dataset=[str(named)])).dataset == [str(named)]
+    assert tidy(SftArguments(lora_target_modules=("q",))).lora_target_modules == ["q"]  # type: ignore[arg-type]
+    assert tidy(SftArguments(lora_target_modules=["q{1,2}|^k"])).lora_target_modules == ["q{1,2}|^k"]
