@@ -1,0 +1,100 @@
+"""Old and foreign spellings of options and names, and what each is called here.
+
+An alias counts only for a command that has the option it stands for. Whoever uses one is told the name in one line.
+"""
+
+from __future__ import annotations
+
+ALIASES = {
+    # transformers
+    "model_name_or_path": "model_id_or_path",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "eval_strategy": "evaluation_strategy",
+    "torch_dtype": "dtype",
+    "data_seed": "dataset_seed",
+    "max_seq_length": "max_length",
+    "revision": "model_revision",
+    # peft
+    "lora_r": "lora_rank",
+    "lora_dropout": "lora_dropout_p",
+    "lora_bias": "lora_bias_trainable",
+    "target_modules": "lora_target_modules",
+    "target_regex": "lora_target_modules",
+    "lora_target_regex": "lora_target_modules",
+    "modules_to_save": "lora_modules_to_save",
+    # earlier and later releases
+    "model": "model_id_or_path",
+    "model_cache_dir": "model_id_or_path",
+    "train_type": "sft_type",
+    "tuner_type": "sft_type",
+    "template": "template_type",
+    "split_dataset_ratio": "dataset_test_ratio",
+    "custom_train_dataset_path": "dataset",
+    "custom_val_dataset_path": "val_dataset",
+    "freeze_parameters_ratio": "freeze_parameters",
+    "only_save_model": "save_only_model",
+    "safe_serialization": "save_safetensors",
+    "neftune_alpha": "neftune_noise_alpha",
+    "deepspeed_config_path": "deepspeed",
+    "merge_lora_and_save": "merge_lora",
+    "adapters": "ckpt_dir",
+    "vllm_lora_modules": "lora_modules",
+    "server_name": "host",
+    "server_port": "port",
+    "custom_plugin_path": "custom_register_path",
+    "external_plugins": "custom_register_path",
+    "plugin": "custom_register_path",
+    # others' words for the same
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "cutoff_len": "max_length",
+    "finetuning_type": "sft_type",
+}
+
+# Old sample counts: `--train_dataset_sample 500` is `--dataset name#500`.
+SAMPLES = {"train_dataset_sample": "dataset", "val_dataset_sample": "val_dataset"}
+
+NAMES = {
+    "template_type": {"chatglm2-generation": "chatglm-generation"},
+    "model_type": {
+        "openbmb-minicpm-2b-chat": "minicpm-2b-chat",
+        "openbmb-minicpm-2b-sft-chat": "minicpm-2b-sft-chat",
+        "cogvlm-17b-instruct": "cogvlm-17b-chat",
+        "minicpm-v-v2": "minicpm-v-v2-chat",
+    },
+    "dataset": {
+        "ms-bench-mini": "ms-bench#20000",
+        "multi-alpaca-all": "multi-alpaca",
+        "instinwild-en": "instinwild:subset",
+        "instinwild-zh": "instinwild:default",
+        "firefly-all-zh": "firefly-zh",
+        "sharegpt-en": "sharegpt:common-en/computer-en",
+        "sharegpt-zh": "sharegpt:common-zh/computer-zh/unknow-zh",
+        "open-orca-gpt4": "open-orca:default",
+        "sharegpt-gpt4-mini": "sharegpt-gpt4:default",
+        "deepctrl-sft-zh": "deepctrl-sft:default",
+        "deepctrl-sft-en": "deepctrl-sft:en",
+        "ms-agent-for-agentfabric-default": "ms-agent-for-agentfabric:default",
+        "ms-agent-for-agentfabric-addition": "ms-agent-for-agentfabric:addition",
+        "medical-mini-zh": "medical-zh#50000",
+        "coco-mini-en": "coco-en-mini",
+    },
+}
+NAMES["val_dataset"] = NAMES["dataset"]
+
+# Data sets whose subsets were names of their own: `hh-rlhf-cn-helpful-base` is `hh-rlhf-cn:helpful_base`.
+SUBSETS = ("hh-rlhf-cn", "hh-rlhf", "coig-cqia", "ruozhiba", "toolbench-for-alpha-umi")
+
+
+def current_name(option: str, said: str) -> str:
+    """What a value of `--model_type`, `--template_type`, `--dataset` or `--val_dataset` is called today."""
+    name, sharp, count = said.partition("#")
+    renamed = NAMES.get(option, {}).get(name, name)
+    if option in ("dataset", "val_dataset") and name not in SUBSETS:
+        for prefix in SUBSETS:
+            if name.startswith(f"{prefix}-"):
+                renamed = f"{prefix}:{name.removeprefix(f'{prefix}-').replace('-', '_')}"
+                break
+    return renamed if "#" in renamed and not count else renamed.partition("#")[0] + sharp + count

@@ -1,0 +1,191 @@
+"""Words of a command line, and the files they name, to an arguments instance.
+
+`--name value`, `--name=value`, `--list a b` or the same option again, `--flag`, `--flag false`, `-` as good as `_`,
+`--config run.yaml` or such a file as the first word; the command line wins over files. Every problem is gathered
+before anything is said.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from swift.arguments.aliases import ALIASES, SAMPLES, current_name
+from swift.arguments.fields import OptionInfo, options_of
+from swift.arguments.files import read_config
+from swift.arguments.values import Said, convert
+from swift.errors import SwiftError, UnknownNameError, UsageError, raise_all
+from swift.log import get_logger
+
+A = TypeVar("A")
+
+OPTION = re.compile(r"--([A-Za-z][\w-]*)(=?)(.*)", re.DOTALL)
+CONFIG = re.compile(r".+\.(json|ya?ml)", re.IGNORECASE)
+
+
+def read_arguments(cls: type[A], said: Any = None, **options: Any) -> A:
+    """An instance of `cls` from what a Python caller gives.
+
+    Args:
+        cls: an arguments class.
+        said: such an instance (one of another arguments class lends the options they share), a list of command-line
+            words, or None for those of this process.
+        options: single options by name, over `said`.
+
+    Raises:
+        UsageError: an option is unknown or its value does not fit.
+    """
+    if said is None and options:
+        said = []
+    if said is None or isinstance(said, (list, tuple)):
+        args = parse(cls, sys.argv[1:] if said is None else [str(word) for word in said])
+    elif isinstance(said, cls):
+        args = said
+    else:
+        shared = options_of(cls).keys() & options_of(type(said)).keys()
+        args = cls(**{name: getattr(said, name) for name in shared})
+    unknown = [_unknown(Said(name, None, "", name), options_of(cls)) for name in options if name not in options_of(cls)]
+    raise_all(unknown)
+    return replace(args, **options) if options else args  # type: ignore[type-var]
+
+
+def parse(cls: type[A], argv: Sequence[str], *, quiet: bool = False, **defaults: Any) -> A:
+    """An instance of `cls` from command-line words.
+
+    Args:
+        cls: an arguments class.
+        argv: the words after the command.
+        quiet: leave out the notes about old names, for a process whose workers will say them.
+        defaults: values for options that nobody says, instead of their own.
+
+    Raises:
+        UsageError: options or words that are not known, values of the wrong type or out of range; all at once.
+        ConfigError: a file that cannot be read.
+    """
+    known = options_of(cls)
+    notes: list[str] = []
+    errors: list[SwiftError] = []
+    configs, typed = split_words(argv, known, errors)
+    from_files = [Said(_plain(e.name), e.value, f"{e.where}: ", e.name) for path in configs for e in read_config(path)]
+    values = dict(defaults)
+    for source in (from_files, typed):
+        values |= _values(source, known, notes, errors)
+    if values.get("ignore_args_error"):
+        notes += [f"ignored: {error.what}" for error in errors if error.code == "USAGE-01"]
+        errors = [error for error in errors if error.code != "USAGE-01"]
+    if not quiet:
+        for note in dict.fromkeys(notes):
+            get_logger().info(note)
+    raise_all(errors)
+    return cls(**values)
+
+
+def split_words(
+    argv: Sequence[str], known: Mapping[str, OptionInfo], errors: list[SwiftError]
+) -> tuple[list[str], list[Said]]:
+    """Command-line words as files to read and options said; words that belong to neither become errors."""
+    words = list(argv)
+    configs = [words.pop(0)] if words and CONFIG.fullmatch(words[0]) and not OPTION.fullmatch(words[0]) else []
+    said: list[Said] = []
+    while words:
+        word = words.pop(0)
+        match = OPTION.fullmatch(word)
+        if not match:
+            errors.append(UsageError("USAGE-01", f"{word!r} belongs to no option", fix="options begin with `--`"))
+            continue
+        typed, equals, value = match.groups()
+        values = [value] if equals else []
+        while not equals and words and not OPTION.fullmatch(words[0]):
+            values.append(words.pop(0))
+        if _plain(typed) != "config" or "config" in known:
+            said.append(Said(_plain(typed), values, "", typed))
+        elif values:
+            configs += values
+        else:
+            errors.append(UsageError("USAGE-02", "--config has no value", fix="--config run.yaml"))
+    return configs, said
+
+
+def _plain(typed: str) -> str:
+    return typed.replace("-", "_")
+
+
+def _values(
+    source: Iterable[Said], known: Mapping[str, OptionInfo], notes: list[str], errors: list[SwiftError]
+) -> dict[str, Any]:
+    """What one source says, converted; an option that takes a list may be said several times."""
+    values: dict[str, Any] = {}
+    samples: list[Said] = []
+    for said in source:
+        new = ALIASES.get(said.name, "")
+        if said.name not in known and new in known:
+            notes.append(f"note: --{said.typed} is read as --{new}")
+            said = replace(said, name=new)
+        if said.name in known:
+            try:
+                value = convert(known[said.name], said)
+            except UsageError as error:
+                errors.append(error)
+                continue
+            value = _renamed(said.name, value, notes)
+            before = values.get(said.name)
+            values[said.name] = [*before, *value] if isinstance(before, list) and value is not None else value
+        elif (SAMPLES.get(said.name) or "dataset") in known and said.name in (*SAMPLES, "self_cognition_sample"):
+            samples.append(said)
+        else:
+            errors.append(_unknown(said, known))
+    for said in samples:
+        _sample(said, values, notes, errors)
+    return values
+
+
+def _renamed(option: str, value: Any, notes: list[str]) -> Any:
+    """Names that were given up, as what they are called now; a file of the old name keeps it."""
+
+    def rename(said: str) -> str:
+        new = current_name(option, said)
+        if new == said or Path(said).exists():
+            return said
+        notes.append(f"note: {said} is read as {new}")
+        return new
+
+    if option not in ("dataset", "val_dataset", "model_type", "template_type") or value is None:
+        return value
+    return [rename(item) for item in value] if isinstance(value, list) else rename(value)
+
+
+def _sample(said: Said, values: dict[str, Any], notes: list[str], errors: list[SwiftError]) -> None:
+    """Turn an old sample count into the `name#count` of the data set it means."""
+    words = said.value if isinstance(said.value, list) else [said.value]
+    try:
+        (count,) = map(int, words)
+    except (ValueError, TypeError):
+        errors.append(UsageError("USAGE-02", f"{said.place} takes a whole number"))
+        return
+    option = SAMPLES.get(said.name, "dataset")
+    names: list[str] = values.get(option, [])
+    if said.name == "self_cognition_sample":
+        if count > 0:
+            values[option] = [*names, f"self-cognition#{count}"]
+    elif count >= 0:
+        if len(names) != 1 or "#" in names[0]:
+            what = f"{said.place} needs one --{option} to take {count} rows of"
+            errors.append(UsageError("USAGE-02", what, fix=f"--{option} <name>#{count}"))
+            return
+        values[option] = [f"{names[0]}#{count}"]
+    if count > 0 and option in values:
+        notes.append(f"note: --{said.typed} {count} is read as --{option} {' '.join(values[option])}")
+
+
+def _unknown(said: Said, known: Mapping[str, OptionInfo]) -> UnknownNameError:
+    """The error for an option that no field has, with the nearest one."""
+    names = {name: name for name in known} | {old: new for old, new in ALIASES.items() if new in known}
+    near = difflib.get_close_matches(said.name, names, 1, cutoff=0.6)
+    shown = f"{said.where}{said.typed}" if said.where else f"--{said.typed}"
+    fix = f"did you mean --{names[near[0]]}?" if near else "`--help` lists the options"
+    return UnknownNameError("USAGE-01", f"{shown} is not an option of this command", fix=fix)

@@ -1,0 +1,238 @@
+"""The command `swift`: finds the command, reads its options, runs it, and turns every end into an exit code.
+
+Nothing heavy is imported here; a command's module is loaded by name when it runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, TextIO
+
+from swift import dist, launch
+from swift._version import __version__
+from swift.arguments.help import command_help, first_line, overview
+from swift.errors import DiskError, InternalError, SwiftError, UnknownNameError, UsageError, raise_all
+from swift.redact import redact_text
+
+INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
+LONGEST_MESSAGE = 400
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row of `COMMANDS`.
+
+    Args:
+        arguments: address of its arguments class, "module:name".
+        run: address of the function that is given an instance of it.
+        about: what it does; None takes the first line of the arguments class.
+        needs: groups of options, of each of which one must be said.
+        distributed: whether it runs on several processes when the environment asks for it.
+        defaults: values that replace the options' own.
+    """
+
+    arguments: str
+    run: str
+    about: str | None = None
+    needs: tuple[tuple[str, ...], ...] = ()
+    distributed: bool = False
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+COMMANDS = {
+    "sft": Command(
+        "swift.arguments.sft:SftArguments",
+        "swift.commands.sft:sft_main",
+        needs=(("model_id_or_path", "model_type"), ("dataset",)),
+        distributed=True,
+    ),
+    "infer": Command(
+        "swift.arguments.infer:InferArguments",
+        "swift.commands.infer:infer_main",
+        needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
+    ),
+    "export": Command(
+        "swift.arguments.export:ExportArguments", "swift.commands.export:export_main", needs=(("ckpt_dir",),)
+    ),
+    "merge-lora": Command(
+        "swift.arguments.export:ExportArguments",
+        "swift.commands.export:merge_lora_main",
+        about="Merge a checkpoint's LoRA into its model anew: `export --merge_lora --replace_if_exists`.",
+        needs=(("ckpt_dir",),),
+        defaults={"merge_lora": True},
+    ),
+}
+TO_COME = ("pt", "rlhf", "dpo", "orpo", "simpo", "kto", "app-ui", "web-ui", "deploy", "eval")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (None: this process's); return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    previous = _end_on_sigterm()
+    try:
+        code = dispatch([word for word in words if word != "--debug"], debug)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except SwiftError as error:
+        return _fail(_with_traceback(error) if debug else str(error), error.exit_code)
+    except Exception as error:  # the one place where an unexpected error ends
+        known = _from_system(error)
+        if known is not None:
+            return _fail(_with_traceback(error) if debug else str(known), known.exit_code)
+        return _fail(_with_traceback(error) if debug else _internal(error), InternalError.exit_code)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def dispatch(words: list[str], debug: bool = False) -> int:
+    """Do what the words of a command line, without `--debug`, ask for.
+
+    Raises:
+        SwiftError: whatever went wrong that a user can do something about.
+    """
+    if not words:
+        _say(_overview(), sys.stderr)
+        return UsageError.exit_code
+    if words[0] in ("--help", "-h", "help"):
+        _say(_overview())
+        return 0
+    if words[0] in ("--version", "-V"):
+        _say(f"swift {__version__}")
+        return 0
+    name = words[0].replace("_", "-")
+    if name not in COMMANDS:
+        raise _unknown_command(words[0])
+    command, argv = COMMANDS[name], words[1:]
+    cls = load(command.arguments)
+    if "--help" in argv or "-h" in argv:
+        _say(command_help(name, cls, command.about or first_line(cls)))
+        return 0
+    plan = launch.plan_launch(os.environ) if command.distributed else None
+    quiet = plan is not None or not dist.is_main()
+    args = load("swift.arguments.reading:parse")(cls, argv, quiet=quiet, **command.defaults)
+    check_needs(command, args)
+    if plan is not None:
+        flags = ["--debug"] if debug else []
+        return load("swift.agent:run_workers")(plan, ["-m", "swift.cli", name, *argv, *flags])
+    return run(command, args)
+
+
+def run(command: Command, args: Any) -> int:
+    """Run the command in this process, which may be one of several workers."""
+    if launch.is_worker(os.environ):
+        launch.follow_parent()
+    load(command.run)(args)
+    if launch.is_worker(os.environ):
+        launch.record_success(os.environ)
+    return 0
+
+
+def check_needs(command: Command, args: Any) -> None:
+    """Refuse, before anything heavy is loaded, a command that lacks what it cannot do without.
+
+    Raises:
+        UsageError: one for every option that is missing.
+    """
+    raise_all(
+        [
+            UsageError("USAGE-03", f"--{names[0]} is missing", fix="give " + " or ".join(f"--{name}" for name in names))
+            for names in command.needs
+            if not any(getattr(args, name) for name in names)
+        ]
+    )
+
+
+def load(address: str) -> Callable[..., Any]:
+    """What stands at "module:name"."""
+    module, _, name = address.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _overview() -> str:
+    return overview({name: c.about or first_line(load(c.arguments)) for name, c in COMMANDS.items()}, __version__)
+
+
+def _unknown_command(word: str) -> UnknownNameError:
+    if word.replace("_", "-") in TO_COME:
+        return UnknownNameError("USAGE-01", f"`swift {word}` is not there yet", fix=f"there are: {', '.join(COMMANDS)}")
+    near = difflib.get_close_matches(word.replace("_", "-"), COMMANDS, 1)
+    fix = f"did you mean `swift {near[0]}`?" if near else f"there are: {', '.join(COMMANDS)}"
+    return UnknownNameError("USAGE-01", f"{word!r} is not a command of swift", fix=fix)
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    (stream or sys.stdout).write(f"{text}\n")
+
+
+def _end_on_sigterm() -> Any:
+    """Make SIGTERM an orderly exit, unless somebody else handles it; return the handler to put back, or None.
+
+    A worker keeps the default, which also ends it while it waits for another inside a collective call.
+    """
+    if threading.current_thread() is not threading.main_thread() or launch.is_worker(os.environ):
+        return None
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return None
+
+    def end(number: int, frame: object) -> None:
+        _say("ended by SIGTERM", sys.stderr)
+        raise SystemExit(TERMINATED)
+
+    return signal.signal(signal.SIGTERM, end)
+
+
+def _fail(message: str, code: int) -> int:
+    """Say on stderr why it ends; a worker leaves that to the process that started it."""
+    message = redact_text(message)
+    if launch.is_worker(os.environ):
+        launch.record_failure(os.environ, message, code)
+    else:
+        _say(message, sys.stderr)
+    return code
+
+
+def _with_traceback(error: BaseException) -> str:
+    return f"{''.join(traceback.format_exception(error))}{error}"
+
+
+def _from_system(error: Exception) -> SwiftError | None:
+    """What the disk says, as an error with its own exit code."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    return DiskError("DISK-01", f"{error.strerror}{where}", fix="free some space or write elsewhere")
+
+
+def _internal(error: Exception) -> str:
+    """One line for an error nobody expected, and the file that has the rest."""
+    said = " ".join(str(error).split())
+    shown = f"{type(error).__name__}: {said}"[:LONGEST_MESSAGE].removesuffix(": ")
+    try:
+        handle, path = tempfile.mkstemp(prefix="swift-error-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as log:
+            log.write(redact_text("".join(traceback.format_exception(error))))
+        where = f"all of it is in {path}"
+    except OSError:
+        where = "nothing more could be written down"
+    return str(InternalError("INTERNAL-01", shown, why=f"unexpected; {where}", fix="run it again with --debug"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

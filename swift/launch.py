@@ -1,0 +1,138 @@
+"""Whether a command runs on several processes, and what a worker leaves for the process that started it.
+
+`plan_launch` reads the environment the way torchrun's users write it. A worker that fails writes its error into the
+directory named by SWIFT_WORKERS; `first_failure` picks the one that explains the others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from swift.errors import InternalError, UsageError, raise_all
+
+WORKERS = "SWIFT_WORKERS"
+DEFAULT_PORT = 29500
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start the processes of this machine.
+
+    `port` None means any free one, which only one machine alone can choose.
+    """
+
+    processes: int
+    nodes: int = 1
+    node_rank: int = 0
+    address: str = "127.0.0.1"
+    port: int | None = None
+
+
+def plan_launch(env: Mapping[str, str]) -> Launch | None:
+    """What NPROC_PER_NODE, NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT ask for; None to run in this process.
+
+    Raises:
+        UsageError: a variable is not a number, out of range or missing.
+    """
+    if "LOCAL_RANK" in env or not {"NPROC_PER_NODE", "NNODES"} & env.keys():
+        return None
+    errors: list[UsageError] = []
+    processes = _number(env, "NPROC_PER_NODE", 1, 1, 1024, errors)
+    nodes = _number(env, "NNODES", 1, 1, 65535, errors)
+    rank = _number(env, "NODE_RANK", 0, 0, nodes - 1, errors)
+    port = _number(env, "MASTER_PORT", 0, 1, 65535, errors)
+    if nodes > 1 and "NODE_RANK" not in env:
+        errors.append(UsageError("USAGE-03", "NNODES is set and NODE_RANK is not", fix=f"NODE_RANK=0 to {nodes - 1}"))
+    if rank > 0 and not env.get("MASTER_ADDR"):
+        errors.append(UsageError("USAGE-03", "MASTER_ADDR is not set", fix="MASTER_ADDR=<address of node 0>"))
+    raise_all(errors)
+    default = DEFAULT_PORT if nodes > 1 else None
+    return Launch(processes, nodes, rank, env.get("MASTER_ADDR") or "127.0.0.1", port or default)
+
+
+def _number(env: Mapping[str, str], name: str, default: int, least: int, most: int, errors: list[UsageError]) -> int:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        errors.append(UsageError("USAGE-02", f"{name} is {text!r}", fix=f"a whole number from {least} to {most}"))
+        return default
+    return number
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How one worker failed: its `rank`, the `message` for the user, the exit code, and when, in nanoseconds."""
+
+    rank: int
+    message: str
+    exit_code: int
+    time: int
+
+
+def is_worker(env: Mapping[str, str]) -> bool:
+    """Whether this process was started by another one of ours, which will speak for it."""
+    return WORKERS in env and "LOCAL_RANK" in env
+
+
+def record_failure(env: Mapping[str, str], message: str, exit_code: int) -> None:
+    """Leave an error for the process that started this worker."""
+    failure = Failure(int(env.get("RANK", "0")), message, exit_code, time.time_ns())
+    _file(env, "failed").write_text(json.dumps(asdict(failure)), encoding="utf-8")
+
+
+def record_success(env: Mapping[str, str]) -> None:
+    """Leave word that this worker's work is done: what goes wrong afterwards, while it is torn down, is no failure."""
+    _file(env, "done").touch()
+
+
+def _file(env: Mapping[str, str], kind: str) -> Path:
+    return Path(env[WORKERS], f"{env['LOCAL_RANK']}.{kind}")
+
+
+def all_done(directory: Path, processes: int) -> bool:
+    """Whether every worker of this machine left word that its work is done."""
+    return all((directory / f"{rank}.done").exists() for rank in range(processes))
+
+
+def first_failure(directory: Path, killed: Mapping[int, int]) -> Failure | None:
+    """The failure that explains the others.
+
+    When one worker fails the rest lose their connection, so an error with a known cause comes before a worker that
+    was killed, and that before errors nobody expected; among equals the earliest.
+
+    Args:
+        directory: where the workers leave their errors.
+        killed: rank -> number of the signal that ended it.
+    """
+    found = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.failed")]
+    found.sort(key=lambda failure: failure.time)
+    known = [failure for failure in found if failure.exit_code != InternalError.exit_code]
+    signals = [_killed(rank, number) for rank, number in sorted(killed.items())]
+    return next(iter([*known, *signals, *found]), None)
+
+
+def _killed(rank: int, number: int) -> Failure:
+    name = signal.Signals(number).name
+    why = "most often the machine is out of memory" if number == signal.SIGKILL else None
+    fix = "a smaller --batch_size or --max_length, or fewer processes" if why else None
+    error = InternalError("RUN-02", f"the process of rank {rank} was ended by {name}", why=why, fix=fix)
+    return Failure(rank, str(error), 128 + number, 0)
+
+
+def follow_parent() -> None:
+    """Have the kernel end this process when the one that started it is gone, however it went (Linux)."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
