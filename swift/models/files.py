@@ -13,6 +13,7 @@ from swift.errors import DataError, NotFoundError, RefusedError, UsageError
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 NOTES = ("_name_or_path", "_commit_hash")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+ADAPTER = "adapter_config.json"
 HEADER_LIMIT_BYTES = 100 * 1024 * 1024
 
 
@@ -37,7 +38,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         RefusedError: config.json asks for code from elsewhere.
     """
     path = directory / "config.json"
-    if not path.is_file():
+    if not path.is_file() or (directory / ADAPTER).is_file():  # beside an adapter, transformers loads another model
         raise _not_a_model(directory)
     config = read_json(path)
     _check_harmless(path, config)
@@ -100,21 +101,26 @@ def _indexed(directory: Path, index: Path) -> Iterator[Path]:
 
 
 def _check_safetensors(path: Path) -> None:
-    """Header length, header and the last tensor's end against the size of the file."""
+    """The length of the header, the header, and tensors that follow each other up to the end of the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length_bytes = file.read(8)
         length = struct.unpack("<Q", length_bytes)[0] if len(length_bytes) == 8 else size
         if length > min(size - 8, HEADER_LIMIT_BYTES):
             raise _damaged(f"{path} is cut or not safetensors", fix="download it again")
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
-            raise _damaged(f"{path} has a damaged header", fix="download it again") from None
-    whole = 8 + length + max(ends, default=0)
-    if whole != size:
-        raise _damaged(f"{path} is {size} bytes, its header says {whole}", fix="download it again")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        spans = sorted(tuple(entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__")
+        end = 0
+        for begin, stop in spans:
+            if begin != end or stop < begin:
+                raise ValueError("overlap")
+            end = stop
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        raise _damaged(f"{path} has a damaged header", fix="download it again") from None
+    if 8 + length + end != size:
+        raise _damaged(f"{path} has {size} bytes, its header says {8 + length + end}", fix="download it again")
 
 
 def _check_harmless(path: Path, config: dict[str, Any]) -> None:
@@ -153,7 +159,7 @@ def _check_kind(directory: Path, config: dict[str, Any]) -> None:
 
 
 def _not_a_model(directory: Path) -> Exception:
-    if next(directory.glob("adapter_config.json"), None) or next(directory.glob("*/adapter_config.json"), None):
+    if (directory / ADAPTER).is_file() or next(directory.glob(f"*/{ADAPTER}"), None):
         return UsageError(
             "USAGE-02",
             f"{directory} is a checkpoint with an adapter, not a model",

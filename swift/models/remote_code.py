@@ -34,7 +34,7 @@ def check_remote_code(directory: Path, config: dict[str, Any], allowed: bool, re
     if is_native(str(config["model_type"])):
         return False
     classes = config.get("auto_map")
-    if not isinstance(classes, dict) or "AutoModelForCausalLM" not in classes and "AutoModel" not in classes:
+    if not isinstance(classes, dict) or not {"AutoModelForCausalLM", "AutoModel"} & set(classes):
         raise DataError(
             "MODEL-02",
             f"{directory}: transformers has no text model of type {config['model_type']!r}",
@@ -67,8 +67,8 @@ def is_native(model_type: str) -> bool:
 def _native_types() -> frozenset[str]:
     """The keys of transformers' table, read as text: importing it takes seconds, and this must come first."""
     spec = importlib.util.find_spec("transformers")
-    assert spec and spec.origin, "transformers is installed with this package"
-    source = (Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8")
+    assert spec is not None, "transformers comes with this package"
+    source = (Path(str(spec.origin)).parent / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8")
     table = source.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
     return frozenset(re.findall(r'\("([^"]+)", "[^"]+"\)', table))
 
