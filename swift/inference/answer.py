@@ -2,90 +2,61 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedTokenizerBase, StoppingCriteria
+from transformers import StoppingCriteria
 
-from swift.inference.metrics import CJK
-
-BROKEN = "\ufffd"
-BREAK = re.compile(rf"[\s{CJK}\u3000-\u303f\uff00-\uffef]")
+from swift.templates.encoding import Template
+from swift.templates.stop import generate_ids_to_response
 
 
 class Reader:
     """Turns the ids of an answer into its text, without the end of the turn and without stop words.
 
     Args:
-        tokenizer: decodes.
+        template: whose answers they are; its own stop words count too.
         stop_ids: ids that end an answer.
-        stop_words: texts that end an answer.
-        tokenizer_kwargs: what `template.encode` says to decode with.
+        stop_words: further texts that end one.
+        tokenizer_kwargs: what `template.encode` said to decode with.
     """
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        template: Template,
         stop_ids: Sequence[int],
         stop_words: Sequence[str] = (),
         tokenizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
-        self.stop_ids = frozenset(stop_ids)
-        self.stop_words = tuple(dict.fromkeys(word for word in stop_words if word))
-        self.tokenizer_kwargs = {"clean_up_tokenization_spaces": False, **(tokenizer_kwargs or {})}
+        self.tokenizer, self.end_ids = template.tokenizer, template.end_ids
+        self.stop_ids = list(stop_ids)
+        self.stop_words = list(dict.fromkeys(word for word in [*template.stop_words, *stop_words] if word))
+        self.tokenizer_kwargs = tokenizer_kwargs or {}
 
     def whole(self, ids: Sequence[int]) -> str:
         """The text of a finished answer."""
-        text = self._decode(ids)
-        return text[: self._first_stop_word(text)]
+        return self._text(ids, True)
 
     def so_far(self, ids: Sequence[int]) -> str:
         """The beginning of `whole` that no further id can change: whole characters and words, no half stop word."""
-        text = self._decode(ids)
-        if (end := self._first_stop_word(text)) is not None:
-            return text[:end]
-        text = text[: len(text) - self._half_stop_word(text)].rstrip(BROKEN)
-        breaks = [match.end() for match in BREAK.finditer(text)]
-        return text[: breaks[-1]] if breaks else ""
+        return self._text(ids, False)
 
-    def cut(self, ids: Sequence[int]) -> list[int]:
-        """The ids before the first one that ends an answer."""
-        return list(ids[: next((k for k, i in enumerate(ids) if i in self.stop_ids), len(ids))])
+    def num_ids(self, ids: Sequence[int]) -> int:
+        """How many ids the answer takes, the one that ends it included; the rest is padding."""
+        return next((k for k, i in enumerate(ids, 1) if i in self.stop_ids), len(ids))
 
-    def meets_stop_word(self, ids: Sequence[int]) -> bool:
-        """Whether the text of these ids has a stop word."""
-        return bool(self.stop_words) and self._first_stop_word(self._decode(ids)) is not None
+    def stopped(self, ids: Sequence[int]) -> bool:
+        """Whether these ids end an answer, rather than being all there was room for."""
+        if any(i in self.stop_ids for i in ids):
+            return True
+        text = str(self.tokenizer.decode(list(ids))) if self.stop_words else ""
+        return any(word in text for word in self.stop_words)
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(self.cut(ids), **self.tokenizer_kwargs))
-
-    def _first_stop_word(self, text: str) -> int | None:
-        """Where the first stop word of `text` begins; None when it has none."""
-        return min((at for at in (text.find(word) for word in self.stop_words) if at >= 0), default=None)
-
-    def _half_stop_word(self, text: str) -> int:
-        """How many last characters of `text` could be the beginning of a stop word."""
-        longest = max(map(len, self.stop_words), default=1) - 1
-        sizes = range(min(longest, len(text)), 0, -1)
-        return next((n for n in sizes if any(word.startswith(text[-n:]) for word in self.stop_words)), 0)
-
-
-class StopAtWords(StoppingCriteria):
-    """Ends each row of a batch at a stop word of its own answer."""
-
-    def __init__(self, reader: Reader, num_prompt_tokens: int) -> None:
-        self.reader, self.num_prompt_tokens = reader, num_prompt_tokens
-        self.window = max((len(word.encode()) for word in reader.stop_words), default=0) + 8
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
-        """Which rows are done, (B,)."""
-        tails = input_ids[:, self.num_prompt_tokens :][:, -self.window :].tolist()
-        done = [any(word in self.reader.tokenizer.decode(tail) for word in self.reader.stop_words) for tail in tails]
-        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]
+    def _text(self, ids: Sequence[int], finished: bool) -> str:
+        ends = cast(Template, self)  # it reads only what says where a reply ends, and here more ends are known
+        return generate_ids_to_response(ends, ids, finished, tokenizer_kwargs=self.tokenizer_kwargs)
 
 
 class StopWhen(StoppingCriteria):

@@ -21,10 +21,12 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from swift.errors import DataError, UsageError
-from swift.inference.answer import Reader, StopAtWords, StopWhen
+from swift.inference.answer import Reader, StopWhen
 from swift.inference.prompt import History, Turn, make_turn, require_fit
 from swift.inference.settings import max_model_length, prepare_generation_config
 from swift.log import get_logger
+from swift.templates.encoding import Template
+from swift.templates.stop import StopWordsCriteria
 
 logger = get_logger()
 WINDOW_BATCHES = 16
@@ -42,7 +44,7 @@ class Answer:
 
 def inference(
     model: Any,
-    template: Any,
+    template: Template,
     query: str | None,
     history: Sequence[Sequence[str]] | None = None,
     system: str | None = None,
@@ -97,7 +99,7 @@ def inference(
 
 def inference_stream(
     model: Any,
-    template: Any,
+    template: Template,
     query: str | None,
     history: Sequence[Sequence[str]] | None = None,
     system: str | None = None,
@@ -124,7 +126,7 @@ def inference_stream(
 
 def generate_batch(
     model: Any,
-    template: Any,
+    template: Template,
     rows: Iterable[Mapping[str, Any]],
     generation_config: GenerationConfig | None = None,
     batch_size: int = 16,
@@ -149,7 +151,7 @@ def generate_batch(
         turns = [(number, make_turn(template, row)) for number, row in window]
         answers: dict[int, Answer] = {}
         for config, batch in _batches(model, template, turns, generation_config, batch_size):
-            reader = _reader(template, config, batch[0][1], stop_words)
+            reader = Reader(template, config.eos_token_id, stop_words or (), batch[0][1].tokenizer_kwargs)
             outputs = _generate(model, [turn.prompt_ids for _, turn in batch], config, reader)
             answers |= {n: _answer(reader, turn, ids) for (n, turn), ids in zip(batch, outputs, strict=True)}
         for number, turn in turns:
@@ -173,7 +175,7 @@ class _Question:
     def __init__(
         self,
         model: Any,
-        template: Any,
+        template: Template,
         turn: Turn,
         said: GenerationConfig | None,
         stop_words: Sequence[str] | None,
@@ -189,7 +191,7 @@ class _Question:
                 why=f"the model reads at most {max_model_length(model)} tokens",
                 fix="shorten the conversation, or clear the history",
             )
-        self.reader = _reader(template, self.config, turn, stop_words)
+        self.reader = Reader(template, self.config.eos_token_id, stop_words or (), turn.tokenizer_kwargs)
         self.extra = {"adapter_names": adapter_names} if adapter_names else {}
 
     def generate(self, *criteria: Any, **kwargs: Any) -> list[int]:
@@ -200,20 +202,13 @@ class _Question:
         return ids
 
 
-def _reader(template: Any, config: GenerationConfig, turn: Turn, stop_words: Sequence[str] | None) -> Reader:
-    words = [*template.stop_words, *(stop_words or [])]
-    return Reader(template.tokenizer, config.eos_token_id or [], words, turn.tokenizer_kwargs)
-
-
 def _answer(reader: Reader, turn: Turn, ids: list[int]) -> Answer:
-    num_kept = len(reader.cut(ids))
-    num_generated = min(num_kept + 1, len(ids))
-    stopped = num_kept < len(ids) or reader.meets_stop_word(ids)
-    return Answer(reader.whole(ids), len(turn.prompt_ids), num_generated, "stop" if stopped else "length")
+    reason = "stop" if reader.stopped(ids) else "length"
+    return Answer(reader.whole(ids), len(turn.prompt_ids), reader.num_ids(ids), reason)
 
 
 def _batches(
-    model: Any, template: Any, turns: Sequence[tuple[int, Turn]], said: GenerationConfig | None, batch_size: int
+    model: Any, template: Template, turns: Sequence[tuple[int, Turn]], said: GenerationConfig | None, batch_size: int
 ) -> Iterator[tuple[GenerationConfig, list[tuple[int, Turn]]]]:
     """Batches of similar length, longest first, each of one limit of new tokens; what does not fit is left out.
 
@@ -250,7 +245,7 @@ def _generate(
     input_ids = [[config.pad_token_id] * pad + prompt for pad, prompt in zip(pads, prompts, strict=True)]
     attention_mask = [[0] * pad + [1] * (width - pad) for pad in pads]
     inputs = {"input_ids": torch.tensor(input_ids), "attention_mask": torch.tensor(attention_mask)}
-    words = [StopAtWords(reader, width)] if reader.stop_words else []
+    words = [StopWordsCriteria(reader.tokenizer, reader.stop_words, width)] if reader.stop_words else []
     output = model.generate(
         **to_device(inputs, model.device),
         generation_config=config,

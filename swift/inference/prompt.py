@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swift.errors import DataError
+from swift.templates.encoding import Template
 
 History = list[list[str]]
 OBSERVATION = "Observation:"
@@ -30,7 +31,7 @@ class Turn:
         return [*([*pair] for pair in self.history), [self.query, self.begun + text]]
 
 
-def make_turn(template: Any, row: Mapping[str, Any]) -> Turn:
+def make_turn(template: Template, row: Mapping[str, Any]) -> Turn:
     """Encode a row of `query`, `history` and `system`, or of `messages`, for an answer to follow.
 
     When the last answer of `history` ends in `Observation:`, the query is what was observed: it joins that answer,
@@ -57,7 +58,7 @@ def require_fit(turn: Turn, max_length: int | None) -> None:
         )
 
 
-def _continued(template: Any, past: History, observed: str, system: str | None) -> Turn:
+def _continued(template: Template, past: History, observed: str, system: str | None) -> Turn:
     """The last answer of `past` with `observed` after it, encoded as training does, without its end of turn."""
     *past, (query, said) = past
     begun = said + observed
@@ -66,16 +67,6 @@ def _continued(template: Any, past: History, observed: str, system: str | None) 
         return Turn([], query, past, begun, kwargs)
     last = max(k for k, label in enumerate(inputs["labels"]) if label != -100)
     return Turn(inputs["input_ids"][: last + 1 - len(template.end_ids)], query, past, begun, kwargs)
-
-
-def history_to_messages(
-    history: Sequence[Sequence[str]], query: str | None, system: str | None
-) -> list[dict[str, str]]:
-    """The same conversation as a list of role and content; None leaves a part out."""
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    for asked, said in history:
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-    return messages + ([] if query is None else [{"role": "user", "content": query}])
 
 
 def messages_to_history(messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:

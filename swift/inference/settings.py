@@ -8,12 +8,14 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from swift.templates.encoding import Template
+
 DEFAULT_NEW_TOKENS = 2048
 LENGTH_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")
 
 
 def prepare_generation_config(
-    model: Any, template: Any, said: GenerationConfig | None = None, *, num_prompt_tokens: int = 0
+    model: Any, template: Template, said: GenerationConfig | None = None, *, num_prompt_tokens: int = 0
 ) -> GenerationConfig:
     """A copy of `said` (None: the model's own settings) that `model.generate` takes without a warning.
 
@@ -23,9 +25,9 @@ def prepare_generation_config(
     """
     config = copy.deepcopy(said if said is not None else model.generation_config)
     tokenizer = template.tokenizer
-    config.eos_token_id = _unique(template.stop_ids, [tokenizer.eos_token_id], config.eos_token_id) or None
+    config.eos_token_id = _unique(template.stop_ids, [tokenizer.eos_token_id], config.eos_token_id)
     config.bos_token_id = tokenizer.bos_token_id
-    config.pad_token_id = _first(tokenizer.pad_token_id, config.pad_token_id, *(config.eos_token_id or [0]))
+    config.pad_token_id = _first(tokenizer.pad_token_id, config.pad_token_id, *config.eos_token_id, 0)
     config.max_new_tokens = _new_tokens(config, num_prompt_tokens, max_model_length(model))
     config.max_length = None
     config.use_cache = True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from swift.inference.prompt import history_to_messages
-
 
 class FakeTemplate:
     stop_words: tuple[str, ...] = ()
@@ -13,8 +11,7 @@ class FakeTemplate:
         self.end_ids = self.stop_ids = [tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
     def encode(self, row):
-        messages = row.get("messages") or history_to_messages(row["history"], row["query"], row["system"])
-        ids, labels = [], []
+        messages, ids = row.get("messages") or self._messages(row), []
         for message in messages:
             ids += self._ids(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n")
         ids += self._ids("<|im_start|>assistant\n")
@@ -25,6 +22,12 @@ class FakeTemplate:
         if self.max_length and len(ids) > self.max_length:
             return {}, {}
         return {"input_ids": ids, "labels": labels if row.get("response") is not None else None}, {}
+
+    def _messages(self, row):
+        messages = [] if row["system"] is None else [{"role": "system", "content": row["system"]}]
+        for asked, said in row["history"]:
+            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        return [*messages, {"role": "user", "content": row["query"]}]
 
     def _ids(self, text):
         return self.tokenizer(text, add_special_tokens=False).input_ids

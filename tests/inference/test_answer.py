@@ -3,9 +3,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swift.inference.answer import Reader
+from tests.inference.fake import FakeTemplate
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
+TEMPLATE = FakeTemplate(TOKENIZER)
 END = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
 
 
@@ -14,7 +16,7 @@ def ids_of(text):
 
 
 def test_whole_words_and_characters_are_shown():
-    reader = Reader(TOKENIZER, [END])
+    reader = Reader(TEMPLATE, [END])
     text = "The capital of France is Paris. 世界😀好"
     ids = ids_of(text)
     shown = list(dict.fromkeys(reader.so_far(ids[:n]) for n in range(len(ids) + 1)))
@@ -25,7 +27,7 @@ def test_whole_words_and_characters_are_shown():
 
 
 def test_a_stop_word_is_cut_and_its_beginning_is_held_back():
-    reader = Reader(TOKENIZER, [END], ["\nUser:", ""])
+    reader = Reader(TEMPLATE, [END], ["\nUser:", ""])
     ids = ids_of("one two\nUser: three")
     shown = [reader.so_far(ids[:n]) for n in range(len(ids) + 1)]
     assert shown[-1] == reader.whole(ids) == "one two"
@@ -34,24 +36,26 @@ def test_a_stop_word_is_cut_and_its_beginning_is_held_back():
 
 
 def test_the_end_of_turn_and_what_follows_is_never_part_of_the_text():
-    reader = Reader(TOKENIZER, [END, 0])
-    assert reader.cut([7, 8, 0, 9, END]) == [7, 8]
+    reader = Reader(TEMPLATE, [END, 0])
+    assert reader.num_ids([7, 8, 0, 9, END]) == 3
+    assert reader.num_ids([7, 8]) == 2
+    assert reader.stopped([7, 0, 9])
     assert reader.whole([END]) == reader.so_far([END]) == ""
 
 
 def test_several_stop_words_end_at_the_first_one_met():
-    reader = Reader(TOKENIZER, [], ["three", "two"])
+    reader = Reader(TEMPLATE, [], ["three", "two"])
     assert reader.whole(ids_of("one two three")) == "one "
-    assert reader.meets_stop_word(ids_of("a three"))
-    assert not reader.meets_stop_word(ids_of("a thre"))
-    assert not Reader(TOKENIZER, []).meets_stop_word(ids_of("three"))
+    assert reader.stopped(ids_of("a three"))
+    assert not reader.stopped(ids_of("a thre"))
+    assert not Reader(TEMPLATE, []).stopped(ids_of("three"))
 
 
 @pytest.mark.parametrize("stop_words", [(), ("e f", "好"), ("ab", "abc", "b")])
 @given(ids=st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=30))
 @settings(max_examples=80, deadline=None)
 def test_what_is_shown_only_grows_and_begins_the_whole(stop_words, ids):
-    reader = Reader(TOKENIZER, [END], stop_words)
+    reader = Reader(TEMPLATE, [END], stop_words)
     whole, shown = reader.whole(ids), ""
     for n in range(len(ids) + 1):
         longer = reader.so_far(ids[:n])
@@ -63,5 +67,5 @@ def test_what_is_shown_only_grows_and_begins_the_whole(stop_words, ids):
 @given(text=st.text(alphabet="ab \n好世😀.e", max_size=20))
 @settings(max_examples=80, deadline=None)
 def test_what_is_shown_never_breaks_a_character(text):
-    reader, ids = Reader(TOKENIZER, [END]), ids_of(text)
+    reader, ids = Reader(TEMPLATE, [END]), ids_of(text)
     assert all(text.startswith(reader.so_far(ids[:n])) for n in range(len(ids) + 1))

@@ -1,6 +1,6 @@
 import pytest
 
-from swift.inference.prompt import history_to_messages, make_turn, messages_to_history
+from swift.inference.prompt import make_turn, messages_to_history
 from tests.inference.fake import FakeTemplate
 
 
@@ -29,19 +29,14 @@ def test_an_observation_joins_the_answer_before_it(template):
     assert turn.history_with("!") == [["q1", "a1"], ["q2", "Observation:42!"]]
 
 
-def test_messages_and_history_are_the_same_conversation():
-    history, query, system = [["q1", "a1"], ["q2", "a2"]], "q3", "s"
-    messages = history_to_messages(history, query, system)
-    assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 2, "user"]
-    assert messages_to_history(messages) == {"query": query, "history": history, "system": system, "response": None}
-    answered = [*messages, {"role": "assistant", "content": "a3"}]
-    assert messages_to_history(answered) == {"query": query, "history": history, "system": system, "response": "a3"}
-
-
-def test_odd_conversations_keep_every_message():
+def test_messages_as_rounds_keep_every_message():
     def said(*pairs):
         return messages_to_history([{"role": role, "content": content} for role, content in pairs])
 
+    rounds = [("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2")]
+    asked = {"query": "q2", "history": [["q1", "a1"]], "system": None}
+    assert said(*rounds) == {**asked, "response": "a2"}
+    assert said(("system", "s"), *rounds[:-1]) == {**asked, "system": "s", "response": None}
     assert said(("assistant", "a")) == {"query": "", "history": [], "system": None, "response": "a"}
     assert said(("user", "q"), ("tool", "t"))["query"] == "q\nt"
     assert said(("system", "")) == {"query": None, "history": [], "system": "", "response": None}
