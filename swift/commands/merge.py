@@ -83,8 +83,8 @@ def _merge(args: Any, source: ModelSource, checkpoint: Path, output: Path, devic
             f"{source.name} is quantised: merging into it would lose precision",
             fix="merge into its full model",
         )
-    tokenizer = load_tokenizer(source, trust_remote_code=args.trust_remote_code)
-    base = load_model(source, torch.float32, device_map=device, trust_remote_code=args.trust_remote_code)
+    tokenizer = load_tokenizer(source)
+    base = load_model(source, torch.float32, device_map=device)
     tuned = Swift.from_pretrained(base, str(checkpoint), inference_mode=True).eval()
     dtype = TORCH_DTYPES[args.dtype] if args.dtype != "AUTO" else saved_dtype(source)
     merged, equality = merge_checked(tuned, dtype, len(tokenizer))

@@ -41,7 +41,7 @@ class Prepared:
 def prepare_model_template(said: InferArguments) -> Prepared:
     """Load what `said` asks for: a model, or a checkpoint's model with its adapters on."""
     args, source = find_decided(said)
-    tokenizer = load_tokenizer(source, trust_remote_code=args.trust_remote_code)
+    tokenizer = load_tokenizer(source)
     max_length = None if args.max_length < 0 else args.max_length
     template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
     model = load_tuned_model(args, source)
@@ -133,7 +133,6 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
         source,
         TORCH_DTYPES[args.dtype],
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
-        trust_remote_code=args.trust_remote_code,
     )
     if args.ckpt_dir and adapter_dirs(Path(args.ckpt_dir)):
         model = Swift.from_pretrained(model, args.ckpt_dir, inference_mode=True)

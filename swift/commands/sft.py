@@ -54,7 +54,7 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
     args = replace(args, **choose_run(args, source))
     check_disk(args, source)
 
-    tokenizer = load_tokenizer(source, trust_remote_code=args.trust_remote_code)
+    tokenizer = load_tokenizer(source)
     max_length = None if args.max_length < 0 else args.max_length
     template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
     logger.info(template.describe_end())
@@ -115,7 +115,6 @@ def load_base(args: SftArguments, source: ModelSource) -> torch.nn.Module:
         source,
         TORCH_DTYPES[args.dtype],
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
-        trust_remote_code=args.trust_remote_code,
     )
 
 
