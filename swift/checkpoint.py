@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from swift import storage
 from swift.errors import DataError, InternalError, NotFoundError
 from swift.log import get_logger
-from swift.storage import StagedDirectory
+from swift.storage import StagedDirectory, staged_directory
 
 PREFIX = "checkpoint-"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -52,41 +52,7 @@ def save(final: Path, facts: Mapping[str, Any]) -> StagedDirectory:
     sizes = [storage.size_bytes(path) for path in committed(final.parent)[-1:]]
     if sizes:
         storage.check_free(final.parent, int(HEADROOM * sizes[0]))
-    return StagedDirectory(final, facts)
-
-
-def save_torch(value: Any, path: Path) -> None:
-    """`torch.save`, but a failing write raises its own OSError: torch's words never say that the disk is full."""
-    with path.open("wb") as file:
-        keeper = _KeepsError(file)
-        try:
-            torch.save(value, keeper)  # type: ignore[arg-type]
-        except RuntimeError as error:
-            if keeper.error is None:
-                raise
-            raise keeper.error from error
-
-
-class _KeepsError:
-    """A binary file that remembers the first error of its writes."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.error = file, None
-
-    def write(self, data: bytes) -> int:
-        """Write `data`; once a write has failed, pretend, so that torch can close its archive."""
-        if self.error is None:
-            try:
-                return self.file.write(data)
-            except OSError as error:
-                self.error: OSError | None = error
-                raise
-        return len(data)
-
-    def flush(self) -> None:
-        """Flush the file, unless a write has failed."""
-        if self.error is None:
-            self.file.flush()
+    return staged_directory(final, facts)
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]], last_good: Path | str | None = None) -> None:
@@ -124,7 +90,16 @@ def latest(output_dir: Path | str, *, fast: bool = False) -> Path | None:
     return None
 
 
-def check(directory: Path | str, *, fast: bool = False) -> None:
+def latest_of_runs(runs: Path | str) -> Path | None:
+    """The newest resumable checkpoint of a run's directory, or of the newest run `v<K>-<time>` in it that has one."""
+    found = latest(runs)
+    if found is not None or not Path(runs).is_dir():
+        return found
+    versions = {int(match[1]): path for path in Path(runs).iterdir() if (match := re.match(r"v(\d+)-", path.name))}
+    return next((found for version in sorted(versions, reverse=True) if (found := latest(versions[version]))), None)
+
+
+def check_resumable(directory: Path | str, *, fast: bool = False) -> None:
     """Make sure that a run can go on from `directory`.
 
     Raises:
@@ -157,7 +132,7 @@ def resolve(said: Path | str | bool | None, output_dir: Path | str) -> Path | No
         if found is None:
             logger.info("%s has no checkpoint to go on from: starting afresh", output_dir)
         return found
-    check(said)
+    check_resumable(said)
     return Path(said)
 
 

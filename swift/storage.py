@@ -21,11 +21,17 @@ from swift.errors import DiskError
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
 STAGE, TRASH, OLD = ".tmp-", ".trash-", ".old-"
-DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+# What the writers of torch and safetensors say when a write fails: never why.
+NATIVE_WRITE_ERRORS = ("unexpected pos", "iostream error", "PytorchStreamWriter failed", "No space left")
 
 
-def write_bytes(path: Path | str, data: bytes) -> None:
+def write_bytes(path: Path | str, data: bytes, *, private: bool = False) -> None:
     """Put `data` under `path` so that a reader sees the old content or the new one, never a part.
+
+    Args:
+        path: the file, replaced when it exists.
+        data: all that it will hold.
+        private: let only its owner read it.
 
     Raises:
         DiskError: no space left, or the disk failed; nothing is left behind.
@@ -33,10 +39,11 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     path = Path(path)
     stage = path.with_name(f"{STAGE}{path.name}-{os.getpid()}")
     try:
-        with stage.open("wb") as file:
+        handle = os.open(stage, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
+        with open(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(handle)
         stage.replace(path)
         _sync(path.parent)
     except OSError as error:
@@ -47,17 +54,17 @@ def write_bytes(path: Path | str, data: bytes) -> None:
         raise full from error
 
 
-def write_text(path: Path | str, text: str) -> None:
+def write_text(path: Path | str, text: str, *, private: bool = False) -> None:
     """Put `text` under `path`, as `write_bytes` does."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), private=private)
 
 
-def write_json(path: Path | str, value: Any) -> None:
+def write_json(path: Path | str, value: Any, *, private: bool = False) -> None:
     """Put `value` under `path` as indented JSON; what JSON cannot hold is written as its `repr`."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=repr) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=repr) + "\n", private=private)
 
 
-def append_json(path: Path | str, value: Any) -> None:
+def append_jsonl(path: Path | str, value: Any) -> None:
     """Add `value` as one line to the JSON-lines file `path`, in one write.
 
     Raises:
@@ -71,11 +78,11 @@ def append_json(path: Path | str, value: Any) -> None:
         raise disk_error(error, path, len(line)) or error from error
 
 
-class StagedDirectory:
-    """A directory that appears under its name all at once, when the block ends well.
+def staged_directory(final: Path | str, facts: Mapping[str, Any] | None = None) -> StagedDirectory:
+    """A directory that appears under its name all at once, when the `with` block ends well.
 
-    Use it as `with StagedDirectory(final, facts) as stage:` and write into `stage`. When the block raises, the stage
-    is removed and `final` stays as it was. A `final` that exists is replaced.
+    The block gets the stage to write into. When it raises, the stage is removed and `final` stays as it was. A `final`
+    that exists is replaced.
 
     Args:
         final: the name it will have; its parent is made when missing.
@@ -84,6 +91,11 @@ class StagedDirectory:
     Raises:
         DiskError: no space left, or the disk failed, while the block wrote or while it was committed.
     """
+    return StagedDirectory(final, facts)
+
+
+class StagedDirectory:
+    """The context manager of `staged_directory`."""
 
     def __init__(self, final: Path | str, facts: Mapping[str, Any] | None = None) -> None:
         self.final, self.facts = Path(final), dict(facts or {})
@@ -219,21 +231,16 @@ def check_free(path: Path | str, needed_bytes: int) -> None:
 
 
 def disk_error(error: BaseException, path: Path | str, needed_bytes: int | None = None) -> DiskError | None:
-    """The DiskError for an `error` that came from a full or failing disk, None for any other.
-
-    Libraries that write from native code raise a RuntimeError of their own, so the text and the free space count too.
-    """
+    """The DiskError for an `error` that came from a full or failing disk, None for any other."""
     if isinstance(error, DiskError):
         return error
-    if not isinstance(error, Exception):
-        return None
     for cause in _chain(error):
-        if isinstance(cause, OSError) and cause.errno in {errno.EIO, errno.EFBIG}:
+        if isinstance(cause, OSError) and cause.errno in (errno.EIO, errno.EFBIG):
             return DiskError("DISK-01", f"{path}: {os.strerror(cause.errno)}", fix="choose another --output_dir")
-        if (isinstance(cause, OSError) and cause.errno in DISK_ERRNOS) or "No space left" in str(cause):
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return _full(path, needed_bytes, free_bytes(path))
-    if not isinstance(error, OSError) and free_bytes(path) < (needed_bytes or 0) // 100 + 65536:
-        return _full(path, needed_bytes, free_bytes(path))
+        if any(text in str(cause) for text in NATIVE_WRITE_ERRORS):
+            return _full(path, needed_bytes, free_bytes(path))
     return None
 
 

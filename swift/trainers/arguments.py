@@ -1,0 +1,183 @@
+"""Arguments of the trainer: transformers' own, every spelling it once had, and a few of ours."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from swift.arguments.sft import SftArguments
+from swift.errors import ConfigError, MissingPackageError
+from swift.log import get_logger
+from swift.registry import unknown
+
+logger = get_logger()
+
+RENAMED = {
+    "evaluation_strategy": "eval_strategy",
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+    "no_cuda": "use_cpu",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_token": "hub_token",
+}
+WITHOUT_EFFECT = {
+    "fp16_backend",
+    "fp16_opt_level",
+    "half_precision_backend",
+    "include_inputs_for_metrics",
+    "include_tokens_per_second",
+    "jit_mode_eval",
+    "overwrite_output_dir",
+    "past_index",
+    "ray_scope",
+    "save_safetensors",
+    "use_ipex",
+    "use_mps_device",
+}
+WHOLE_RUN = 1 - 1e-9  # transformers reads a warm-up of 1 as one step, below it as a share of the steps
+
+
+@dataclass
+class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
+    """What the trainer knows beyond transformers' arguments."""
+
+    logging_dir: str | None = field(default=None, metadata={"help": "TensorBoard's directory; `runs` when None."})
+    acc_strategy: str = field(default="token", metadata={"help": "Accuracy per token or per sentence (whole reply)."})
+    loss_name: str | None = field(default=None, metadata={"help": "A registered loss; cross-entropy when None."})
+    metric_names: list[str] = field(default_factory=list, metadata={"help": "Registered metrics of evaluation."})
+    callback_names: list[str] = field(default_factory=list, metadata={"help": "Registered callbacks to add."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a better metric before training stops; never when None."}
+    )
+    additional_saved_files: list[str] = field(
+        default_factory=list, metadata={"help": "Files that are copied into every checkpoint."}
+    )
+
+
+class Seq2SeqTrainingArguments(OwnTrainingArguments):
+    """transformers' `Seq2SeqTrainingArguments` that also takes the names that version 5 dropped.
+
+    `evaluation_strategy`, `warmup_ratio`, `save_safetensors`, `logging_dir`, `group_by_length` and their like mean what
+    they meant. Loss and gradients that are not finite always count: `logging_nan_inf_filter` is off.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **modern(kwargs))
+
+
+def modern(said: dict[str, Any]) -> dict[str, Any]:
+    """Training arguments by the names that transformers has now.
+
+    Raises:
+        ConfigError: an old and a new name that contradict each other.
+        UnknownNameError: a name that neither knows.
+    """
+    known = {f.name for f in fields(OwnTrainingArguments)}
+    options: dict[str, Any] = {"logging_nan_inf_filter": False}
+    for name, value in said.items():
+        new = RENAMED.get(name, name) if RENAMED.get(name, name) in known else name
+        if new in said and new != name and said[new] != value:
+            raise ConfigError("CONFIG-02", f"{name}={value!r} contradicts {new}={said[new]!r}", fix=f"use {new} alone")
+        if name in WITHOUT_EFFECT - known:
+            logger.info("training argument %s has no effect any more", name)
+        elif name in known or new in known:
+            options[new] = value
+        elif name == "warmup_ratio":
+            options["warmup_steps"] = said.get("warmup_steps") or min(float(value), WHOLE_RUN)
+        elif name == "group_by_length":
+            options["train_sampling_strategy"] = "group_by_length" if value else "random"
+        elif name == "adafactor":
+            options |= {"optim": "adafactor"} if value else {}
+        elif name in ("dispatch_batches", "split_batches"):
+            options["accelerator_config"] = {**(options.get("accelerator_config") or {}), name: value}
+        else:
+            raise unknown("training argument", name, known)
+    return options
+
+
+def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
+    """The trainer's arguments for decided options; `--training_options` win over everything.
+
+    Raises:
+        UnknownNameError: a name in `--training_options` that transformers does not have.
+        MissingPackageError: a tracker in `--report_to` that is not installed.
+    """
+    on_gpu = torch.cuda.is_available()
+    limit = args.save_total_limit
+    decided = {
+        "output_dir": args.output_dir,
+        "per_device_train_batch_size": args.batch_size,
+        "per_device_eval_batch_size": args.eval_batch_size or args.batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps or 1,
+        "num_train_epochs": args.num_train_epochs,
+        "max_steps": args.max_steps if args.max_steps > 0 else -1,
+        "learning_rate": args.learning_rate if args.learning_rate is not None else 1e-4,
+        "lr_scheduler_type": args.lr_scheduler_type,
+        "lr_scheduler_kwargs": args.lr_scheduler_kwargs,
+        "warmup_steps": args.warmup_steps or min(args.warmup_ratio, WHOLE_RUN),
+        "optim": args.optim,
+        "adam_beta1": args.adam_beta1,
+        "adam_beta2": args.adam_beta2,
+        "adam_epsilon": args.adam_epsilon,
+        "weight_decay": args.weight_decay,
+        "max_grad_norm": args.max_grad_norm,
+        "gradient_checkpointing": bool(args.gradient_checkpointing),
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "bf16": args.dtype == "bf16" and on_gpu,
+        "fp16": args.dtype == "fp16" and on_gpu,
+        "seed": args.seed,
+        "data_seed": args.seed,
+        "full_determinism": args.full_determinism,
+        "eval_strategy": args.evaluation_strategy,
+        "eval_steps": args.eval_steps,
+        "save_strategy": args.save_strategy,
+        "save_steps": args.save_steps or args.eval_steps,
+        "save_total_limit": limit if limit > 0 else None,
+        "save_only_model": args.save_only_model,
+        "ignore_data_skip": args.ignore_data_skip,
+        "logging_steps": args.logging_steps,
+        "logging_first_step": True,
+        "report_to": trackers(args.report_to),
+        "logging_dir": args.logging_dir,
+        "disable_tqdm": args.disable_tqdm,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": args.dataloader_num_workers,
+        "dataloader_pin_memory": args.dataloader_pin_memory and on_gpu,
+        "dataloader_drop_last": args.dataloader_drop_last,
+        "ddp_backend": args.ddp_backend,
+        "ddp_find_unused_parameters": args.ddp_find_unused_parameters,
+        "ddp_broadcast_buffers": args.ddp_broadcast_buffers,
+        "ddp_timeout": args.ddp_timeout,
+        "run_name": Path(args.output_dir).name,
+        "acc_strategy": args.acc_strategy,
+        "loss_name": args.loss_name,
+        "metric_names": args.metrics,
+        "callback_names": args.callbacks,
+        "early_stopping_patience": args.early_stopping_patience,
+    }
+    return Seq2SeqTrainingArguments(**decided | modern(args.training_options))
+
+
+def trackers(said: list[str] | None) -> list[str]:
+    """The trackers to report to; None is TensorBoard where it is installed.
+
+    Raises:
+        MissingPackageError: one of them is not installed.
+    """
+    if said is None:
+        return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
+    if "none" in said or "all" in said:
+        return [said[0]] if "all" in said else []
+    for name in said:
+        if importlib.util.find_spec(name) is None:
+            raise MissingPackageError(
+                "PACKAGE-01", f"--report_to {name} needs the package {name}", fix=f"pip install {name}, or drop it"
+            )
+    return said

@@ -1,0 +1,119 @@
+"""What a checkpoint holds besides the optimiser: weights of a tuner or a model, and the files that tell their use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from swift import checkpoint, storage
+from swift.arguments.fields import to_json
+from swift.arguments.sft import SftArguments
+from swift.errors import DataError
+from swift.tuners import SwiftModel
+
+CONFIGURATION = "configuration.json"
+ADAPTER_OPTIONS = (
+    "model_id_or_path",
+    "model_revision",
+    "sft_type",
+    "tuner_backend",
+    "template_type",
+    "dtype",
+    "system",
+)
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The model under its tuners."""
+    if isinstance(model, PeftModel):
+        return model.get_base_model()
+    return model.model if isinstance(model, SwiftModel) else model
+
+
+def write_weights(model: nn.Module, directory: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+    """Write the weights of a tuner, or of a whole model with its config, as safetensors.
+
+    Args:
+        model: a PeftModel or SwiftModel (tuner weights only), a PreTrainedModel, or any module.
+        directory: an existing directory.
+        state_dict: the weights where `model` does not hold them all, as when they are sharded; None where it does.
+    """
+    if isinstance(model, SwiftModel):
+        model.save_pretrained(str(directory), safe_serialization=True)
+    elif isinstance(model, (PeftModel, PreTrainedModel)):
+        model.save_pretrained(str(directory), state_dict=state_dict)
+    else:
+        weights = {name: tensor.contiguous() for name, tensor in (state_dict or model.state_dict()).items()}
+        save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_side_files(
+    model: nn.Module,
+    directory: Path,
+    *,
+    sft_args: SftArguments | None = None,
+    stop_ids: Iterable[int] = (),
+    copied: Iterable[str] = (),
+) -> None:
+    """Write `configuration.json`, `generation_config.json` and `sft_args.json`, and copy the files `copied`."""
+    base = base_of(model)
+    configuration = _read_json(directory / CONFIGURATION)
+    if sft_args is not None:
+        storage.write_json(directory / "sft_args.json", to_json(sft_args), private=True)
+        if sft_args.model_id_or_path:
+            configuration = _read_json(Path(sft_args.model_id_or_path) / CONFIGURATION) | configuration
+        if sft_args.sft_type != "full":
+            saved = to_json(sft_args)
+            configuration["adapter_cfg"] = {name: saved.get(name) for name in ADAPTER_OPTIONS}
+    storage.write_json(directory / CONFIGURATION, {"framework": "pytorch", "task": "text-generation", **configuration})
+    if isinstance(base, PreTrainedModel) and base.generation_config is not None:
+        _write_generation_config(base, directory, stop_ids)
+    for path in copied:
+        shutil.copy2(path, directory)
+
+
+def _write_generation_config(base: PreTrainedModel, directory: Path, stop_ids: Iterable[int]) -> None:
+    """The model's own generation config, which also stops where the template's turns end."""
+    config = json.loads(base.generation_config.to_json_string(use_diff=True))
+    known = config.get("eos_token_id")
+    known = known if isinstance(known, list) else [known] if known is not None else []
+    ends = list(dict.fromkeys([*known, *stop_ids]))
+    if ends:
+        config["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+    storage.write_json(directory / "generation_config.json", config)
+
+
+def check_adapter_fits(model: PeftModel, directory: Path) -> None:
+    """Make sure that a checkpoint's adapter has exactly the tensors of the model's active one, in the same shapes.
+
+    Raises:
+        DataError: it has not; up to five names are shown.
+    """
+    weights = checkpoint.find_adapter_files(directory).get("default")
+    if weights is None or weights.suffix != ".safetensors":
+        raise DataError("CKPT-01", f"{directory} holds no adapter_model.safetensors")
+    wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+    with safe_open(weights, framework="pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if differing:
+        shown = ", ".join(differing[:5])
+        raise DataError(
+            "CKPT-02",
+            f"{directory} does not fit the model's adapter: {len(differing)} tensors differ, such as {shown}",
+            why="names or shapes are not those of this model with these tuner options",
+            fix="use the model and the tuner options that the checkpoint was trained with",
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
