@@ -1,0 +1,1 @@
+"""The rows of `TEMPLATES`, one module per kind of format."""

@@ -1,0 +1,217 @@
+"""What every template does: rows to ids and labels, with one rule for what is supervised.
+
+A conversation is laid out as parts that are shown to the model and parts that it must say. A reply is supervised, and
+so is its end: where a shown part follows, its first labels are the end of the turn, whatever the text shows there;
+where nothing follows, the end is added.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from swift.errors import ConfigError, DataError
+from swift.log import get_logger
+from swift.templates import stop
+from swift.templates.collate import data_collator
+from swift.templates.conversation import Message, read_messages
+from swift.templates.tokens import added_texts, any_of, safe_decode, special_texts, tokenise
+
+logger = get_logger()
+MASKED = -100
+Strategy = Literal["delete", "truncation_left"]
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(slots=True)
+class Shown:
+    """Ids that the model reads."""
+
+    ids: list[int]
+
+
+@dataclass(slots=True)
+class Said:
+    """Ids that the model must write."""
+
+    ids: list[int]
+
+
+Inputs = tuple[list[int], list[int]]
+
+
+class Template(ABC):
+    """Turns rows into ids and labels, and says where a reply ends.
+
+    Args:
+        name: of the registry row, or "auto".
+        tokenizer: of the model.
+        end_text: the text that ends a reply.
+        end_ids: its ids: supervised after every reply.
+        marks: texts that structure a conversation, besides the tokenizer's special tokens.
+        stop_texts: further texts where inference stops.
+        default_system: the system text of a row that says none; None is no text.
+        max_length: in tokens; None is no limit.
+        truncation_strategy: a longer row is dropped ("delete") or loses its beginning ("truncation_left").
+        generation: plain completion instead of a conversation.
+
+    Attributes:
+        stop_ids: ids that end a reply, for `eos_token_id`.
+        stop_words: texts that end a reply where no single id does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        end_text: str,
+        end_ids: list[int],
+        marks: Iterable[str] = (),
+        stop_texts: Iterable[str] = (),
+        default_system: str | None = None,
+        max_length: int | None = None,
+        truncation_strategy: Strategy = "delete",
+        generation: bool = False,
+    ) -> None:
+        if truncation_strategy not in ("delete", "truncation_left"):
+            raise ConfigError(
+                "CONFIG-02",
+                f"--truncation_strategy {truncation_strategy} is not known",
+                fix="--truncation_strategy delete|truncation_left",
+            )
+        self.name, self.tokenizer, self.generation = name, tokenizer, generation
+        self.end_text, self.end_ids = end_text, end_ids
+        self.default_system, self.max_length = default_system, max_length
+        self.truncation_strategy = truncation_strategy
+        added = added_texts(tokenizer)
+        found = any_of(added)
+        frame = {mark for text in (end_text, *marks) for mark in (found.findall(text) if found else ())}
+        self._not_for_users = any_of(special_texts(tokenizer) | frame)
+        eos = [str(tokenizer.eos_token)] if tokenizer.eos_token is not None else []
+        self._not_for_replies = None if generation else any_of([*(found.findall(end_text) if found else ()), *eos])
+        self.stop_ids, self.stop_words = stop.stops(tokenizer, end_text, end_ids, stop_texts)
+
+    @abstractmethod
+    def _encode(self, conversations: Sequence[list[Message]]) -> list[Inputs | DataError]:
+        """Ids and labels of each conversation, in one tokenizer call; or why it does not fit this template."""
+
+    def encode(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The row as `{"input_ids", "labels"}` and what else the tokenizer needs to decode (nothing so far).
+
+        Args:
+            row: `{query, response, history, system}` or `{messages}`. Without a last reply `labels` is None and the
+                ids end where the reply begins.
+
+        Returns:
+            `({}, {})` for a row that is too long and to be dropped.
+
+        Raises:
+            DataError: the row does not fit the template.
+        """
+        return self.encode_batch([row])[0], {}
+
+    def encode_batch(
+        self, rows: Sequence[Mapping[str, Any]], errors: list[tuple[int, DataError]] | None = None
+    ) -> list[dict[str, Any]]:
+        """Many rows at once, each exactly as `encode` gives it, with one tokenizer call.
+
+        Args:
+            rows: as for `encode`.
+            errors: where given, a row that does not fit gives `{}` and adds (its index, why) here.
+
+        Raises:
+            DataError: a row does not fit and `errors` is not given.
+        """
+        conversations = attempt(read_messages, rows)
+        good = [c for c in conversations if not isinstance(c, DataError)]
+        encoded = iter(self._encode(good))
+        results: list[dict[str, Any]] = []
+        for k, conversation in enumerate(conversations):
+            result = conversation if isinstance(conversation, DataError) else next(encoded)
+            if isinstance(result, DataError):
+                if errors is None:
+                    raise result
+                errors.append((k, result))
+                results.append({})
+            else:
+                results.append(self._fit(*result, conversation[-1]["role"] == "assistant"))
+        return results
+
+    def _fit(self, ids: list[int], labels: list[int], supervised: bool) -> dict[str, Any]:
+        if self.max_length is not None and len(ids) > self.max_length:
+            if self.truncation_strategy == "delete":
+                return {}
+            ids, labels = ids[-self.max_length :], labels[-self.max_length :]
+        return {"input_ids": ids, "labels": labels if supervised else None}
+
+    def lay(self, parts: Iterable[Shown | Said]) -> Inputs:
+        """Ids and labels of the parts in order: the one place where labels are made.
+
+        Raises:
+            DataError: less is shown between two replies than the end of a turn takes.
+        """
+        ids: list[int] = []
+        labels: list[int] = []
+        owed: list[int] = []
+        for part in parts:
+            if isinstance(part, Said):
+                if owed:
+                    raise DataError("DATA-06", f"template {self.name!r} shows nothing between two replies")
+                labels += part.ids
+                owed = self.end_ids
+            elif part.ids:
+                if len(part.ids) < len(owed):
+                    raise DataError("DATA-06", f"template {self.name!r} has no room for the end of a turn")
+                labels += owed
+                labels += [MASKED] * (len(part.ids) - len(owed))
+                owed = []
+            ids += part.ids
+        return ids + owed, labels + owed
+
+    def describe_end(self) -> str:
+        """The line that is printed at the start: what ends a turn."""
+        ids = ", ".join(map(str, self.end_ids))
+        noun = "id" if len(self.end_ids) == 1 else "ids"
+        return f"end of turn: {self.end_text!r} ({noun} {ids}), supervised, and where inference stops"
+
+    def example(self, row: Mapping[str, Any]) -> str:
+        """A row as the model meets it: all of its text, then with what is not supervised masked."""
+        inputs, _ = self.encode(row)
+        if not inputs:
+            return f"[TOO LONG] more than {self.max_length} tokens"
+        shown = f"[INPUT] {safe_decode(self.tokenizer, inputs['input_ids'])}"
+        if inputs["labels"] is None:
+            return shown
+        return f"{shown}\n[LABELS] {safe_decode(self.tokenizer, inputs['labels'])}"
+
+    def data_collator(self, batch: Sequence[Mapping[str, Any]], padding_to: int | None = None) -> dict[str, Any]:
+        """A right-padded batch; see `collate.data_collator`."""
+        return data_collator(batch, self.tokenizer, padding_to)
+
+    def get_generate_ids(self, generate_ids: Any, token_len: int) -> list[int]:
+        """The ids of the first sequence after its prompt of `token_len` tokens."""
+        return stop.get_generate_ids(generate_ids, token_len)
+
+    def generate_ids_to_response(self, generate_ids: Sequence[int], is_finished: bool = True, **kwargs: Any) -> str:
+        """The text of a reply without its end; see `stop.generate_ids_to_response`."""
+        return stop.generate_ids_to_response(self, generate_ids, is_finished, **kwargs)
+
+    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        return tokenise(self.tokenizer, texts)
+
+
+def attempt(function: Callable[[T], U], arguments: Iterable[T]) -> list[U | DataError]:
+    """What `function` gives for each argument, or the error that it raises."""
+    results: list[U | DataError] = []
+    for argument in arguments:
+        try:
+            results.append(function(argument))
+        except DataError as error:
+            results.append(error)
+    return results

@@ -1,0 +1,89 @@
+"""Text to ids: many texts in one call, with text from users kept from turning into special tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from swift.errors import DataError
+
+
+def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of every text, without special tokens of the tokenizer's own; equal texts are tokenised once."""
+    unique = list(dict.fromkeys(text for text in texts if text))
+    if not unique:
+        return [[] for _ in texts]
+    try:
+        ids = dict(zip(unique, _encode(tokenizer, unique), strict=True))
+    except UnicodeEncodeError as error:
+        raise DataError("DATA-03", f"half a surrogate pair in {str(error.object)[:40]!a}", why=str(error)) from error
+    return [ids[text] if text else [] for text in texts]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    backend = _plain_backend(tokenizer)
+    if backend is None:
+        return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """The Rust tokenizer, twice as fast when asked directly, if it would give what the Python one gives."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return None
+    if type(tokenizer)._encode_plus is not PreTrainedTokenizerFast._encode_plus:
+        return None
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None or backend.padding is not None or backend.encode_special_tokens:
+        return None
+    return backend
+
+
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """The texts that the tokenizer reads as special tokens."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return added | set(tokenizer.all_special_tokens)
+
+
+def added_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """The texts that the tokenizer reads as one token wherever they stand, special or not."""
+    return {str(token) for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens)
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
+    """What finds any of these texts, the longest first; None without texts."""
+    longest_first = sorted((text for text in set(texts) if text), key=lambda text: (-len(text), text))
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
+def cuts(text: str, forbidden: re.Pattern[str] | None) -> list[int]:
+    """Where to cut `text` so that no part has a forbidden text: one character into each one found."""
+    found: list[int] = []
+    while forbidden and (match := forbidden.search(text, found[-1] if found else 0)):
+        if len(match[0]) == 1:
+            return found
+        found.append(match.start() + 1)
+    return found
+
+
+def split(text: str, at: Sequence[int]) -> list[str]:
+    """The parts of `text` between the positions `at`, which ascend."""
+    edges = [0, *at, len(text)]
+    return [text[start:end] for start, end in pairwise(edges)]
+
+
+def safe_decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], **kwargs: object) -> str:
+    """The text of ids or labels; a run of n equal negative ids shows as `[-100 * n]`."""
+    text, start = "", 0
+    while start < len(ids):
+        end = start + 1
+        masked = ids[start] < 0
+        while end < len(ids) and (ids[end] == ids[start] if masked else ids[end] >= 0):
+            end += 1
+        text += f"[{ids[start]} * {end - start}]" if masked else str(tokenizer.decode(list(ids[start:end]), **kwargs))
+        start = end
+    return text
