@@ -59,11 +59,7 @@ def run_swift(command: str) -> int:
 
 def run_here(argv: list[str]) -> int:
     """The command line in this process; its exit code."""
-    try:
-        main(argv)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0
+    return main(argv)
 
 
 def run_python(code: str, name: str) -> dict[str, object]:

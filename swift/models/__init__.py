@@ -22,6 +22,7 @@ class ModelRecord:
         template: name of its chat template, "auto" for the tokenizer's own.
         ms: id on ModelScope, None when it is not there.
         hf: id on Hugging Face, None when it is not there.
+        path: its directory, for a model that is on this disk and needs no hub.
         targets: names of the modules that LoRA adapts by default.
         arch: the class named in its config.json.
         dtype: bf16, fp16 or fp32 when it only runs so, else None.
@@ -33,6 +34,7 @@ class ModelRecord:
     template: str
     ms: str | None = None
     hf: str | None = None
+    path: str | None = None
     targets: tuple[str, ...] = ()
     arch: str = ""
     dtype: str | None = None

@@ -16,6 +16,7 @@ from swift.models.remote_code import check_remote_code
 from swift.registry import unknown
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 QUANT_PACKAGES = {"gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",), "bitsandbytes": ("bitsandbytes",)}
 
 
@@ -55,6 +56,11 @@ class ModelSource:
         row = find_by_arch(self.arch)
         return row.targets if row else ()
 
+    @property
+    def weight_bytes(self) -> int:
+        """How much disk its weight files take; 0 when they are not downloaded yet."""
+        return sum(path.stat().st_size for pattern in WEIGHTS for path in self.path.glob(pattern))
+
 
 def find_model(
     model_type: str | None,
@@ -83,7 +89,7 @@ def find_model(
         MissingPackageError: its quantisation needs a package that is not installed.
     """
     record = MODELS[model_type] if model_type else None
-    local = _local(model_id_or_path)
+    local = _local(model_id_or_path or (record.path if record else None))
     if local is not None:
         found = ModelSource(record.name if record else local.name, record, local, {})
     else:
