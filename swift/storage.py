@@ -210,6 +210,16 @@ def verify(directory: Path | str, *, fast: bool = False) -> list[str]:
     return [f"{name} {fault}" for name, entry in files.items() if (fault := _fault(directory / name, entry, fast))]
 
 
+def rewrite(directory: Path | str, name: str, data: bytes) -> None:
+    """Write one file of a directory; if the directory is committed, its manifest is made to say so."""
+    directory = Path(directory)
+    write_bytes(directory / name, data)
+    if (directory / MANIFEST).is_file():
+        body = read_manifest(directory)
+        body["files"][name] = _entry(directory / name)
+        write_bytes(directory / MANIFEST, _sealed(body))
+
+
 def size_bytes(directory: Path | str) -> int:
     """How much the files of a committed directory take, from its manifest."""
     return sum(int(entry["bytes"]) for entry in read_manifest(directory)["files"].values())

@@ -25,9 +25,8 @@ class GenerationOptions:
         1, group="Generation", minimum=1, help="Width of beam search; 1 is none, and more cannot stream."
     )
     stop_words: list[str] = option([], group="Generation", help="Texts that end an answer, besides the template's own.")
-    overwrite_generation_config: bool | None = option(
-        None,
+    overwrite_generation_config: bool = option(
+        False,
         group="Generation",
-        help="Write these settings into the checkpoint's generation_config.json.",
-        none="only with --ckpt_dir",
+        help="Write these settings into the generation_config.json of the checkpoint, or of the model without one.",
     )

@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from swift.models.load import get_max_model_len
 from swift.templates.encoding import Template
 
 DEFAULT_NEW_TOKENS = 2048
-LENGTH_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")
 
 
 def prepare_generation_config(
@@ -38,8 +38,7 @@ def prepare_generation_config(
 
 def max_model_length(model: Any) -> int | None:
     """How many tokens the model can attend to, from its configuration; None when that does not say."""
-    config = model.config.to_dict()
-    return next((config[key] for key in LENGTH_KEYS if isinstance(config.get(key), int)), None)
+    return get_max_model_len(model.config.to_dict())
 
 
 def _new_tokens(config: GenerationConfig, num_prompt_tokens: int, limit: int | None) -> int:

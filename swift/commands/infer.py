@@ -1,0 +1,197 @@
+"""`swift infer`: answer one question, a data set, or whoever types. `infer_main` reads in the order of events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import GenerationConfig, set_seed
+
+from swift import storage
+from swift.arguments.infer import InferArguments
+from swift.arguments.reading import read_arguments
+from swift.commands.chat import LINE, Chat, Growing, say
+from swift.commands.merge import merge_lora
+from swift.commands.prepare import find_decided, load_tuned_model
+from swift.datasets.convert import Conversation
+from swift.datasets.load import load_datasets
+from swift.decide import tidy
+from swift.errors import ConfigError
+from swift.inference.generate import generate_batch, inference, inference_stream
+from swift.inference.prompt import History
+from swift.inference.results import Results, open_results
+from swift.inference.settings import prepare_generation_config
+from swift.log import get_logger
+from swift.models.load import load_tokenizer
+from swift.templates.template import Template, get_template
+
+logger = get_logger()
+SECONDS_BETWEEN_NOTES = 10.0
+VERBOSE_ROWS = 100
+
+
+def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -> dict[str, Any]:
+    """Answer what the options say: `--query`, the rows of a data set, or whoever types.
+
+    Args:
+        said: an `InferArguments`, a list of command-line words (`["x.json"]` too), or None for `sys.argv`.
+        options: single options by name, over `said`.
+
+    Returns:
+        `result`: a dict of system, query, response and history (the one before) for each answer, with label where the
+        data set has one; then also `metrics`: rouge-1, rouge-2, rouge-l, bleu-4 and exact, in percent.
+    """
+    said = tidy(read_arguments(InferArguments, said, **options))
+    if said.query is not None and (said.dataset or said.val_dataset):
+        raise ConfigError("CONFIG-02", "--query and --dataset exclude each other", fix="drop one of the two")
+    asked = said
+    if said.merge_lora:
+        asked = replace(said, ckpt_dir=merge_lora(said), merge_lora=False)
+    args, source = find_decided(asked)
+    tokenizer = load_tokenizer(source)
+    max_length = None if args.max_length < 0 else args.max_length
+    template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
+    logger.info(template.describe_end())
+    rows = read_rows(args, template, inherited=not (said.dataset or said.val_dataset)) if answers_data(args) else []
+    home = Path(args.ckpt_dir or source.path)
+    results = Results(open_results(args.result_dir, home) if args.save_result else None, args.system)
+
+    model = load_tuned_model(args, source)
+    if args.overwrite_generation_config:
+        settings = prepare_generation_config(model, template, generation_config(args))
+        storage.rewrite(home, "generation_config.json", settings.to_json_string().encode())
+    set_seed(args.seed)
+    if args.query is not None:
+        answer_query(args, model, template, results)
+    elif answers_data(args):
+        answer_rows(args, model, template, rows, results)
+    else:
+        chat(args, model, template, results)
+    return results.report()
+
+
+def answers_data(args: InferArguments) -> bool:
+    """Whether decided options mean a data set, rather than one question or a person."""
+    return args.query is None and not args.eval_human
+
+
+def read_rows(args: InferArguments, template: Template, *, inherited: bool) -> list[Conversation]:
+    """The rows to answer, each one checked against the template.
+
+    Data sets that are said are answered whole, or the share `dataset_test_ratio` of them when that is said too. Of
+    those `inherited` from a checkpoint it is what training did not see. Of many rows, `show_dataset_sample` are drawn
+    with the seed and kept in order.
+    """
+    share = args.dataset_test_ratio
+    if not inherited and share == InferArguments().dataset_test_ratio:
+        share = 1.0
+    loaded = load_datasets(
+        () if args.val_dataset else args.dataset,
+        val_specs=args.val_dataset,
+        test_ratio=share or 1.0,
+        seed=args.dataset_seed,
+        columns=args.columns,
+        model_name=args.model_name,
+        model_author=args.model_author,
+        max_bad_rows=args.max_bad_rows,
+        answers=inherited,
+    )
+    logger.info(loaded.ledger.summary())
+    rows, sample = loaded.val or [], args.show_dataset_sample
+    if 0 <= sample < len(rows):
+        logger.info(f"answering {sample} of {len(rows)} rows; --show_dataset_sample -1 answers all")
+        chosen = np.random.RandomState(args.dataset_seed).permutation(len(rows))[:sample]
+        rows = [rows[k] for k in sorted(chosen)]
+    for row in rows:
+        template.encode(without_label(row))
+    return rows
+
+
+def answer_query(args: InferArguments, model: Any, template: Template, results: Results) -> None:
+    """Answer `--query` on stdout."""
+    query, text = str(args.query), ""
+    for longer, _ in ask(args, model, template, query, [], None):
+        say(longer[len(text) :], end="")
+        text = longer
+    say("")
+    results.add(query, text, [])
+
+
+def chat(args: InferArguments, model: Any, template: Template, results: Results) -> None:
+    """Answer whoever types."""
+
+    def answer(query: str, history: History, system: str | None) -> Growing:
+        return ask(args, model, template, query, history, system)
+
+    Chat(answer, results.add, single_round=template.generation).run()
+
+
+def ask(
+    args: InferArguments, model: Any, template: Template, query: str, history: History, system: str | None
+) -> Growing:
+    """The answer as it grows, or whole and once without `--stream`."""
+    settings = {"generation_config": generation_config(args), "stop_words": args.stop_words}
+    if args.stream:
+        yield from inference_stream(model, template, query, history, system, **settings)
+    else:
+        yield inference(model, template, query, history, system, **settings)
+
+
+def answer_rows(
+    args: InferArguments, model: Any, template: Template, rows: Sequence[Conversation], results: Results
+) -> None:
+    """Answer the rows in batches; write, show and measure the answers."""
+    verbose = len(rows) <= VERBOSE_ROWS if args.verbose is None else args.verbose
+    asked = [without_label(row) for row in rows]
+    answers = generate_batch(
+        model, template, asked, generation_config(args), args.batch_size, stop_words=args.stop_words
+    )
+    started = noted = time.perf_counter()
+    tokens = 0
+    for number, answer in answers:
+        row = rows[number]
+        tokens += answer.num_generated_tokens
+        record = results.add_row(row["messages"], answer.text)
+        if answer.finish_reason == "too_long":
+            logger.warning(f"{row['where']}: not answered, its {answer.num_prompt_tokens or 'many'} tokens do not fit")
+        if verbose:
+            show_row(record)
+        elif time.perf_counter() - noted > SECONDS_BETWEEN_NOTES:
+            noted = time.perf_counter()
+            logger.info(f"answered {number + 1} of {len(rows)} rows, {tokens / (noted - started):.1f} tokens/s")
+    for name, value in results.metrics().items():
+        logger.info(f"{name}: {value:.2f}")
+
+
+def without_label(row: Conversation) -> dict[str, Any]:
+    """A row up to the answer that is asked for."""
+    messages = list(row["messages"])
+    while messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    return {**row, "messages": messages}
+
+
+def show_row(record: dict[str, Any]) -> None:
+    """One row on stdout: what was asked, answered and expected."""
+    if record["system"]:
+        say(f"[SYSTEM] {record['system']}")
+    say(f"[QUERY] {record['query']}\n[RESPONSE] {record['response']}")
+    if "label" in record:
+        say(f"[LABEL] {record['label']}")
+    say(LINE)
+
+
+def generation_config(args: InferArguments) -> GenerationConfig:
+    """The generation options for transformers."""
+    sampling = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p} if args.do_sample else {}
+    return GenerationConfig(
+        max_new_tokens=args.max_new_tokens,
+        do_sample=args.do_sample,
+        repetition_penalty=args.repetition_penalty,
+        num_beams=args.num_beams,
+        **sampling,
+    )
