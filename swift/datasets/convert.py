@@ -126,6 +126,8 @@ def convert_row(known: Format, row: Row, where: str, *, answers: bool = True) ->
 
 def at(where: str, error: DataError) -> DataError:
     """The same error, told with file and line."""
+    if error.what.startswith(f"{where}: "):
+        return error
     return DataError(error.code, f"{where}: {error.what}", why=error.why, fix=error.fix)
 
 

@@ -30,12 +30,13 @@ class Encoder(Protocol):
         """Longest row in tokens, None without a limit."""
         ...
 
-    def encode(self, row: Any, /) -> tuple[Inputs, Any]:
-        """One row as ({input_ids, labels}, more), ({}, {}) when it is too long."""
+    @property
+    def truncation_strategy(self) -> str:
+        """What happens to longer rows: "delete" or "truncation_left"."""
         ...
 
-    def encode_batch(self, rows: Any, /) -> Sequence[tuple[Inputs, Any]]:
-        """Many rows, exactly as `encode` gives each."""
+    def encode_batch(self, rows: Any, errors: list[tuple[int, DataError]], /) -> Sequence[Inputs]:
+        """Each row as {input_ids, labels}; {} for one that is too long, or refused, which `errors` then names."""
         ...
 
 
@@ -91,18 +92,24 @@ def encode(
     kept: dict[int, Tokens] = {}
     for start in range(0, len(different), batch_size):
         batch = different[start : start + batch_size]
-        for row, inputs in zip(batch, _encode_batch(batch, template), strict=True):
-            problem = inputs if isinstance(inputs, DataError) else _problem(inputs, template)
-            if problem is None:
+        errors: list[tuple[int, DataError]] = []
+        results = template.encode_batch(batch, errors)
+        refused = dict(errors)
+        for i, (row, inputs) in enumerate(zip(batch, results, strict=True)):
+            reason = BAD if i in refused else _problem(inputs, template)
+            if reason is None:
                 kept[id(row)] = _stored(inputs)
-            elif isinstance(problem, DataError):
-                ledger.withdraw(split, BAD, row["where"], copies[id(row)], at(row["where"], problem))
-            else:
-                ledger.withdraw(split, problem, row["where"], copies[id(row)])
+                continue
+            error = at(row["where"], refused[i]) if i in refused else None
+            ledger.withdraw(split, reason, row["where"], copies[id(row)], error)
     ledger.check_bad_rows()
     encoded = EncodedDataset([kept[id(row)] for row in rows if id(row) in kept])
     if not encoded:
         raise _nothing_left(split, ledger)
+    if template.truncation_strategy == "truncation_left":
+        for row in different:
+            if id(row) in kept and len(kept[id(row)].input_ids) == template.max_length:
+                ledger.cut.append(row["where"])
     logger.info(f"{split}: tokens per row {length_statistics(encoded.lengths)}")
     return encoded
 
@@ -111,21 +118,6 @@ def length_statistics(lengths: Sequence[int]) -> str:
     """Mean and standard deviation, smallest, largest and number, in one line."""
     mean, deviation = statistics.fmean(lengths), statistics.pstdev(lengths)
     return f"{mean:.1f}±{deviation:.1f}, min {min(lengths)}, max {max(lengths)}, size {len(lengths)}"
-
-
-def _encode_batch(rows: Sequence[Conversation], template: Encoder) -> list[Inputs | DataError]:
-    """The inputs of each row; after a refusal row by row, so that the row which is refused has a name."""
-    try:
-        return [inputs for inputs, _ in template.encode_batch(rows)]
-    except DataError:
-        return [_encode_row(row, template) for row in rows]
-
-
-def _encode_row(row: Conversation, template: Encoder) -> Inputs | DataError:
-    try:
-        return template.encode(row)[0]
-    except DataError as error:
-        return error
 
 
 def _problem(inputs: Inputs, template: Encoder) -> str | None:

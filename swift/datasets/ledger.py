@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from swift.errors import DataError
 from swift.log import get_logger
@@ -14,12 +14,6 @@ Part = Literal["train", "validation"]
 BAD = "bad row"
 NOT_SAMPLED = "not sampled"
 SHOWN = 5
-
-
-class Located(Protocol):
-    """A row that knows its file and line."""
-
-    def __getitem__(self, key: Literal["where"], /) -> str: ...
 
 
 @dataclass
@@ -40,6 +34,7 @@ class Ledger:
         parts: what training and validation got.
         dropped: the file and line of each row left out, by reason.
         bad_rows: what is wrong with each bad row.
+        cut: rows that are used and fill the maximal length, to which longer ones are cut.
     """
 
     max_bad_rows: int = 0
@@ -47,6 +42,7 @@ class Ledger:
     parts: dict[Part, Share] = field(default_factory=lambda: {"train": Share(), "validation": Share()})
     dropped: dict[str, list[str]] = field(default_factory=dict)
     bad_rows: list[DataError] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
     _excused: int = 0
 
     @property
@@ -79,7 +75,7 @@ class Ledger:
         self.bad_rows.append(error)
         self._excused += excused
 
-    def use(self, part: Part, examples: Sequence[Located]) -> None:
+    def use(self, part: Part, examples: Sequence[object]) -> None:
         """Enter the examples of one part; one row may be there several times, as the same object."""
         self.parts[part].rows += len({id(row) for row in examples})
         self.parts[part].examples += len(examples)
@@ -119,8 +115,10 @@ class Ledger:
         terms = [f"{train.rows:,} trained", f"{validation.rows:,} validation"]
         terms += [f"{len(rows):,} {reason}" for reason, rows in self.dropped.items()]
         again = sum(share.examples - share.rows for share in self.parts.values())
-        note = f" (and {again:,} drawn again)" if again else ""
-        return f"rows: {self.rows_read:,} read = {' + '.join(terms)}{note}"
+        notes = [f"{again:,} drawn again"] if again else []
+        notes += [f"{len(self.cut):,} cut to the maximal length"] if self.cut else []
+        more = f" ({', '.join(notes)})" if notes else ""
+        return f"rows: {self.rows_read:,} read = {' + '.join(terms)}{more}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as `data_report.json` holds it: dropped rows as lines by file."""
@@ -130,6 +128,7 @@ class Ledger:
             "dropped": {
                 reason: {"rows": len(places), "lines": _by_file(places)} for reason, places in self.dropped.items()
             },
+            "cut": _by_file(self.cut),
             "bad_rows": [error.what for error in self.bad_rows],
             "datasets": self.sources,
         }

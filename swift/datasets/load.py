@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from swift import hub
 from swift.datasets import DatasetRecord
 from swift.datasets.convert import Conversation, Format, convert_row, describe, detect, unused_columns
-from swift.datasets.ledger import NOT_SAMPLED, Ledger, Part
+from swift.datasets.ledger import Ledger
 from swift.datasets.read import Entry, Row, read_file
+from swift.datasets.sample import split
 from swift.datasets.spec import DatasetSpec, parse_spec
 from swift.errors import DataError, SwiftError, UsageError, raise_all
 from swift.log import get_logger
 
 logger = get_logger()
 HERE = Path(__file__).parent
+HIDDEN = "-"
 Names = str | Sequence[str | None] | None
 
 
@@ -83,10 +82,11 @@ def load_datasets(
     val: list[Conversation] = []
     ratio = 0.0 if held_out else test_ratio
     for spec, rows in zip(train_specs, train_sets, strict=True):
-        for part, chosen in zip((train, val), _split(rows, spec.sample, ratio, seed, ledger), strict=True):
-            part += chosen
+        trained, validated = split(rows, spec.sample, ratio, seed, ledger)
+        train += trained
+        val += validated
     for spec, rows in zip(held_out, val_sets, strict=True):
-        val += _split(rows, spec.sample, 1.0, seed, ledger)[1]
+        val += split(rows, spec.sample, 1.0, seed, ledger)[1]
     _check_left(train, val, train_specs, held_out, ratio, ledger)
     return Loaded(train, val or None, ledger)
 
@@ -172,26 +172,25 @@ def _entries(spec: DatasetSpec) -> Iterator[Entry]:
         yield from read_file(file)
     if record is None and spec.hub_id is None:
         return
-    from swift.hub import fetch_dataset
-
     hub_id, use_hf = _address(spec)
     for subset in spec.subsets or (record.subsets if record else ()) or (None,):
         for split in record.split if record else ("train",):
             name = "/".join(part for part in (hub_id, subset, split) if part)
-            for number, row in enumerate(fetch_dataset(hub_id, subset, split, use_hf), 1):
+            for number, row in enumerate(hub.fetch_dataset(hub_id, subset, split, use_hf), 1):
                 yield f"{name}:{number}", dict(row)
 
 
 def _address(spec: DatasetSpec) -> tuple[str, bool]:
     """The id to fetch, and from Hugging Face or not."""
-    use_hf = os.environ.get("USE_HF", "").lower() in {"1", "true", "yes"} if spec.use_hf is None else spec.use_hf
+    use_hf = hub.use_hf() if spec.use_hf is None else spec.use_hf
     if spec.record is None:
         assert spec.hub_id is not None
         return spec.hub_id, use_hf
     hub_id = spec.record.hf if use_hf else spec.record.ms
     if hub_id is None:
         here, other = ("Hugging Face", "MS") if use_hf else ("ModelScope", "HF")
-        raise UsageError("USAGE-02", f"{spec.record.name} is not on {here}", fix=f"--dataset {other}::{spec.text}")
+        bare = spec.text if spec.use_hf is None else spec.text[4:]
+        raise UsageError("USAGE-02", f"{spec.record.name} is not on {here}", fix=f"--dataset {other}::{bare}")
     return hub_id, use_hf
 
 
@@ -243,7 +242,9 @@ def _rename(row: Row, columns: Mapping[str, str]) -> Row:
         return row
     kept = {key: value for key, value in row.items() if key not in moved}
     for theirs, ours in moved.items():
-        if ours != "-" and kept.get(ours) is not None:
+        if ours == HIDDEN:
+            continue
+        if kept.get(ours) is not None:
             raise DataError("DATA-03", f'"{theirs}" cannot become "{ours}", which is there too')
         kept[ours] = row[theirs]
     return kept
@@ -262,43 +263,6 @@ def _announce(source: str, found: int, known: Format, good: Sequence[Conversatio
     if unused:
         more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
         logger.info(f"  columns not used: {', '.join(unused[:10])}{more}")
-
-
-def _split(
-    rows: list[Conversation], sample: int | None, ratio: float, seed: int, ledger: Ledger
-) -> tuple[list[Conversation], list[Conversation]]:
-    """Train and validation rows of one data set, in a seeded order.
-
-    Validation is drawn first, so no row is in both; training rows are drawn again when `sample` exceeds them, and at
-    least one row is left to train on.
-    """
-    random = np.random.RandomState(seed)
-    order = [int(i) for i in random.permutation(len(rows))]
-    wanted = len(rows) if sample is None else sample
-    val_wanted = wanted if ratio == 1 else 0
-    if 0 < ratio < 1:
-        val_wanted = min(max(int(min(len(rows), wanted) * ratio), 1), wanted - 1, len(rows) - 1)
-    val_pool, train_pool = (order, []) if ratio == 1 else (order[:val_wanted], order[val_wanted:])
-    chosen: dict[Part, list[int]] = {
-        "train": _draw(train_pool, wanted - val_wanted if rows else 0, random),
-        "validation": _draw(val_pool, val_wanted, random),
-    }
-    used = {i for part in chosen.values() for i in part}
-    for i in range(len(rows)):
-        if i not in used:
-            ledger.drop(NOT_SAMPLED, rows[i]["where"])
-    parts = {part: [rows[i] for i in indices] for part, indices in chosen.items()}
-    for part, examples in parts.items():
-        ledger.use(part, examples)
-    return parts["train"], parts["validation"]
-
-
-def _draw(pool: list[int], count: int, random: np.random.RandomState) -> list[int]:
-    """The first `count` of the pool; all of it and more, drawn with replacement, when it is too small."""
-    if not pool:
-        return []
-    more = random.choice(pool, size=max(count - len(pool), 0), replace=True)
-    return pool[: max(count, 0)] + [int(i) for i in more]
 
 
 def _check_left(

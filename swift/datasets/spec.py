@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swift.datasets import DATASETS, DatasetRecord, find_by_hub_id
 from swift.datasets.read import READERS
-from swift.errors import NotFoundError, UsageError, UnknownNameError
+from swift.errors import NotFoundError, UnknownNameError, UsageError
 from swift.registry import unknown
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w][\w.-]*")

@@ -13,7 +13,7 @@ SQL = {"question": "instruction", "context": "input", "answer": "output"}
 
 def join_answer(row: dict[str, Any]) -> dict[str, Any]:
     """The reasoning of Blossom Math followed by its result."""
-    return {"query": row["input"], "response": f"{row['output']}\n\nAnswer: {row['answer']}"}
+    return {"query": row["input"], "response": row["output"] + "\n\nAnswer: " + row["answer"]}
 
 
 DATASETS.add(

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from swift.datasets.convert import Conversation
+from swift.datasets.encode import encode, length_statistics
+from swift.datasets.ledger import Ledger
+from swift.errors import DataError
+from swift.templates.template import get_template
+from tests.datasets.fake import END, FakeTemplate
+
+
+def talk(number: int, query: str = "q", response: str = "a") -> Conversation:
+    return {
+        "messages": [{"role": "user", "content": query}, {"role": "assistant", "content": response}],
+        "where": f"x.jsonl:{number}",
+    }
+
+
+def opened(rows: list[Conversation], max_bad_rows: int = 0, split: str = "train") -> Ledger:
+    ledger = Ledger(max_bad_rows)
+    ledger.read("x.jsonl", len({row["where"] for row in rows}), "messages")
+    ledger.use(split, rows)  # type: ignore[arg-type]
+    return ledger
+
+
+def test_rows_become_ids_and_labels_in_order() -> None:
+    rows = [talk(1, "hello", "you"), talk(2), talk(3, "more", "text")]
+    template = FakeTemplate()
+    encoded = encode(rows, template, opened(rows), batch_size=2)
+    assert encoded[1] == {"input_ids": [ord("q"), END, ord("a"), END], "labels": [-100, -100, ord("a"), END]}
+    assert [encoded[i] for i in range(3)] == template.encode_batch(rows, [])
+    assert encoded.lengths == [10, 4, 10]
+    assert len(encoded) == 3
+    assert template.calls == 3
+
+
+def test_a_row_drawn_again_is_encoded_once() -> None:
+    row, other = talk(1), talk(2, "b")
+    rows = [row, other, row, row]
+    encoded = encode(rows, FakeTemplate(), opened(rows))
+    assert encoded[0] == encoded[2] == encoded[3] != encoded[1]
+    assert encoded._examples[0] is encoded._examples[3]
+
+
+def test_what_cannot_be_learnt_is_counted() -> None:
+    long = talk(2, "q" * 50)
+    rows = [talk(1), long, long, talk(3, "q", "~")]
+    ledger = opened(rows)
+    encoded = encode(rows, FakeTemplate(max_length=20, silent="~"), ledger)
+    assert len(encoded) == 1
+    assert ledger.dropped == {"longer than 20 tokens": ["x.jsonl:2"], "no supervised token": ["x.jsonl:3"]}
+    assert ledger.balanced
+    assert (ledger.parts["train"].rows, ledger.parts["train"].examples) == (1, 1)
+
+
+def test_rows_that_are_cut_are_told_and_trained() -> None:
+    rows = [talk(1), talk(2, "q" * 50), talk(3, "q", "a" * 50)]
+    ledger = opened(rows)
+    encoded = encode(rows, FakeTemplate(max_length=20, truncation_strategy="truncation_left"), ledger)
+    assert encoded.lengths == [4, 20, 20]
+    assert ledger.cut == ["x.jsonl:2", "x.jsonl:3"]
+    assert ledger.summary().endswith("= 3 trained + 0 validation (2 cut to the maximal length)")
+
+
+def test_a_row_without_labels_is_nothing_to_learn() -> None:
+    class Silent(FakeTemplate):
+        def encode_batch(self, rows: Any, errors: Any) -> list[dict[str, Any]]:
+            return [{**inputs, "labels": None} for inputs in super().encode_batch(rows, errors)]
+
+    rows = [talk(1)]
+    with pytest.raises(DataError, match="1 no supervised token"):
+        encode(rows, Silent(), opened(rows))
+
+
+def test_a_row_that_the_template_refuses_has_a_name() -> None:
+    rows = [talk(1), talk(2, "!"), talk(3)]
+    with pytest.raises(DataError) as caught:
+        encode(rows, FakeTemplate(refuses="!"), opened(rows))
+    assert (caught.value.code, caught.value.what) == ("DATA-06", 'x.jsonl:2: "messages[0]" does not fit')
+    ledger = opened(rows, max_bad_rows=1)
+    assert len(encode(rows, FakeTemplate(refuses="!"), ledger)) == 2
+    assert ledger.dropped == {"bad row": ["x.jsonl:2"]}
+    assert ledger.balanced
+
+
+@pytest.mark.parametrize(("split", "purpose"), [("train", "train"), ("validation", "validate")])
+def test_nothing_left_is_refused_with_counts(split: str, purpose: str) -> None:
+    rows = [talk(1), talk(2)]
+    with pytest.raises(DataError) as caught:
+        encode(rows, FakeTemplate(max_length=2), opened(rows, split=split), split=split)  # type: ignore[arg-type]
+    error = caught.value
+    assert (error.code, error.exit_code) == ("DATA-05", 65)
+    assert f"to {purpose} on" in error.what
+    assert "2 longer than 2 tokens" in (error.why or "")
+    assert "--max_length" in (error.fix or "")
+    assert ("--dataset_test_ratio 0" in (error.fix or "")) == (split == "validation")
+
+
+def test_no_rows_at_all() -> None:
+    with pytest.raises(DataError, match="add rows"):
+        encode([], FakeTemplate(), Ledger())
+
+
+def test_length_statistics() -> None:
+    assert length_statistics([2, 4]) == "3.0±1.0, min 2, max 4, size 2"
+
+
+def test_the_real_template(tokenizer: Any) -> None:
+    template = get_template("qwen", tokenizer, max_length=60)
+    rows = [talk(1, "Who are you?", "A model."), talk(2, "long " * 60), talk(3, "你好", "你好。")]
+    ledger = opened(rows)
+    encoded = encode(rows, template, ledger)
+    assert [encoded[i] for i in range(2)] == [template.encode(rows[i])[0] for i in (0, 2)]
+    assert ledger.dropped == {"longer than 60 tokens": ["x.jsonl:2"]}
+    said = [label for label in encoded[0]["labels"] if label != -100]
+    assert tokenizer.decode(said) == "A model.<|im_end|>"
+    double: Any = {"messages": [{"role": "user", "content": "a"}] * 2, "where": "x.jsonl:9"}
+    with pytest.raises(DataError, match=r"x\.jsonl:9: message 1"):
+        encode([double], template, opened([double]))
