@@ -84,7 +84,7 @@ def read_rows(args: InferArguments, template: Template, *, inherited: bool) -> l
 
     Data sets that are said are answered whole, or the share `dataset_test_ratio` of them when that is said too. Of
     those `inherited` from a checkpoint it is what training did not see. Of many rows, `show_dataset_sample` are drawn
-    with the seed and kept in order.
+    with the seed; all are in the order of their files.
     """
     share = args.dataset_test_ratio
     if not inherited and share == InferArguments().dataset_test_ratio:
@@ -101,7 +101,7 @@ def read_rows(args: InferArguments, template: Template, *, inherited: bool) -> l
         answers=inherited,
     )
     logger.info(loaded.ledger.summary())
-    rows, sample = loaded.val or [], args.show_dataset_sample
+    rows, sample = in_file_order(loaded.val or []), args.show_dataset_sample
     if 0 <= sample < len(rows):
         logger.info(f"answering {sample} of {len(rows)} rows; --show_dataset_sample -1 answers all")
         chosen = np.random.RandomState(args.dataset_seed).permutation(len(rows))[:sample]
@@ -165,6 +165,14 @@ def answer_rows(
             logger.info(f"answered {number + 1} of {len(rows)} rows, {tokens / (noted - started):.1f} tokens/s")
     for name, value in results.metrics().items():
         logger.info(f"{name}: {value:.2f}")
+
+
+def in_file_order(rows: Sequence[Conversation]) -> list[Conversation]:
+    """Rows as their files have them, which sampling and splitting changed: answers are then easy to match."""
+    places = [row["where"].rpartition(":") for row in rows]
+    files = {file: number for number, (file, _, _) in reversed(list(enumerate(places)))}
+    keys = [(files[file], int(line)) for file, _, line in places]
+    return [rows[k] for k in sorted(range(len(rows)), key=keys.__getitem__)]
 
 
 def without_label(row: Conversation) -> dict[str, Any]:
