@@ -25,10 +25,14 @@ from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
 from swift import launch
 from swift.errors import ConfigError
-from swift.launch import Launch
+from swift.launch import Failure, Launch
 from swift.log import get_logger
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
+AGENT_LOGGERS = (
+    "torch.distributed.elastic.agent.server.api",
+    "torch.distributed.elastic.multiprocessing.api",
+)
 logger = get_logger()
 
 
@@ -39,7 +43,8 @@ def run_workers(plan: Launch, command: Sequence[str]) -> int:
         ConfigError: there are fewer GPUs than processes, or the port is in use.
     """
     check_machine(plan)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in AGENT_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     directory = Path(tempfile.mkdtemp(prefix="swift-workers-"))
     config = launch_config(plan, directory)
     try:
@@ -53,7 +58,7 @@ def run_workers(plan: Launch, command: Sequence[str]) -> int:
         if launch.all_done(directory, plan.processes):
             return 0
         codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
-        return _explain(directory, codes, plan)
+        return _explain(launch.first_failure(directory, codes), plan)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return 0
@@ -113,14 +118,7 @@ def _surroundings(directory: Path, plan: Launch) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _explain(directory: Path, codes: dict[int, int], plan: Launch) -> int:
-    """Say which worker failed first and why; return its exit code."""
-    failure = launch.first_failure(directory, {rank: -code for rank, code in codes.items() if code < 0})
-    if failure is None:
-        rank, code = min(codes.items())
-        logger.error(f"error[RUN-02]: the process of rank {rank} exited with {code} and left no word")
-        return code
-    where = f" (rank {failure.rank} of {plan.nodes * plan.processes})"
+def _explain(failure: Failure, plan: Launch) -> int:
     first, newline, rest = failure.message.partition("\n")
-    logger.error(first + where + newline + rest)
+    logger.error(f"{first} (rank {failure.rank} of {plan.nodes * plan.processes}){newline}{rest}")
     return failure.exit_code

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TextIO
@@ -159,7 +159,7 @@ def check_needs(command: Command, args: Any) -> None:
     )
 
 
-def load(address: str) -> Callable[..., Any]:
+def load(address: str) -> Any:
     """What stands at "module:name"."""
     module, _, name = address.partition(":")
     return getattr(import_module(module), name)

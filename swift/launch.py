@@ -106,29 +106,43 @@ def all_done(directory: Path, processes: int) -> bool:
     return all((directory / f"{rank}.done").exists() for rank in range(processes))
 
 
-def first_failure(directory: Path, killed: Mapping[int, int]) -> Failure | None:
+def first_failure(directory: Path, codes: Mapping[int, int]) -> Failure:
     """The failure that explains the others.
 
-    When one worker fails the rest lose their connection, so an error with a known cause comes before a worker that
-    was killed, and that before errors nobody expected; among equals the earliest.
+    When one worker fails the rest lose their connection, and what is left is ended by SIGTERM. So an error with a
+    known cause comes first, then a worker that was killed, an unexpected error, a silent exit, and SIGTERM last; among
+    equals the earliest.
 
     Args:
         directory: where the workers leave their errors.
-        killed: rank -> number of the signal that ended it.
+        codes: rank -> exit code of those that failed, negative for the number of the signal that ended it.
     """
     found = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.failed")]
-    found.sort(key=lambda failure: failure.time)
-    known = [failure for failure in found if failure.exit_code != InternalError.exit_code]
-    signals = [_killed(rank, number) for rank, number in sorted(killed.items())]
-    return next(iter([*known, *signals, *found]), None)
+    told = {failure.rank for failure in found}
+    silent = [_silent(rank, code) for rank, code in sorted(codes.items()) if rank not in told]
+    return min([*found, *silent], key=lambda failure: (_precedence(failure), failure.time))
 
 
-def _killed(rank: int, number: int) -> Failure:
-    name = signal.Signals(number).name
-    why = "most often the machine is out of memory" if number == signal.SIGKILL else None
-    fix = "a smaller --batch_size or --max_length, or fewer processes" if why else None
-    error = InternalError("RUN-02", f"the process of rank {rank} was ended by {name}", why=why, fix=fix)
-    return Failure(rank, str(error), 128 + number, 0)
+def _precedence(failure: Failure) -> int:
+    if failure.exit_code == 128 + signal.SIGTERM:
+        return 4
+    if failure.time == 0:
+        return 1 if failure.exit_code > 128 else 3
+    return 2 if failure.exit_code == InternalError.exit_code else 0
+
+
+def _silent(rank: int, code: int) -> Failure:
+    """The failure of a worker that could not leave a word; its `time` is 0, unknown."""
+    if code >= 0:
+        return Failure(rank, str(InternalError("RUN-02", f"a process exited with {code}")), code, 0)
+    killed = -code == signal.SIGKILL
+    error = InternalError(
+        "RUN-02",
+        f"a process was ended by {signal.Signals(-code).name}",
+        why="most often the machine is out of memory" if killed else None,
+        fix="a smaller --batch_size or --max_length, or fewer processes" if killed else None,
+    )
+    return Failure(rank, str(error), 128 - code, 0)
 
 
 def follow_parent() -> None:

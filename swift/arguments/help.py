@@ -54,7 +54,7 @@ def command_help(name: str, cls: type, about: str) -> str:
 def overview(commands: Mapping[str, str], version: str) -> str:
     """The help of `swift` itself: its commands, one line each, and how to begin."""
     lines = [
-        f"swift {version}: fine-tune large language models, talk to them, merge what they learnt.",
+        *_wrap(f"swift {version}: fine-tune large language models, talk to them, merge what they learnt."),
         "",
         "usage: swift COMMAND [run.yaml] [--option value ...]",
         "",

@@ -24,7 +24,8 @@ from swift.log import get_logger
 
 A = TypeVar("A")
 
-OPTION = re.compile(r"--([A-Za-z][\w-]*)(=?)(.*)", re.DOTALL)
+OPTION = re.compile(r"--([A-Za-z][\w-]*)(?:(=)(.*))?", re.DOTALL)
+SHORT = re.compile(r"-[A-Za-z][\w-]*(=.*)?", re.DOTALL)  # `-lora_rank`: a slip, or another program's option
 CONFIG = re.compile(r".+\.(json|ya?ml)", re.IGNORECASE)
 
 
@@ -95,13 +96,14 @@ def split_words(
     while words:
         word = words.pop(0)
         match = OPTION.fullmatch(word)
-        if not match:
-            errors.append(UsageError("USAGE-01", f"{word!r} belongs to no option", fix="options begin with `--`"))
-            continue
-        typed, equals, value = match.groups()
+        typed, equals, value = match.groups() if match else ("", None, None)
         values = [value] if equals else []
-        while not equals and words and not OPTION.fullmatch(words[0]):
+        while not equals and words and not OPTION.fullmatch(words[0]) and not SHORT.fullmatch(words[0]):
             values.append(words.pop(0))
+        if not match:
+            stray = " ".join([word, *values])
+            errors.append(UsageError("USAGE-01", f"{stray!r} belongs to no option", fix="options begin with `--`"))
+            continue
         if _plain(typed) != "config" or "config" in known:
             said.append(Said(_plain(typed), values, "", typed))
         elif values:

@@ -66,7 +66,7 @@ def _means_none(given: Any, info: OptionInfo) -> bool:
         return False
     if not isinstance(given, list):
         return resolve(given) is None
-    return word == "None" or (info.optional and info.kind is not str and str(word).lower() in ("none", "null"))
+    return info.optional and (word == "None" or (info.kind is not str and str(word).lower() in ("none", "null")))
 
 
 def _only(given: Any, info: OptionInfo, said: Said) -> Any:
@@ -162,7 +162,7 @@ def _example(info: OptionInfo) -> str:
     if info.kind is bool:
         return f"--{info.name} true or --{info.name} false"
     if info.kind is int:
-        return f"--{info.name} {default if default is not None and default > 0 else 10}"
+        return f"--{info.name} {default if isinstance(default, int) and default > 0 else 10}"
     if info.kind is float:
         return f"--{info.name} {default or 0.1}"
     return f"--{info.name} {default if isinstance(default, str) and default else '<text>'}"
