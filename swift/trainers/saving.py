@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from swift import checkpoint, storage
+from swift import storage
 from swift.arguments.fields import to_json
 from swift.arguments.sft import SftArguments
 from swift.errors import DataError
-from swift.tuners import SwiftModel
+from swift.tuners import files
+from swift.tuners.groups import param_groups
+from swift.tuners.lora import LoraConfig
+from swift.tuners.model import SwiftModel
 
 CONFIGURATION = "configuration.json"
 ADAPTER_OPTIONS = (
@@ -34,9 +36,17 @@ ADAPTER_OPTIONS = (
 
 def base_of(model: nn.Module) -> nn.Module:
     """The model under its tuners."""
-    if isinstance(model, PeftModel):
-        return model.get_base_model()
-    return model.model if isinstance(model, SwiftModel) else model
+    return model.get_base_model() if isinstance(model, (PeftModel, SwiftModel)) else model
+
+
+def tuner_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]] | None:
+    """The optimiser's parameter groups that the model's tuners ask for, None when they ask for nothing special."""
+    if isinstance(model, SwiftModel):
+        return model.create_optimizer_param_groups(lr=lr, weight_decay=weight_decay)
+    configs = model.peft_config if isinstance(model, PeftModel) else {}
+    if any(isinstance(config, LoraConfig) and config.lorap_lr_ratio is not None for config in configs.values()):
+        return param_groups(model, configs, lr=lr, weight_decay=weight_decay)
+    return None
 
 
 def write_weights(model: nn.Module, directory: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -48,7 +58,7 @@ def write_weights(model: nn.Module, directory: Path, state_dict: Mapping[str, Te
         state_dict: the weights where `model` does not hold them all, as when they are sharded; None where it does.
     """
     if isinstance(model, SwiftModel):
-        model.save_pretrained(str(directory), safe_serialization=True)
+        model.save_pretrained(directory, safe_serialization=True, state_dict=state_dict)
     elif isinstance(model, (PeftModel, PreTrainedModel)):
         model.save_pretrained(str(directory), state_dict=state_dict)
     else:
@@ -92,27 +102,30 @@ def _write_generation_config(base: PreTrainedModel, directory: Path, stop_ids: I
     storage.write_json(directory / "generation_config.json", config)
 
 
+def load_adapters(model: SwiftModel, directory: Path) -> None:
+    """Give a model's adapters the weights of a checkpoint.
+
+    Raises:
+        DataError: the names or shapes are not those of the model's adapters.
+    """
+    folders = [stored.folder for stored in files.find(directory).values()]
+    if (directory / files.EXTRA_STATES).is_dir():
+        folders.append(directory / files.EXTRA_STATES)
+    model.load_state_dict({name: tensor for folder in folders for name, tensor in files.read_tensors(folder).items()})
+
+
 def check_adapter_fits(model: PeftModel, directory: Path) -> None:
-    """Make sure that a checkpoint's adapter has exactly the tensors of the model's active one, in the same shapes.
+    """Make sure that a checkpoint has exactly the tensors of the model's active adapter, in the same shapes.
 
     Raises:
         DataError: it has not; up to five names are shown.
     """
-    weights = checkpoint.find_adapter_files(directory).get("default")
-    if weights is None or weights.suffix != ".safetensors":
-        raise DataError("CKPT-01", f"{directory} holds no adapter_model.safetensors")
-    wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
-    with safe_open(weights, framework="pt") as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if differing:
-        shown = ", ".join(differing[:5])
-        raise DataError(
-            "CKPT-02",
-            f"{directory} does not fit the model's adapter: {len(differing)} tensors differ, such as {shown}",
-            why="names or shapes are not those of this model with these tuner options",
-            fix="use the model and the tuner options that the checkpoint was trained with",
-        )
+    name = model.active_adapters[0]
+    stored = files.find(directory).get(name)
+    if stored is None:
+        raise DataError("CKPT-02", f"{directory} has no adapter {name!r}")
+    wanted = get_peft_model_state_dict(model, adapter_name=name)
+    files.check_fit(wanted, files.read_tensors(stored.folder), str(directory))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

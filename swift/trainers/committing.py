@@ -1,0 +1,216 @@
+"""Transformers' trainer with checkpoints that are whole or absent, and a resume that is exact or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import peft
+import torch
+import transformers
+from accelerate.utils import broadcast_object_list
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import TrainOutput, has_length
+
+from swift import checkpoint, storage
+from swift._version import __version__
+from swift.arguments.sft import SftArguments
+from swift.errors import ConfigError
+from swift.log import get_logger
+from swift.trainers import saving
+from swift.trainers.arguments import OwnTrainingArguments
+from swift.trainers.tally import Clock
+from swift.tuners.model import SwiftModel
+
+if TYPE_CHECKING:
+    from swift.templates.template import Template
+
+logger = get_logger()
+EXACT = ("world_size", "per_device_train_batch_size", "gradient_accumulation_steps", "rows", "seed")
+
+
+class CommittingTrainer(transformers.Trainer):
+    """Writes, keeps and reads checkpoints by the rules of `swift.checkpoint`."""
+
+    args: OwnTrainingArguments
+    sft_args: SftArguments | None = None
+    template: Template | None = None
+    clock: Clock
+    config_use_cache: bool | None = None
+
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train, from the start or on from a checkpoint.
+
+        Args:
+            resume_from_checkpoint: a checkpoint; "auto" or True for the newest whole one of the output directory.
+            trial: see transformers.
+            ignore_keys_for_eval: see transformers.
+
+        Raises:
+            DataError: the checkpoint is incomplete, damaged, or does not fit the model.
+            ConfigError: going on could not be exact, because the run differs from the checkpoint's.
+            InternalError: the loss or a gradient is not finite; nothing of it was saved.
+        """
+        found, step = None, 0
+        if self.is_world_process_zero():
+            storage.sweep(self.args.output_dir)
+            found = checkpoint.resolve(resume_from_checkpoint, self.args.output_dir)
+        found = self._from_main(found)
+        if found is not None:
+            self._check_same_run(found)
+            step = checkpoint.step_of(found) or 0
+            logger.info("going on from %s", found)
+        self.clock = Clock(step)
+        return super().train(str(found) if found else None, trial, ignore_keys_for_eval)
+
+    def _check_same_run(self, directory: Path) -> None:
+        then, now = storage.read_manifest(directory).get("run", {}), self._facts()["run"]
+        names = EXACT[:1] if self.args.ignore_data_skip else EXACT
+        differing = [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
+        if differing:
+            raise ConfigError(
+                "CONFIG-02",
+                f"going on from {directory} would not be exact: {'; '.join(differing)}",
+                fix="use the same values, or take its weights alone with --resume_only_model true",
+            )
+
+    def _facts(self) -> dict[str, Any]:
+        """What a checkpoint's manifest says about the run."""
+        args, base = self.args, saving.base_of(self.model)
+        return {
+            "step": self.state.global_step,
+            "run": {
+                "world_size": args.world_size,
+                "per_device_train_batch_size": args.per_device_train_batch_size,
+                "gradient_accumulation_steps": args.gradient_accumulation_steps,
+                "rows": len(self.train_dataset) if has_length(self.train_dataset) else None,
+                "seed": args.seed,
+                "model": base.name_or_path if isinstance(base, PreTrainedModel) else type(base).__name__,
+                "template": self.template.name if self.template is not None else None,
+            },
+            "versions": {
+                "swift": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "peft": peft.__version__,
+            },
+        }
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        target = model if model is not None else self.model
+        if isinstance(target, SwiftModel):
+            saving.load_adapters(target, Path(resume_from_checkpoint))
+            return
+        if isinstance(target, PeftModel):
+            saving.check_adapter_fits(target, Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if isinstance(self.model, SwiftModel):
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        else:
+            super()._load_best_model()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self.clock.pause():
+            self.store_flos()
+            final = checkpoint.directory_of(self.args.output_dir, self.state.global_step)
+            trained = ((name, tensor) for name, tensor in self.model.named_parameters() if tensor.requires_grad)
+            saved = checkpoint.committed(self.args.output_dir)
+            checkpoint.check_finite(trained, saved[-1] if saved else None)
+            self._note_best(final)
+            with self._stage(final) as stage:
+                self._write_checkpoint(stage)
+            if self.args.should_save:
+                checkpoint.rotate(self.args.output_dir, self.args.save_total_limit, [self.state.best_model_checkpoint])
+
+    def _write_checkpoint(self, stage: Path) -> None:
+        self.save_model(str(stage), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(stage))
+            self._save_scaler(str(stage))
+            self._save_rng_state(str(stage))
+        if self.args.should_save:
+            stateful = [
+                cb for cb in [*self.callback_handler.callbacks, self.control] if isinstance(cb, ExportableState)
+            ]
+            self.state.stateful_callbacks = stateful  # type: ignore[assignment]
+            self.state.__post_init__()
+            self.state.save_to_json(str(stage / "trainer_state.json"))
+
+    @contextmanager
+    def _stage(self, final: Path) -> Iterator[Path]:
+        """The directory in which all processes write a checkpoint; the main one commits it when all have."""
+        if self.is_world_process_zero():
+            with checkpoint.save(final, self._facts()) as stage:
+                yield self._from_main(stage)
+                self.accelerator.wait_for_everyone()
+        else:
+            yield self._from_main(None)
+            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+
+    def _from_main(self, value: Any) -> Any:
+        """What the main process has for `value`, in all of them."""
+        return broadcast_object_list([value])[0] if self.args.world_size > 1 else value
+
+    def _note_best(self, final: Path) -> None:
+        """Remember `final` as the best checkpoint when its step's evaluation beats that of the best one so far."""
+        best = self.state.best_model_checkpoint
+        new, old = self._metric_at(self.state.global_step), self._metric_at(checkpoint.step_of(best) if best else None)
+        if new is not None and (old is None or (new > old if self.args.greater_is_better else new < old)):
+            self.state.best_model_checkpoint = str(final)
+
+    def _metric_at(self, step: int | None) -> float | None:
+        key = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
+        values = [entry[key] for entry in self.state.log_history if entry.get("step") == step and key in entry]
+        return values[-1] if values else None
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        directory = Path(output_dir or self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        with _use_cache(model, self.config_use_cache):
+            saving.write_weights(model, directory, state_dict)
+        saving.write_side_files(
+            model,
+            directory,
+            sft_args=self.sft_args,
+            stop_ids=self.template.stop_ids if self.template is not None else (),
+            copied=self.args.additional_saved_files,
+        )
+        if self.processing_class is not None and not isinstance(model, (PeftModel, SwiftModel)):
+            self.processing_class.save_pretrained(str(directory))
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        # With a limit of 1 transformers deletes the newest checkpoint here when another is the best: we keep both.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+
+
+@contextmanager
+def _use_cache(model: nn.Module, value: bool | None) -> Iterator[None]:
+    """Save `model` with the cache setting it came with: training turns it off, which is nothing to keep."""
+    if value is None or not isinstance(model, PreTrainedModel):
+        yield
+        return
+    in_training, model.config.use_cache = model.config.use_cache, value
+    try:
+        yield
+    finally:
+        model.config.use_cache = in_training

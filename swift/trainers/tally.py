@@ -1,0 +1,73 @@
+"""What a run counts between two log lines: sums over tokens, and the time that training took."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from swift.trainers.loss import Sums
+
+GIB = 2**30
+
+
+class Tally:
+    """Running sums over batches, kept on the device so that adding to them waits for nothing."""
+
+    NAMES = ("loss", "tokens", "correct", "rows", "correct_rows", "inputs")
+
+    def __init__(self, device: torch.device) -> None:
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self.sums = torch.zeros(len(self.NAMES), dtype=wide, device=device)
+
+    def add(self, sums: Sums, inputs: Mapping[str, Any]) -> None:
+        """Add a batch: its sums, and how many tokens went into the model."""
+        mask = inputs.get("attention_mask")
+        count = mask.sum() if mask is not None else torch.tensor(inputs["input_ids"].numel())
+        new = [sums.loss.detach(), sums.tokens, sums.correct, sums.rows, sums.correct_rows, count]
+        self.sums += torch.stack([value.to(self.sums) for value in new])
+
+    @property
+    def loss(self) -> float:
+        """The summed loss of this process."""
+        return float(self.sums[0])
+
+    def reduced(self, accelerator: Accelerator) -> dict[str, float]:
+        """The sums over all processes, by name."""
+        sums = accelerator.reduce(self.sums, "sum") if accelerator.num_processes > 1 else self.sums
+        return dict(zip(self.NAMES, sums.tolist(), strict=True))
+
+
+class Clock:
+    """The seconds and steps since the last lap, without what was spent in pauses such as evaluation."""
+
+    def __init__(self, step: int = 0) -> None:
+        self.start, self.step, self.paused_seconds = time.monotonic(), step, 0.0
+
+    def lap(self, step: int) -> tuple[float, int]:
+        """Seconds and steps since the last lap; a new one begins."""
+        seconds, steps = time.monotonic() - self.start - self.paused_seconds, step - self.step
+        self.start, self.step, self.paused_seconds = time.monotonic(), step, 0.0
+        return max(seconds, 1e-9), steps
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave the block's time out."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.paused_seconds += time.monotonic() - start
+
+
+def memory_gib() -> float:
+    """The most memory in use so far, in GiB: of the GPUs, else of the process."""
+    if torch.cuda.is_available():
+        devices = range(torch.cuda.device_count())  # needs-cuda
+        return sum(torch.cuda.max_memory_reserved(device) for device in devices) / GIB  # needs-cuda
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
