@@ -7,6 +7,7 @@ only those that transformers reads are fetched, safetensors before older weights
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -117,9 +118,7 @@ def _snapshot(hub_id: str, revision: str | None, ignore: list[str]) -> Path:
     if use_hf():
         return Path(_from_hugging_face(hub_id, lambda: _hf_snapshot(hub_id, revision, ignore_patterns=ignore)))
     return Path(
-        _from_modelscope(
-            hub_id, lambda hub: hub.snapshot_download(hub_id, revision=revision, ignore_file_pattern=ignore)
-        )
+        _from_modelscope(hub_id, lambda hub: hub.snapshot_download(hub_id, revision=revision, ignore_patterns=ignore))
     )
 
 
@@ -146,7 +145,6 @@ def _from_hugging_face(hub_id: str, fetch: Callable[[], Any], hub: str = "Huggin
     """What `fetch` gives, the errors of Hugging Face's libraries said in ours."""
     import huggingface_hub.errors as hf
     from datasets.exceptions import DatasetsError
-    from httpx import HTTPError
 
     try:
         return fetch()
@@ -156,7 +154,7 @@ def _from_hugging_face(hub_id: str, fetch: Callable[[], Any], hub: str = "Huggin
         raise _not_found(hub_id, hub, error) from error
     except OSError as error:
         raise _disk_or_network(hub_id, hub, error) from error
-    except HTTPError as error:
+    except hf.HTTPError as error:  # of the httpx it was built with
         raise _no_answer(hub_id, hub, error) from error
     except (DatasetsError, RuntimeError) as error:
         raise DataError("DATA-01", f"{hub_id} cannot be read: {_line(error)}") from error
@@ -164,7 +162,7 @@ def _from_hugging_face(hub_id: str, fetch: Callable[[], Any], hub: str = "Huggin
 
 def _from_modelscope(hub_id: str, fetch: Callable[[Any], Any]) -> Any:
     """What `fetch` gives when handed the library, its errors said in ours."""
-    import modelscope.hub.snapshot_download as library
+    library = importlib.import_module("modelscope.hub.snapshot_download")  # its package has a function of that name
     from modelscope_hub.errors import CacheError, HubError, NotExistError
     from requests.exceptions import HTTPError
 

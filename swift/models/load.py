@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -103,7 +104,14 @@ def load_model(
         )
     except ImportError as error:
         raise MissingPackageError("PACKAGE-01", f"{source.path} cannot be loaded: {_line(error)}") from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except UnpicklingError as error:
+        raise DataError(
+            "MODEL-01",
+            f"{source.path}: its weights hold more than tensors",
+            why="reading them could run code",
+            fix="convert the weights to safetensors where you trust them",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, SafetensorError) as error:
         raise _unloadable(source.path, "model", error) from error
     _check_complete(source.path, report)
     _finish_model(model, source)
