@@ -1,0 +1,223 @@
+"""`Swift`: add tuners to a model, load them, merge them, convert them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+from torch import nn
+
+from swift import hub
+from swift.errors import ConfigError, UsageError
+from swift.registry import unknown
+from swift.tuners import files, peft_format, peft_layers
+from swift.tuners.files import Config, Stored
+from swift.tuners.model import SwiftModel
+
+Names = str | Sequence[str] | Mapping[str, str] | None
+
+
+class Swift:
+    """The library in six functions."""
+
+    @staticmethod
+    def prepare_model(
+        model: nn.Module,
+        config: Config | Mapping[str, Config],
+        *,
+        extra_state_keys: Sequence[str] = (),
+        inference_mode: bool = False,
+    ) -> SwiftModel | peft.PeftModel:
+        """The model with tuners, changed in place; everything else in it is frozen.
+
+        Args:
+            model: any module, or what this function returned before: its adapters stay.
+            config: one config, for an adapter called "default", or a dict of names and configs of any kinds.
+            extra_state_keys: regular expressions for the base's own tensors that train and are saved too.
+            inference_mode: nothing is to be trained.
+
+        Returns:
+            A PeftModel for a single PEFT config on a plain model, otherwise a SwiftModel.
+
+        Raises:
+            UnknownNameError: no module is named as a config's targets say; the nearest names are in the message.
+        """
+        bare = not isinstance(model, SwiftModel | peft.PeftModel)
+        if bare and isinstance(config, peft.PeftConfig) and not extra_state_keys:
+            own = peft_layers.own_copy(config, model, inference_mode or config.inference_mode)
+            return peft_layers.get_peft_model(model, own, "default")
+        tuned = model if isinstance(model, SwiftModel) else SwiftModel(model)
+        tuned.add_extra_state_keys(extra_state_keys)
+        for name, one in (config if isinstance(config, Mapping) else {"default": config}).items():
+            tuned.add_adapter(name, one, inference_mode=inference_mode)
+        return tuned
+
+    @staticmethod
+    def from_pretrained(
+        model: nn.Module,
+        model_id: str | Path,
+        adapter_name: Names = None,
+        revision: str | None = None,
+        *,
+        inference_mode: bool | None = None,
+        is_trainable: bool = False,
+    ) -> SwiftModel | peft.PeftModel:
+        """The model with the adapters of a checkpoint, ready to run, or to go on training.
+
+        Args:
+            model: the base, or a model that has adapters already.
+            model_id: a directory in our layout or in PEFT's, or the id of one on a hub.
+            adapter_name: which adapters: a name, several, or {stored name: name here}; None is all of them.
+            revision: of a hub id.
+            inference_mode: whether the adapters are frozen; None is the opposite of `is_trainable`.
+            is_trainable: whether they train.
+
+        Returns:
+            A PeftModel when all comes from PEFT's layout onto a plain model or a PeftModel, otherwise a SwiftModel.
+
+        Raises:
+            NotFoundError: there is no adapter.
+            UnknownNameError: there is none of that name.
+            DataError: it is damaged, or made for another model.
+        """
+        directory = _directory(model_id, revision)
+        frozen = not is_trainable if inference_mode is None else inference_mode
+        chosen = _choose(files.find(directory), adapter_name)
+        extra = directory / files.EXTRA_STATES
+        plain = not isinstance(model, SwiftModel) and not extra.is_dir()
+        if plain and all(stored.in_peft_layout for stored in chosen.values()):
+            tuned: Any = _load_peft_model(model, chosen, frozen)
+        else:
+            tuned = model if isinstance(model, SwiftModel) else SwiftModel(model)
+            for name, stored in chosen.items():
+                _add(tuned, name, stored, frozen)
+            if extra.is_dir() and adapter_name is None:
+                tuned.add_extra_state_keys(files.read_extra_keys(extra))
+                _load_extra_states(tuned, extra)
+        return tuned.eval() if frozen else tuned
+
+    @staticmethod
+    def merge(model: nn.Module) -> None:
+        """Add the active LoRA adapters to the weights; `unmerge` takes them out again."""
+        tuned = _tuned(model)
+        tuned.merge() if isinstance(tuned, SwiftModel) else tuned.merge_adapter()
+
+    @staticmethod
+    def unmerge(model: nn.Module) -> None:
+        """Take merged LoRA adapters out of the weights."""
+        tuned = _tuned(model)
+        tuned.unmerge() if isinstance(tuned, SwiftModel) else tuned.unmerge_adapter()
+
+    @staticmethod
+    def merge_and_unload(model: nn.Module, adapter_name: str | Sequence[str] | None = None) -> None:
+        """Add LoRA adapters to the weights for good, in place; `model.model` is then the merged base.
+
+        Args:
+            model: a SwiftModel or a PeftModel.
+            adapter_name: one adapter or several; None is all active ones.
+        """
+        tuned = _tuned(model)
+        if isinstance(tuned, SwiftModel):
+            tuned.merge_and_unload(adapter_name)
+        else:
+            names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+            tuned.merge_and_unload(adapter_names=names)
+
+    @staticmethod
+    def save_to_peft_format(ckpt_dir: str | Path, output_dir: str | Path) -> None:
+        """Rewrite a checkpoint of ours so that plain PEFT reads it. See `swift.tuners.peft_format`."""
+        peft_format.save_to_peft_format(Path(ckpt_dir), Path(output_dir))
+
+
+def _tuned(model: nn.Module) -> SwiftModel | peft.PeftModel:
+    if not isinstance(model, SwiftModel | peft.PeftModel):
+        raise UsageError("USAGE-02", f"{type(model).__name__} has no adapters", fix="Swift.prepare_model first")
+    return model
+
+
+def _directory(model_id: str | Path, revision: str | None) -> Path:
+    path = Path(model_id).expanduser()
+    if path.exists() or path.is_absolute() or str(model_id).startswith(".") or str(model_id).count("/") != 1:
+        return path
+    return Path(hub.fetch_model(str(model_id), revision))
+
+
+def _choose(stored: Mapping[str, Stored], names: Names) -> dict[str, Stored]:
+    """The adapters asked for, by the names that they get here."""
+    if names is None:
+        return dict(stored)
+    wanted = (
+        {names: names}
+        if isinstance(names, str)
+        else dict(names)
+        if isinstance(names, Mapping)
+        else {n: n for n in names}
+    )
+    for name in wanted:
+        if name not in stored:
+            raise unknown("adapter in this checkpoint", name, stored)
+    return {wanted[name]: stored[name] for name in stored if name in wanted}
+
+
+def _add(model: SwiftModel, name: str, stored: Stored, frozen: bool) -> None:
+    if name in model.adapters:
+        raise ConfigError(
+            "CONFIG-02", f"the model has an adapter {name!r} already", fix=f"adapter_name={{{stored.name!r}: 'other'}}"
+        )
+    tensors = files.read_tensors(stored.folder)
+    model.add_adapter(name, stored.config, inference_mode=frozen)
+    if stored.in_peft_layout:
+        with peft_layers.alone(model.base_model, name):
+            _load_peft_layout(model.base_model, name, stored, tensors, "base_model.model.")
+        return
+    renamed = {}
+    for pattern in model.owned(name).values():
+        for spelling in (pattern, pattern.replace(".modules_to_save.{}", "")):
+            if spelling.format(stored.name) in tensors:
+                renamed[pattern.format(name)] = tensors.pop(spelling.format(stored.name))
+                break
+    expected = model.state_dict(adapter_name=name)
+    files.check_fit(expected, {**renamed, **tensors}, str(stored.folder), _trained_on(stored))
+    model.load_state_dict(renamed, adapter_name=name)
+
+
+def _load_peft_model(model: nn.Module, chosen: Mapping[str, Stored], frozen: bool) -> peft.PeftModel:
+    tuned = model
+    for name, stored in chosen.items():
+        tensors = files.read_tensors(stored.folder)
+        if not isinstance(tuned, peft.PeftModel):
+            config = peft_layers.own_copy(stored.config, tuned, frozen)
+            tuned = peft_layers.get_peft_model(tuned, config, name)
+        elif name in tuned.peft_config:
+            raise ConfigError("CONFIG-02", f"the model has an adapter {name!r} already")
+        else:
+            tuned.add_adapter(name, peft_layers.own_copy(stored.config, tuned, frozen))
+        _load_peft_layout(tuned, name, stored, tensors, "")
+    assert isinstance(tuned, peft.PeftModel)
+    return tuned
+
+
+def _load_peft_layout(model: Any, name: str, stored: Stored, tensors: dict[str, Any], prefix: str) -> None:
+    own = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    expected = {prefix + key: tensor for key, tensor in own.items()}
+    whole = model.state_dict()
+    for key, tensor in tensors.items():  # PEFT may have saved whole embeddings beside the adapter
+        inside = key.removeprefix(prefix)
+        if key not in expected and "embed" in key and inside in whole and "lora_" not in key:
+            expected[key] = tensor
+    files.check_fit(expected, tensors, str(stored.folder), _trained_on(stored))
+    peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
+
+
+def _load_extra_states(model: SwiftModel, folder: Path) -> None:
+    tensors = files.read_tensors(folder)
+    state = model.base_model.state_dict()
+    files.check_fit({key: state[key] for key in model.extra_states(state)}, tensors, str(folder))
+    model.base_model.load_state_dict(tensors, strict=False)
+
+
+def _trained_on(stored: Stored) -> str | None:
+    base = vars(stored.config).get("base_model_name_or_path")
+    return f"it was trained on {base}" if base else None

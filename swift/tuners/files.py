@@ -1,0 +1,219 @@
+"""Adapters on disk: which ones a directory holds, their configs and tensors, and whether they fit a model.
+
+Two layouts are read. Ours has one folder per adapter, whose adapter_config.json says `swift_type`, with the adapter's
+name in the keys. PEFT's has the adapter `default` at the root and others in folders, with no names in the keys.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from swift import storage
+from swift.errors import DataError, NotFoundError, UsageError
+from swift.registry import unknown
+from swift.tuners.config import SwiftConfig, find_kind
+from swift.tuners.lora import EXTRAS, EXTRAS_FILE, LoraConfig, kind_of
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE, SAFE_WEIGHTS_FILE = "adapter_model.bin", "adapter_model.safetensors"
+DIRECTORY_FILE = "configuration.json"
+EXTRA_STATES = "extra_states"
+SHOWN = 5
+
+Config = SwiftConfig | peft.PeftConfig
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One adapter on disk."""
+
+    name: str
+    folder: Path
+    config: Config
+    in_peft_layout: bool
+
+
+def find(directory: Path) -> dict[str, Stored]:
+    """The adapters of a directory by name, in the order in which they were added to the model that was saved.
+
+    Raises:
+        UsageError: it is a file.
+        NotFoundError: it does not exist or holds no adapter.
+        DataError: a config cannot be read.
+    """
+    if directory.is_file():
+        raise UsageError("USAGE-02", f"{directory} is a file", fix="give the directory that holds it")
+    if not directory.is_dir():
+        raise NotFoundError("FOUND-01", f"{directory} does not exist")
+    children = [child for child in sorted(directory.iterdir()) if child.is_dir() and child.name != EXTRA_STATES]
+    folders = {child.name: child for child in children}
+    if (directory / CONFIG_FILE).is_file():
+        folders = {**folders, "default": directory}
+    found = {name: _stored(name, folder) for name, folder in folders.items() if (folder / CONFIG_FILE).is_file()}
+    if not found:
+        raise NotFoundError(
+            "FOUND-01", f"no adapter in {directory}", why=f"neither it nor a folder in it has {CONFIG_FILE}"
+        )
+    order = read_order(directory)
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def read_order(directory: Path) -> list[str]:
+    """The order of the adapters that configuration.json states; empty when it states none."""
+    file = directory / DIRECTORY_FILE
+    order = read_json(file).get("adapters", []) if file.is_file() else []
+    return order if isinstance(order, list) else []
+
+
+def write_order(directory: Path, names: list[str]) -> None:
+    """State the order of the adapters in configuration.json, leaving what else it says."""
+    file = directory / DIRECTORY_FILE
+    storage.write_json(file, {**(read_json(file) if file.is_file() else {}), "adapters": names})
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises DataError when there is none."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError("CKPT-01", f"{file} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError("CKPT-01", f"{file} is not a JSON object")
+    return values
+
+
+def read_config(folder: Path) -> tuple[Config, bool]:
+    """The config in a folder, and whether the folder has PEFT's layout.
+
+    Raises:
+        DataError: it is damaged, or of a kind that neither we nor PEFT have.
+    """
+    values = read_json(folder / CONFIG_FILE)
+    kind = values.get("swift_type")
+    if kind is None:
+        extras = read_json(folder / EXTRAS_FILE) if (folder / EXTRAS_FILE).is_file() else {}
+        return _peft_config(folder, values, extras), True
+    if "peft_type" in values:
+        extras = {key: value for key, value in values.items() if key in EXTRAS}
+        plain = {key: value for key, value in values.items() if key not in {"swift_type", *EXTRAS}}
+        return _peft_config(folder, plain, extras), False
+    try:
+        return find_kind(str(kind)).from_dict(values), False
+    except (DataError, UsageError) as error:
+        raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: {error.what}", why=error.why, fix=error.fix) from error
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Write adapter_config.json in our layout."""
+    values = config.to_dict()
+    if isinstance(config, peft.PeftConfig):
+        values |= {"swift_type": kind_of(config).value}
+    if isinstance(config, LoraConfig):
+        values |= config.extras
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
+    storage.write_text(folder / CONFIG_FILE, json.dumps(plain, indent=2, sort_keys=True))
+
+
+def write_extra_keys(folder: Path, keys: list[str]) -> None:
+    """Write which tensors of the base a folder of extra states holds, as regular expressions."""
+    storage.write_json(folder / CONFIG_FILE, {"extra_state_keys": keys})
+
+
+def read_extra_keys(folder: Path) -> list[str]:
+    """Which tensors of the base a folder of extra states holds. Raises DataError when it does not say."""
+    keys = read_json(folder / CONFIG_FILE).get("extra_state_keys")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise DataError("CKPT-01", f"{folder / CONFIG_FILE} has no list extra_state_keys")
+    return keys
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors in a folder, on the CPU. Nothing but tensors is ever read.
+
+    Raises:
+        NotFoundError: there is no file of weights.
+        DataError: it is damaged or holds something else.
+    """
+    safe, plain = folder / SAFE_WEIGHTS_FILE, folder / WEIGHTS_FILE
+    file = safe if safe.is_file() else plain
+    if not file.is_file():
+        raise NotFoundError("FOUND-01", f"{folder} has no {SAFE_WEIGHTS_FILE} or {WEIGHTS_FILE}")
+    try:
+        values = load_file(safe) if file == safe else torch.load(plain, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        why = "it is damaged, or holds more than tensors"
+        raise DataError(
+            "CKPT-01", f"{file} cannot be read", why=why, fix="copy it again from where it was made"
+        ) from error
+    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+        raise DataError("CKPT-01", f"{file} holds something else than named tensors")
+    return values
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], safe: bool) -> None:
+    """Write the tensors, as safetensors or with `torch.save`, and remove the other file if there is one."""
+    own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    if safe:
+        storage.write_bytes(folder / SAFE_WEIGHTS_FILE, save(own, metadata={"format": "pt"}))
+    else:
+        buffer = io.BytesIO()
+        torch.save(own, buffer)
+        storage.write_bytes(folder / WEIGHTS_FILE, buffer.getvalue())
+    (folder / (WEIGHTS_FILE if safe else SAFE_WEIGHTS_FILE)).unlink(missing_ok=True)
+
+
+def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str, why: str | None = None) -> None:
+    """See that exactly the `expected` tensors were `found`, in their shapes.
+
+    Args:
+        expected: key -> a tensor of the right shape.
+        found: what is to be loaded.
+        what: what the keys are of, for the message.
+        why: a line about it, such as the base that it was trained on.
+
+    Raises:
+        DataError: naming up to five keys of each fault.
+    """
+    faults = {
+        "missing": [key for key in expected if key not in found],
+        "not in the model": [key for key in found if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(tensor.shape)}, not {tuple(expected[key].shape)}"
+            for key, tensor in found.items()
+            if key in expected and tensor.shape != expected[key].shape
+        ],
+    }
+    said = [f"{len(keys)} {fault}: {', '.join(keys[:SHOWN])}" for fault, keys in faults.items() if keys]
+    if said:
+        fix = "load it onto the model that it was trained on"
+        raise DataError("CKPT-02", f"{what} does not fit the model; {'; '.join(said)}", why=why, fix=fix)
+
+
+def _stored(name: str, folder: Path) -> Stored:
+    config, in_peft_layout = read_config(folder)
+    return Stored(name, folder, config, in_peft_layout)
+
+
+def _peft_config(folder: Path, values: dict[str, Any], extras: dict[str, Any]) -> peft.PeftConfig:
+    kind = values.get("peft_type")
+    if kind not in list(peft.PeftType):
+        near = unknown("PEFT method", str(kind), [str(known.value) for known in peft.PeftType])
+        raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: {near.what}", fix=near.fix)
+    try:
+        config = peft.PeftConfig.from_peft_type(**values)
+        known = {key: value for key, value in extras.items() if key in EXTRAS}
+        return LoraConfig.of(config, **known) if type(config) is peft.LoraConfig else config
+    except (TypeError, ValueError, KeyError) as error:
+        raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: {error}") from error

@@ -1,0 +1,380 @@
+"""A model with any number of tuners of any kind: what is trained, saved, switched, moved away and merged."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+
+from swift.errors import ConfigError, UsageError
+from swift.log import get_logger
+from swift.registry import unknown
+from swift.tuners import files, peft_layers
+from swift.tuners.branch import Active
+from swift.tuners.config import SwiftConfig
+from swift.tuners.files import Config
+from swift.tuners.groups import param_groups
+from swift.tuners.lora import kind_of
+from swift.tuners.offload import Offloaded
+
+logger = get_logger()
+
+
+class BaseForward:
+    """`model.forward`: it calls the base model and shows the base model's signature, which trainers look at."""
+
+    def __get__(self, model: SwiftModel | None, owner: type | None = None) -> Any:
+        if model is None:
+            return self
+        base = model.base_model
+
+        @functools.wraps(base.forward)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return base(*args, **kwargs)
+
+        return forward
+
+
+class SwiftModel(nn.Module):
+    """A frozen base model with trainable adapters in it; attributes that it lacks are those of the base.
+
+    With the environment variable USE_UNIQUE_THREAD=0, read here, each thread has its own active adapters (for
+    inference: no merging and no gradient checkpointing then).
+
+    Args:
+        model: the base, which is changed in place; or a PeftModel, whose adapters are taken over.
+        extra_state_keys: regular expressions for whole names of base parameters and buffers that are saved with the
+            adapters; the parameters among them train.
+    """
+
+    forward: Any = BaseForward()
+    base_model: nn.Module
+
+    def __init__(self, model: nn.Module, extra_state_keys: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.adapters: dict[str, Config] = {}
+        self.extra_state_keys: list[str] = []
+        self._active = Active(per_thread=os.environ.get("USE_UNIQUE_THREAD", "1") == "0")
+        self._tuners: peft_layers.Tuners = {}
+        self._offloaded: dict[str, Offloaded] = {}
+        self._merged: tuple[str, ...] = ()
+        if isinstance(model, peft.PeftModel):
+            self._take_over(model)
+        else:
+            self.base_model = model
+            model.requires_grad_(False)
+        self.add_extra_state_keys(extra_state_keys)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_model":
+                raise
+            return getattr(self.base_model, name)
+
+    @property
+    def model(self) -> nn.Module:
+        """The base model."""
+        return self.base_model
+
+    def get_base_model(self) -> nn.Module:
+        """The base model, with the adapters in it."""
+        return self.base_model
+
+    # What is in the model.
+
+    def add_adapter(self, name: str, config: Config, *, inference_mode: bool = False) -> None:
+        """Add an adapter, active and, unless `inference_mode`, trainable. A name that is taken is skipped with a note.
+
+        Raises:
+            UsageError: the name cannot be the name of a module and of a folder.
+            UnknownNameError: no module is named as the targets say.
+        """
+        if name in self.adapters:
+            logger.warning("adapter %r is there already and stays as it is", name)
+            return
+        if not re.fullmatch(r"[\w-]+", name) or name == files.EXTRA_STATES:
+            raise UsageError("USAGE-02", f"{name!r} cannot name an adapter", fix="use letters, digits, - and _")
+        if isinstance(config, SwiftConfig):
+            config.inject(self.base_model, name, self._active)
+            self.adapters[name] = copy.deepcopy(config)
+            own = self.owned(name)
+            for key, parameter in self.base_model.named_parameters():
+                parameter.requires_grad_(not inference_mode if key in own else parameter.requires_grad)
+        else:
+            self.adapters[name] = peft_layers.inject(self.base_model, self._tuners, config, name, inference_mode)
+            peft_layers.follow(self.base_model, self._active)
+        self._train_extra_states()
+        rivals = [active for active in self._active if _rivals(self.adapters[active], self.adapters[name])]
+        if rivals:
+            logger.warning("adapter %r replaces %s: both train their own copy of a module", name, ", ".join(rivals))
+        self._switch([known for known in self.adapters if known in {*self._active, name} - {*rivals}])
+
+    def add_extra_state_keys(self, keys: Sequence[str]) -> None:
+        """Add regular expressions for the base's own tensors that train and are saved with the adapters."""
+        self.extra_state_keys += [key for key in keys if key not in self.extra_state_keys]
+        self._train_extra_states()
+
+    def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str, **kwargs: Any) -> None:
+        """Make one LoRA adapter out of several; it is the only active one then. See `peft.LoraModel`."""
+        for name in adapters:
+            self._known(name)
+        if adapter_name in self.adapters:
+            raise UsageError("USAGE-02", f"adapter {adapter_name!r} is there already")
+        if any(not isinstance(self.adapters[name], peft.LoraConfig) for name in adapters):
+            raise ConfigError("CONFIG-02", "only LoRA adapters can be combined into one")
+        tuner = self._tuners["LORA"]
+        tuner.add_weighted_adapter(adapters, weights, adapter_name, **kwargs)
+        self.adapters[adapter_name] = tuner.peft_config[adapter_name]
+        peft_layers.declare(self.base_model, self._tuners)
+        peft_layers.follow(self.base_model, self._active)
+        self.set_active_adapters([adapter_name])
+
+    def get_trainable_parameters(self) -> str:
+        """How much trains, and the GPU memory in use, in one line."""
+        sizes = [(p.numel() or vars(p).get("ds_numel", 0), p.requires_grad) for p in self.parameters()]
+        total, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+        memory = sum(torch.cuda.memory_allocated(i) for i in range(torch.cuda.device_count()))
+        return (
+            f"trainable params: {trained / 1e6:.4f}M || all params: {total / 1e6:.4f}M || "
+            f"trainable%: {100 * trained / max(total, 1):.2f}% || cuda memory: {memory / 2**30:.2f}GiB."
+        )
+
+    def create_optimizer_param_groups(self, **defaults: Any) -> list[dict[str, Any]]:
+        """Groups of the trainable parameters for an optimizer. See `swift.tuners.groups.param_groups`."""
+        return param_groups(self, self.adapters, **defaults)
+
+    # What is saved.
+
+    def owned(self, name: str) -> dict[str, str]:
+        """The adapter's keys in the base's state dict, each with its pattern: `{}` stands for the adapter's name."""
+        config = self.adapters[self._known(name)]
+        if isinstance(config, SwiftConfig):
+            return config.owned(self.base_model, name)
+        return peft_layers.owned(self.base_model, config, name)
+
+    def extra_states(self, keys: Iterable[str]) -> list[str]:
+        """Those of the base's `keys` that are saved with the adapters."""
+        return [key for key in keys if any(re.fullmatch(pattern, key) for pattern in self.extra_state_keys)]
+
+    def state_dict(
+        self,
+        *,
+        adapter_name: str | None = None,
+        destination: dict[str, Tensor] | None = None,
+        prefix: str = "",
+        keep_vars: bool = False,
+    ) -> dict[str, Tensor]:
+        """The tensors of one adapter, or of all of them with the extra states. Never those of the frozen base."""
+        names = list(self.adapters) if adapter_name is None else [self._known(adapter_name)]
+        state = self.base_model.state_dict(keep_vars=keep_vars)
+        chosen = destination if destination is not None else {}
+        for name in names:
+            away = self._offloaded[name].values() if name in self._offloaded else {}
+            for key, pattern in self.owned(name).items():
+                chosen[prefix + pattern.format(name)] = away.get(key, state[key])
+        if adapter_name is None:
+            chosen |= {prefix + key: state[key] for key in self.extra_states(state)}
+        return chosen
+
+    def load_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        strict: bool = True,
+        assign: bool = False,
+        adapter_name: str | None = None,
+    ) -> Any:
+        """Load what `state_dict` gives; only tensors of the adapters and extra states can be loaded.
+
+        Raises:
+            DataError: a tensor has the wrong shape or, when `strict`, is missing or unknown.
+        """
+        state = self.base_model.state_dict()
+        names = list(self.adapters) if adapter_name is None else [self._known(adapter_name)]
+        for name in names:
+            self._bring_back(name)
+        keys = {pattern.format(name): key for name in names for key, pattern in self.owned(name).items()}
+        keys |= {key: key for key in self.extra_states(state)} if adapter_name is None else {}
+        expected = {given: state[key] for given, key in keys.items()}
+        if not strict:
+            expected = {given: tensor for given, tensor in expected.items() if given in state_dict}
+            state_dict = {given: tensor for given, tensor in state_dict.items() if given in keys}
+        files.check_fit(expected, state_dict, "the state dict")
+        mine = {keys[given]: tensor for given, tensor in state_dict.items()}
+        result = self.base_model.load_state_dict(mine, strict=False, assign=assign)
+        result.missing_keys[:] = [given for given in keys if given not in state_dict]
+        return result
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = False,
+        adapter_name: str | Sequence[str] | None = None,
+        state_dict: Mapping[str, Tensor] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write each adapter into a folder of its own: adapter_config.json and adapter_model.bin.
+
+        Args:
+            save_directory: where the folders go, with configuration.json beside them.
+            safe_serialization: write safetensors instead of .bin (which holds tensors only, too).
+            adapter_name: one name or several; None is all, with the extra states.
+            state_dict: tensors as `state_dict()` gives them, gathered elsewhere.
+
+        Raises:
+            UsageError: the directory is a file, or there is no such adapter.
+        """
+        directory = Path(save_directory)
+        if directory.is_file():
+            raise UsageError("USAGE-02", f"{directory} is a file", fix="give a directory")
+        names = list(self.adapters) if adapter_name is None else _names(adapter_name)
+        every = self.state_dict() if state_dict is None else state_dict
+        for name in names:
+            own = [pattern.format(name) for pattern in self.owned(self._known(name)).values()]
+            _write(directory / name, {key: every[key] for key in own}, safe_serialization)
+            files.write_config(directory / name, self.adapters[name])
+        extra = list(self.extra_states(every)) if adapter_name is None else []
+        if extra:
+            _write(directory / files.EXTRA_STATES, {key: every[key] for key in extra}, safe_serialization)
+            files.write_extra_keys(directory / files.EXTRA_STATES, self.extra_state_keys)
+        files.write_order(directory, names)
+
+    # What runs.
+
+    @property
+    def active_adapters(self) -> set[str]:
+        """The adapters that run, in this thread when threads have their own."""
+        return set(self._active)
+
+    def set_active_adapters(self, adapter_names: str | Sequence[str], offload: str | None = None) -> None:
+        """Let exactly these adapters run.
+
+        Args:
+            adapter_names: a name or several; an empty list gives the base model.
+            offload: where the tensors of the others go: "cpu", "meta" (to disk), or None: they stay.
+
+        Raises:
+            UnknownNameError: there is no such adapter.
+            ConfigError: the model is merged, or two adapters train the same whole module.
+        """
+        names = [self._known(name) for name in _names(adapter_names)]
+        self._switch([name for name in self.adapters if name in names])
+        if offload is not None:
+            for name in self.adapters:
+                if name not in names:
+                    self._send_away(name, offload)
+
+    def activate_adapter(self, adapter_name: str) -> None:
+        """Let this adapter run too."""
+        self._switch([name for name in self.adapters if name in {*self._active, self._known(adapter_name)}])
+
+    def deactivate_adapter(self, adapter_name: str, offload: str | None = None) -> None:
+        """Let this adapter not run. `offload` as in `set_active_adapters`."""
+        self._known(adapter_name)
+        self._switch([name for name in self._active if name != adapter_name])
+        if offload is not None:
+            self._send_away(adapter_name, offload)
+
+    def merge(self) -> None:
+        """Add the active LoRA adapters (all of PEFT's kinds) to the weights; they stay installed."""
+        if self._active.per_thread:
+            raise ConfigError("CONFIG-02", "a model whose threads have their own adapters cannot be merged")
+        self._merged = tuple(name for name in self._active if isinstance(self.adapters[name], peft.PeftConfig))
+        peft_layers.merge(self.base_model, self._merged)
+
+    def unmerge(self) -> None:
+        """Take merged adapters out of the weights again."""
+        peft_layers.unmerge(self.base_model)
+        self._merged = ()
+
+    def merge_and_unload(self, adapter_name: str | Sequence[str] | None = None) -> None:
+        """Add LoRA adapters to the weights for good and take their layers out, in place.
+
+        Args:
+            adapter_name: one name or several; None is every active one of PEFT's kinds.
+
+        Raises:
+            ConfigError: an adapter is not of a kind that can be merged.
+        """
+        names = _names(adapter_name) if adapter_name is not None else None
+        for name in names or ():
+            if not isinstance(self.adapters[self._known(name)], peft.PeftConfig):
+                raise ConfigError("MERGE-01", f"adapter {name!r} adds modules of its own and cannot be merged")
+            self._bring_back(name)
+        if self._active.per_thread:
+            raise ConfigError("CONFIG-02", "a model whose threads have their own adapters cannot be merged")
+        gone = [n for n in self._active if isinstance(self.adapters[n], peft.PeftConfig)] if names is None else names
+        peft_layers.merge(self.base_model, gone)
+        peft_layers.unload(self.base_model, self._tuners, gone)
+        self.adapters = {name: config for name, config in self.adapters.items() if name not in gone}
+        self._merged = tuple(name for name in self._merged if name not in gone)
+        self._active.names = [name for name in self._active if name not in gone]
+        peft_layers.follow(self.base_model, self._active)
+
+    def _take_over(self, model: peft.PeftModel) -> None:
+        tuner = model.base_model
+        if not isinstance(tuner, peft.tuners.tuners_utils.BaseTuner):
+            raise ConfigError("CONFIG-02", "PEFT's prompt methods are a model around a model: add other tuners first")
+        active = model.active_adapters
+        self.base_model = tuner.model
+        self.adapters = dict(model.peft_config)
+        self._tuners = {kind_of(config).value: tuner for config in model.peft_config.values()}
+        peft_layers.declare(self.base_model, self._tuners)
+        peft_layers.follow(self.base_model, self._active)
+        self._active.names = [name for name in self.adapters if name in active]
+
+    def _train_extra_states(self) -> None:
+        parameters = dict(self.base_model.named_parameters())
+        for key in self.extra_states(parameters):
+            parameters[key].requires_grad_(True)
+
+    def _known(self, name: str) -> str:
+        if name not in self.adapters:
+            raise unknown("adapter", name, self.adapters)
+        return name
+
+    def _switch(self, names: list[str]) -> None:
+        if self._merged and set(names) != set(self._active):
+            merged = ", ".join(self._merged)
+            raise ConfigError("CONFIG-02", f"{merged} is merged into the weights", fix="Swift.unmerge(model) first")
+        for first, second in itertools.combinations(names, 2):
+            if _rivals(self.adapters[first], self.adapters[second]):
+                what = f"adapters {first!r} and {second!r} both train their own copy of a whole module"
+                raise ConfigError("CONFIG-02", what, fix="activate one of them")
+        for name in names:
+            self._bring_back(name)
+        self._active.names = names
+
+    def _send_away(self, name: str, where: str) -> None:
+        if name not in self._offloaded:
+            keys = [key for key, pattern in self.owned(name).items() if "{}" in pattern]
+            self._offloaded[name] = Offloaded(self.base_model, keys, where)
+
+    def _bring_back(self, name: str) -> None:
+        if name in self._offloaded:
+            self._offloaded.pop(name).restore(self.base_model)
+
+
+def _names(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor], safe: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_tensors(folder, tensors, safe)
+
+
+def _rivals(first: Config, second: Config) -> bool:
+    """Whether both train a copy of one whole module: only one copy can run."""
+    modules, others = (vars(config).get("modules_to_save") or () for config in (first, second))
+    return bool(set(modules) & set(others))

@@ -1,0 +1,213 @@
+"""PEFT's layers inside a SwiftModel: put in, told apart by adapter, merged and taken out again."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import peft
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, cast_adapter_dtype
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from torch import nn
+
+from swift.errors import ConfigError
+from swift.tuners.branch import Active, ActiveHere, branches_aside, no_target, outside
+from swift.tuners.lora import LoraConfig, cast, kind_of
+
+LAYERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+CONTAINERS = (nn.ModuleDict, nn.ParameterDict, BufferDict)
+
+# One PEFT tuner for each kind of adapter: PEFT's own operations over all adapters of a kind are its methods.
+Tuners = dict[str, BaseTuner]
+
+
+def own_copy(config: peft.PeftConfig, model: nn.Module, inference_mode: bool) -> peft.PeftConfig:
+    """A copy of `config` that PEFT may change, saying which base it is for and whether it trains."""
+    config = copy.deepcopy(config)
+    if type(config) is peft.LoraConfig:
+        config = LoraConfig.of(config)
+    config.inference_mode = inference_mode
+    if config.base_model_name_or_path is None:
+        config.base_model_name_or_path = model.__dict__.get("name_or_path")
+    return config
+
+
+def get_peft_model(model: Any, config: peft.PeftConfig, name: str) -> peft.PeftModel:
+    """PEFT's own model around `model`, with the adapter `name` in the precision that its config asks for.
+
+    Raises:
+        UnknownNameError: no module is named as the targets say.
+    """
+    try:
+        tuned = peft.get_peft_model(model, config, adapter_name=name)
+    except peft.NoMatchingPeftModuleError as error:
+        raise no_target(model, vars(config)["target_modules"]) from error
+    assert isinstance(tuned, peft.PeftModel)
+    cast(tuned, config, list(owned(tuned, config, name)))
+    return tuned
+
+
+def inject(
+    model: nn.Module, tuners: Tuners, config: peft.PeftConfig, name: str, inference_mode: bool
+) -> peft.PeftConfig:
+    """Wrap the modules that `config` targets; return the copy of it that PEFT now holds.
+
+    Raises:
+        UnknownNameError: no module is named as the targets say.
+        ConfigError: PEFT has this kind only as a model around a model.
+    """
+    kind = kind_of(config).value
+    tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[kind_of(config)]
+    if config.is_prompt_learning or config.is_adaption_prompt or tuner_class.uses_shared_state:
+        raise ConfigError(
+            "CONFIG-02",
+            f"{kind} cannot be one of several tuners",
+            why="PEFT has it only as a model around the model",
+            fix=f"pass the config of {name!r} alone, without a dict, to a plain model",
+        )
+    config = own_copy(config, model, inference_mode)
+    model.__dict__.pop("peft_config", None)  # or PEFT takes the other kinds' configs for this kind's
+    try:
+        with branches_aside(model):
+            if kind not in tuners:
+                tuners[kind] = tuner_class(model, config, name)
+            else:
+                tuners[kind].peft_config[name] = config
+                tuners[kind].active_adapter = name
+                tuners[kind].inject_adapter(model, name)
+    except peft.NoMatchingPeftModuleError as error:
+        if kind in tuners:
+            del tuners[kind].peft_config[name]
+        raise no_target(model, vars(config)["target_modules"]) from error
+    finally:
+        declare(model, tuners)
+    cast_adapter_dtype(model, adapter_name=name)  # half to float32, as PEFT's own models do
+    cast(model, config, list(owned(model, config, name)))
+    return config
+
+
+def declare(model: nn.Module, tuners: Tuners) -> None:
+    """Leave on `model` the attribute by which PEFT's functions know their configs."""
+    configs = {name: config for tuner in tuners.values() for name, config in tuner.peft_config.items()}
+    model.__dict__.pop("peft_config", None)
+    if configs:
+        model.__dict__["peft_config"] = configs
+
+
+@contextmanager
+def alone(model: nn.Module, name: str) -> Iterator[None]:
+    """Show PEFT's functions only the adapter `name`: they tell others' keys by a name in the middle of them."""
+    configs = model.__dict__["peft_config"]
+    model.__dict__["peft_config"] = {name: configs[name]}
+    yield
+    model.__dict__["peft_config"] = configs
+
+
+def follow(model: nn.Module, active: Active) -> None:
+    """Let every PEFT layer of `model` ask `active` which adapters run.
+
+    PEFT's layers keep that list in one attribute each; all of them now share ours, which may differ by thread.
+    """
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module._active_adapter = active  # type: ignore[assignment]
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            module._active_adapter = ActiveHere(active, module._adapters)  # type: ignore[assignment]
+
+
+def owned(model: nn.Module, config: peft.PeftConfig, name: str) -> dict[str, str]:
+    """The adapter's keys in `model.state_dict()`, each with its pattern: `{}` stands for the adapter's name.
+
+    They are found by where they are and not by how they are spelled, so no name of an adapter can catch another's.
+    The pattern leaves out wrappers: a layer may gain one from another adapter.
+    """
+    stems, biases, state = [], set(), model.state_dict()
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Module) and isinstance(module, LAYERS):
+            containers = [attribute for attribute, child in module.named_children() if _holds(child, name)]
+            stems += [f"{path}.{attribute}." for attribute in containers]
+            biases |= {f"{path}.base_layer.bias"} if containers else set()
+    own: dict[str, str] = {}
+    for stem in stems:
+        pattern = re.sub(r"(\.base_layer)+\.", ".", stem) + "{}"
+        ours = (key for key in state if key == stem + name or key.startswith(f"{stem}{name}."))
+        own |= {key: pattern + key.removeprefix(stem + name) for key in ours}
+    bias = vars(config).get("bias", "none")
+    if bias == "all":
+        own |= {key: key for key in state if key not in own and (key == "bias" or key.endswith(".bias"))}
+    elif bias != "none":
+        own |= {key: key for key in biases if key in state}
+    return own
+
+
+def merge(model: nn.Module, names: Collection[str]) -> None:
+    """Add what the adapters `names` change to the weights that they change it of. Innermost layers come first."""
+    for layer in reversed(_layers(model)):
+        new = [name for name in names if _has(layer, name) and name not in layer.merged_adapters]
+        if new:
+            layer.merge(adapter_names=new)
+
+
+def unmerge(model: nn.Module) -> None:
+    """Take it out again. Outermost layers come first."""
+    for layer in _layers(model):
+        if layer.merged:
+            layer.unmerge()
+
+
+def unload(model: nn.Module, tuners: Tuners, names: Collection[str]) -> None:
+    """Take the adapters `names` out, with the layers that hold no other; what is merged stays in the weights."""
+    with branches_aside(model):
+        places = [path for path, module in outside(model) if isinstance(module, LAYERS)]
+        for path in places:
+            parent, _, key = path.rpartition(".")
+            setattr(model.get_submodule(parent), key, _without(model.get_submodule(path), names))
+    for kind, tuner in list(tuners.items()):
+        for name in set(names) & set(tuner.peft_config):
+            del tuner.peft_config[name]
+        if not tuner.peft_config:
+            del tuners[kind]
+    declare(model, tuners)
+
+
+def _without(layer: Any, names: Collection[str]) -> nn.Module:
+    """What is left of `layer` and the layers that it wraps without the adapters `names`."""
+    if not isinstance(layer, LAYERS):
+        return layer
+    mine = [name for name in names if _has(layer, name)]
+    others = [name for name in _adapters(layer) if name not in names]
+    if isinstance(layer, ModulesToSaveWrapper):
+        if mine:
+            layer.original_module = layer.modules_to_save[mine[0]]
+        for name in mine:
+            layer.delete_adapter(name, [])
+        return layer if others else layer.original_module
+    if not others and "unload_and_optionally_merge_module" in dir(layer):
+        merge_now = isinstance(layer, AuxiliaryTrainingWrapper)
+        return layer.unload_and_optionally_merge_module(merge=merge_now, safe_merge=False, adapter_names=mine)
+    layer.base_layer = _without(layer.base_layer, names)
+    for name in mine:
+        layer.merged_adapters = [merged for merged in layer.merged_adapters if merged != name]
+        layer.delete_adapter(name)
+    return layer if others else layer.base_layer
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _has(layer: Any, name: str) -> bool:
+    return any(_holds(child, name) for child in layer.children())
+
+
+def _holds(child: nn.Module, name: str) -> bool:
+    return isinstance(child, CONTAINERS) and name in child
+
+
+def _adapters(layer: nn.Module) -> set[str]:
+    return {name for child in layer.children() if isinstance(child, CONTAINERS) for name in child}
