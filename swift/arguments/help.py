@@ -11,7 +11,7 @@ from swift.arguments.fields import OptionInfo, options_of
 
 WIDTH = 100
 NARROWEST, WIDEST = 40, 160
-GLUE, LONGEST_GLUED = "\xa0", 34  # short facts stay on one line
+GLUE, LONGEST_GLUED = "\xa0", 26  # short facts stay on one line
 LAST = ("Plug-ins",)
 GENERAL = (
     ("--config FILE", "Read options from a YAML or JSON file; what is typed here wins. May also be the first word."),
