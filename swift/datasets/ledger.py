@@ -33,7 +33,8 @@ class Ledger:
         sources: for every data set as typed, its format and how many rows were read.
         parts: what training and validation got.
         dropped: the file and line of each row left out, by reason.
-        bad_rows: what is wrong with each bad row.
+        bad_rows: what is wrong with each bad row that counts against `max_bad_rows`.
+        excused: what is wrong with those that do not.
         cut: rows that are used and fill the maximal length, to which longer ones are cut.
     """
 
@@ -42,8 +43,9 @@ class Ledger:
     parts: dict[Part, Share] = field(default_factory=lambda: {"train": Share(), "validation": Share()})
     dropped: dict[str, list[str]] = field(default_factory=dict)
     bad_rows: list[DataError] = field(default_factory=list)
+    excused: list[DataError] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
-    _excused: int = 0
+    _told: int = 0
 
     @property
     def rows_read(self) -> int:
@@ -72,8 +74,7 @@ class Ledger:
     def reject(self, where: str, error: DataError, *, excused: bool = False) -> None:
         """Enter a row that cannot be used; `excused` ones do not count against `max_bad_rows`."""
         self.drop(BAD, where)
-        self.bad_rows.append(error)
-        self._excused += excused
+        (self.excused if excused else self.bad_rows).append(error)
 
     def use(self, part: Part, examples: Sequence[object]) -> None:
         """Enter the examples of one part; one row may be there several times, as the same object."""
@@ -90,24 +91,22 @@ class Ledger:
             self.reject(where, error)
 
     def check_bad_rows(self) -> None:
-        """Say which rows are bad.
+        """Say which rows are bad, once.
 
         Raises:
             DataError: there are more than `max_bad_rows`; lists the first five.
         """
-        count = len(self.bad_rows)
-        if not count:
-            return
-        first = "\n".join(f"  {error.what}" for error in self.bad_rows[:SHOWN])
-        if count - self._excused <= self.max_bad_rows:
-            logger.warning(f"dropped {count} bad rows of {self.rows_read}, of which the first are:\n{first}")
+        every, count = [*self.bad_rows, *self.excused], len(self.bad_rows)
+        if count <= self.max_bad_rows:
+            if len(every) > self._told:
+                logger.warning(f"dropped {len(every)} bad rows of {self.rows_read}; the first are:\n{_first(every)}")
+            self._told = len(every)
             return
         one = self.bad_rows[0]
-        fix = f"correct them, or drop them with --max_bad_rows {count - self._excused}"
         if count == 1:
-            raise DataError(one.code, one.what, why=one.why, fix=one.fix or fix.replace("them", "it"))
-        what = f"{count} of {self.rows_read} rows cannot be used; the first are:\n{first}"
-        raise DataError(one.code, what, fix=fix)
+            raise DataError(one.code, one.what, why=one.why, fix=one.fix or "correct it, or drop it: --max_bad_rows 1")
+        what = f"{count} of {self.rows_read} rows cannot be used; the first are:\n{_first(self.bad_rows)}"
+        raise DataError(one.code, what, fix=f"correct them, or drop them: --max_bad_rows {count}")
 
     def summary(self) -> str:
         """One line: where every row went."""
@@ -129,9 +128,13 @@ class Ledger:
                 reason: {"rows": len(places), "lines": _by_file(places)} for reason, places in self.dropped.items()
             },
             "cut": _by_file(self.cut),
-            "bad_rows": [error.what for error in self.bad_rows],
+            "bad_rows": [error.what for error in [*self.bad_rows, *self.excused]],
             "datasets": self.sources,
         }
+
+
+def _first(errors: Sequence[DataError]) -> str:
+    return "\n".join(f"  {error.what}" for error in errors[:SHOWN])
 
 
 def _by_file(places: Sequence[str]) -> dict[str, list[int | str]]:

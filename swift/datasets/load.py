@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from swift import hub
@@ -11,7 +11,7 @@ from swift.datasets import DatasetRecord
 from swift.datasets.convert import Conversation, Format, convert_row, describe, detect, unused_columns
 from swift.datasets.ledger import Ledger
 from swift.datasets.read import Entry, Row, read_file
-from swift.datasets.sample import split
+from swift.datasets.sample import split_rows
 from swift.datasets.spec import DatasetSpec, parse_spec
 from swift.errors import DataError, SwiftError, UsageError, raise_all
 from swift.log import get_logger
@@ -33,11 +33,19 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are read: columns to rename, the values of placeholders by language, whether answers are needed."""
+    """How rows are read.
+
+    Attributes:
+        columns: to rename.
+        identity: name and author of the model by language, None when no data set asks.
+        answers: whether every row needs one.
+        met: those columns to rename that were there.
+    """
 
     columns: Mapping[str, str]
     identity: Mapping[str, tuple[str, str]] | None
     answers: bool
+    met: set[str] = field(default_factory=set)
 
 
 def load_datasets(
@@ -77,16 +85,17 @@ def load_datasets(
     ledger = Ledger(max_bad_rows)
     train_sets = [_load_one(spec, reading, ledger) for spec in train_specs]
     val_sets = [_load_one(spec, reading, ledger) for spec in held_out]
+    _check_columns(reading)
     ledger.check_bad_rows()
     train: list[Conversation] = []
     val: list[Conversation] = []
     ratio = 0.0 if held_out else test_ratio
     for spec, rows in zip(train_specs, train_sets, strict=True):
-        trained, validated = split(rows, spec.sample, ratio, seed, ledger)
+        trained, validated = split_rows(rows, spec.sample, ratio, seed, ledger)
         train += trained
         val += validated
     for spec, rows in zip(held_out, val_sets, strict=True):
-        val += split(rows, spec.sample, 1.0, seed, ledger)[1]
+        val += split_rows(rows, spec.sample, 1.0, seed, ledger)[1]
     _check_left(train, val, train_specs, held_out, ratio, ledger)
     return Loaded(train, val or None, ledger)
 
@@ -210,6 +219,7 @@ def _load_one(spec: DatasetSpec, reading: Reading, ledger: Ledger) -> list[Conve
             rows.append((where, prepared))
     if not rows:
         ledger.read(spec.text, found)
+        logger.warning(f"{spec.text}: {found} rows, and none that can be used")
         return []
     known = detect(spec.text, (row for _, row in rows), answers=reading.answers)
     ledger.read(spec.text, found, known.name)
@@ -230,7 +240,10 @@ def _prepare(row: Row, where: str, record: DatasetRecord | None, reading: Readin
         changed = record.convert(row) if record and record.convert else row
         if changed is not None and reading.identity and record and record.name == "self-cognition":
             changed = _introduce(changed, reading.identity)
-        return None if changed is None else _rename(changed, reading.columns)
+        if changed is None:
+            return None
+        reading.met.update(reading.columns.keys() & changed.keys())
+        return _rename(changed, reading.columns)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = error.what if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         return DataError("DATA-03", f"{where}: {what}")
@@ -263,6 +276,12 @@ def _announce(source: str, found: int, known: Format, good: Sequence[Conversatio
     if unused:
         more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
         logger.info(f"  columns not used: {', '.join(unused[:10])}{more}")
+
+
+def _check_columns(reading: Reading) -> None:
+    missing = [theirs for theirs in reading.columns if theirs not in reading.met]
+    if missing:
+        raise DataError("DATA-04", f"--columns {missing[0]}={reading.columns[missing[0]]}: no data set has that column")
 
 
 def _check_left(

@@ -8,7 +8,7 @@ from swift.datasets.convert import Conversation
 from swift.datasets.ledger import NOT_SAMPLED, Ledger
 
 
-def split(
+def split_rows(
     rows: list[Conversation], sample: int | None, ratio: float, seed: int, ledger: Ledger
 ) -> tuple[list[Conversation], list[Conversation]]:
     """Training and validation rows of one data set, in a seeded order.

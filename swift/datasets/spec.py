@@ -89,6 +89,13 @@ def parse_spec(text: str) -> DatasetSpec:
     return DatasetSpec(text, hub_id=name, subsets=subsets, sample=sample, use_hf=use_hf)
 
 
+def absolute_spec(text: str) -> str:
+    """`text` with a file's path made absolute, so that it means the same from everywhere; anything else as it is."""
+    path, mark, sample = (text, "", "") if Path(text).expanduser().is_file() else text.rpartition("#")
+    file = Path(path).expanduser()
+    return f"{file.resolve()}{mark}{sample}" if path and file.is_file() else text
+
+
 def _split_hub(text: str) -> tuple[bool | None, str]:
     for prefix, use_hf in (("hf::", True), ("ms::", False)):
         if text.lower().startswith(prefix):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,7 @@ def ten(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("swift"), "propagate", True)
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level("INFO")
     return caplog
 
@@ -124,6 +122,8 @@ def test_a_rename_loses_no_column(tmp_path: Path) -> None:
         load_datasets(path, columns=["A=response"])
     train, _ = get_dataset(path, columns=["A=-"])
     assert train
+    with pytest.raises(DataError, match="--columns B=query: no data set has that column"):
+        load_datasets([path, path], columns=["A=-", "B=query"])
     with pytest.raises(UsageError, match="--columns A is not a rename"):
         load_datasets(path, columns=["A"])
 

@@ -63,6 +63,7 @@ def test_old_names_mean_today_s(here: Path) -> None:
     assert (spec.record, spec.sample) == (DATASETS["ms-bench"], 20000)
     assert parse_spec("ms-bench-mini#50").sample == 50
     assert parse_spec("sharegpt-en").subsets == ("common-en", "computer-en")
+    assert parse_spec("HF::sharegpt-en:common-en").subsets == ("common-en",)
 
 
 @pytest.mark.parametrize(
