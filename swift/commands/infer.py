@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ from swift.templates.template import Template, get_template
 logger = get_logger()
 SECONDS_BETWEEN_NOTES = 10.0
 VERBOSE_ROWS = 100
+PLACE = re.compile(r"(.*?)(?::(\d+)(?: \(row (\d+)\))?)?")
 
 
 def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -> dict[str, Any]:
@@ -169,10 +171,13 @@ def answer_rows(
 
 def in_file_order(rows: Sequence[Conversation]) -> list[Conversation]:
     """Rows as their files have them, which sampling and splitting changed: answers are then easy to match."""
-    places = [row["where"].rpartition(":") for row in rows]
-    files = {file: number for number, (file, _, _) in reversed(list(enumerate(places)))}
-    keys = [(files[file], int(line)) for file, _, line in places]
-    return [rows[k] for k in sorted(range(len(rows)), key=keys.__getitem__)]
+    files: dict[str, int] = {}
+
+    def place(row: Conversation) -> list[int]:
+        file, *numbers = PLACE.fullmatch(row["where"]).groups(default="1")  # type: ignore[union-attr]
+        return [files.setdefault(file, len(files)), *map(int, numbers)]
+
+    return sorted(rows, key=place)
 
 
 def without_label(row: Conversation) -> dict[str, Any]:

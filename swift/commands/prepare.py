@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from swift import checkpoint
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
 from swift.decide import decide_infer, inherit, tidy
@@ -36,6 +40,14 @@ class Prepared:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     template: Template
+
+
+def quiet_libraries() -> None:
+    """Leave talking to us: transformers only speaks of errors and draws no bars, unless TRANSFORMERS_VERBOSITY is set."""
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
 def prepare_model_template(said: InferArguments) -> Prepared:
@@ -76,13 +88,29 @@ def from_checkpoint(said: A) -> A:
         logger.info("from the checkpoint: " + ", ".join(f"{name}={value!r}" for name, value in taken.items()))
     if saved.get("custom_register_path") and not args.custom_register_path:  # type: ignore[attr-defined]
         logger.warning("the checkpoint was trained with --custom_register_path; say it again if its model needs it")
-    if (directory / "config.json").is_file() and not adapter_dirs(directory):
-        return replace(args, model_id_or_path=str(directory), sft_type="full")  # type: ignore[return-value]
-    if not adapter_dirs(directory):
+    return replace(args, model_id_or_path=str(directory)) if whole else _base_of_adapter(args, directory)  # type: ignore
+
+
+def find_checkpoint(said: str) -> Path:
+    """The checkpoint that `said` names: itself, or the newest whole one below a run's or an output directory.
+
+    Raises:
+        NotFoundError: there is no such directory.
+        DataError: it holds no model, no adapter and no checkpoint.
+    """
+    directory = Path(said).expanduser().resolve()
+    if not directory.is_dir():
+        raise NotFoundError("FOUND-01", f"--ckpt_dir {said} is not a directory", fix="name a checkpoint-<step>")
+    if (directory / "config.json").is_file() or adapter_dirs(directory):
+        return directory
+    below = [checkpoint.latest_of_runs(path) for path in (directory, *directory.glob("*/"))]
+    found = sorted((path for path in below if path is not None), key=lambda path: path.stat().st_mtime)
+    if not found:
         raise DataError(
-            "CKPT-01", f"{said.ckpt_dir} holds neither a model nor an adapter", fix="name a checkpoint-<step> directory"
+            "CKPT-01", f"{said} holds neither a model nor an adapter", fix="name a checkpoint-<step> directory"
         )
-    return _base_of_adapter(args, directory)
+    logger.info(f"newest checkpoint: {found[-1]}")
+    return found[-1]
 
 
 def _base_of_adapter(args: A, directory: Path) -> A:
@@ -116,6 +144,7 @@ def read_saved(directory: Path) -> dict[str, Any]:
 
 def find_source(args: ModelOptions) -> ModelSource:
     """The model that the options name, checked as far as can be without loading it."""
+    quiet_libraries()
     if args.model_type is None and args.model_id_or_path is None:
         raise UsageError("USAGE-03", "no model is named", fix="--model_id_or_path <directory or hub id>")
     return find_model(
@@ -132,6 +161,7 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
     model = load_model(
         source,
         TORCH_DTYPES[args.dtype],
+        device_map="auto" if detect_hardware().accelerator else None,
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
     )
     if args.ckpt_dir and adapter_dirs(Path(args.ckpt_dir)):

@@ -69,7 +69,7 @@ def _continued(template: Template, past: History, observed: str, system: str | N
     return Turn(inputs["input_ids"][: last + 1 - len(template.end_ids)], query, past, begun, kwargs)
 
 
-def messages_to_history(messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def messages_to_history(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A conversation as `query`, `history`, `system` and `response`; None is what it does not have.
 
     Messages of other roles count as the user's; several of one side in a row are joined by line ends.

@@ -33,7 +33,7 @@ class Results:
         """Keep and write one answer; `history` is the one before it."""
         return self._keep({"query": query, "response": response, "history": history}, system)
 
-    def add_row(self, messages: Sequence[Mapping[str, str]], response: str) -> dict[str, Any]:
+    def add_row(self, messages: Sequence[Mapping[str, Any]], response: str) -> dict[str, Any]:
         """Keep and write the answer to a row, whose own last answer is the label."""
         rounds = messages_to_history(messages)
         record = {"query": rounds["query"] or "", "response": response, "history": rounds["history"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 from transformers import GenerationConfig
@@ -48,10 +47,10 @@ def _new_tokens(config: GenerationConfig, num_prompt_tokens: int, limit: int | N
     return wanted if limit is None else min(wanted, limit - num_prompt_tokens)
 
 
-def _unique(*ids: int | Iterable[int | None] | None) -> list[int]:
+def _unique(*ids: Any) -> list[int]:
     flat = [i for item in ids for i in ([item] if isinstance(item, int) else item or [])]
     return list(dict.fromkeys(i for i in flat if i is not None))
 
 
-def _first(*ids: int | None) -> int:
+def _first(*ids: Any) -> int:
     return next(i for i in ids if i is not None)

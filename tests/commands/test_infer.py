@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swift import storage
 from swift.arguments.infer import InferArguments
-from swift.commands.infer import infer_main
+from swift.commands.infer import in_file_order, infer_main
 from swift.errors import ConfigError, DataError, OutputError, SwiftError
 from tests.tiny import save_tiny
 
@@ -90,6 +90,14 @@ def test_a_data_set_is_answered_in_order_and_in_batches_as_singly(options, plain
     assert all(f"[QUERY] {text}\n[RESPONSE] " in out for text in QUESTIONS)
 
 
+def test_rows_keep_the_order_of_their_files():
+    wheres = ["b.json:1 (row 2)", "b.json:1", "a/c.csv:10", "a/c.csv:9", "b.json:1 (row 10)", "hub/x", "a/c.csv:9"]
+    rows = [{"messages": [], "where": where} for where in wheres]
+    assert [row["where"] for row in in_file_order(rows)] == [
+        "b.json:1", "b.json:1 (row 2)", "b.json:1 (row 10)", "a/c.csv:9", "a/c.csv:9", "a/c.csv:10", "hub/x",
+    ]  # fmt: skip
+
+
 def test_labels_are_compared_and_not_shown_to_the_model(options, plain, tmp_path, capsys):
     right = plain(user("hi"))
     rows = [
@@ -103,7 +111,15 @@ def test_labels_are_compared_and_not_shown_to_the_model(options, plain, tmp_path
     assert second["history"] == [["a", "b"]]
     assert second["response"] == plain([*user("a"), {"role": "assistant", "content": "b"}, *user("hi")])
     assert result["metrics"]["exact"] == 50.0
-    assert "[LABEL] no" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "[LABEL] no" in out
+    assert "[SYSTEM]" not in out
+
+
+def test_a_system_prompt_is_shown_with_its_row(options, tmp_path, capsys):
+    data = write_rows(tmp_path / "d.jsonl", [{"query": "hi", "response": "x", "system": "be kind"}])
+    infer_main(InferArguments(dataset=[data], **options))
+    assert "[SYSTEM] be kind\n[QUERY] hi\n" in capsys.readouterr().out
 
 
 def test_a_sample_of_the_rows_is_the_same_for_a_seed_and_in_order(options, tmp_path):
