@@ -72,10 +72,12 @@ def parse(cls: type[A], argv: Sequence[str], *, quiet: bool = False, **defaults:
     notes: list[str] = []
     errors: list[SwiftError] = []
     configs, typed = split_words(argv, known, errors)
-    from_files = [Said(_plain(e.name), e.value, f"{e.where}: ", e.name) for path in configs for e in read_config(path)]
+    samples: list[Said] = []
     values = dict(defaults)
-    for source in (from_files, typed):
-        values |= _values(source, known, notes, errors)
+    for source in (*map(_said_in, configs), typed):
+        values |= _values(source, known, samples, notes, errors)
+    for said in samples:
+        _sample(said, values, notes, errors)
     if values.get("ignore_args_error"):
         notes += [f"ignored: {error.what}" for error in errors if error.code == "USAGE-01"]
         errors = [error for error in errors if error.code != "USAGE-01"]
@@ -96,8 +98,8 @@ def split_words(
     while words:
         word = words.pop(0)
         match = OPTION.fullmatch(word)
-        typed, equals, value = match.groups() if match else ("", None, None)
-        values = [value] if equals else []
+        typed, equals, value = match.groups("") if match else ("", "", "")
+        values: list[str] = [value] if equals else []
         while not equals and words and not OPTION.fullmatch(words[0]) and not SHORT.fullmatch(words[0]):
             values.append(words.pop(0))
         if not match:
@@ -113,16 +115,26 @@ def split_words(
     return configs, said
 
 
+def _said_in(path: str) -> list[Said]:
+    return [Said(_plain(entry.name), entry.value, f"{entry.where}: ", entry.name) for entry in read_config(path)]
+
+
 def _plain(typed: str) -> str:
     return typed.replace("-", "_")
 
 
 def _values(
-    source: Iterable[Said], known: Mapping[str, OptionInfo], notes: list[str], errors: list[SwiftError]
+    source: Iterable[Said],
+    known: Mapping[str, OptionInfo],
+    samples: list[Said],
+    notes: list[str],
+    errors: list[SwiftError],
 ) -> dict[str, Any]:
-    """What one source says, converted; an option that takes a list may be said several times."""
+    """What one source says, converted; an option that takes a list may be said several times.
+
+    Old sample counts go to `samples`: they change data sets that another source may name.
+    """
     values: dict[str, Any] = {}
-    samples: list[Said] = []
     for said in source:
         new = ALIASES.get(said.name, "")
         if said.name not in known and new in known:
@@ -141,8 +153,6 @@ def _values(
             samples.append(said)
         else:
             errors.append(_unknown(said, known))
-    for said in samples:
-        _sample(said, values, notes, errors)
     return values
 
 

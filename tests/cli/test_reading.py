@@ -226,9 +226,10 @@ def test_what_is_saved_can_be_read_back(tmp_path: Path) -> None:
 
 def test_a_later_file_wins(tmp_path: Path) -> None:
     first, second = tmp_path / "a.yaml", tmp_path / "b.yml"
-    first.write_text("count: 1\ntext: x\n")
-    second.write_text("count: 2\n")
-    assert said([str(first), "--config", str(second)]) == {"count": 2, "text": "x"}
+    first.write_text("count: 1\ntext: x\ndataset: [a]\n")
+    second.write_text("count: 2\ndataset: b\n")
+    assert said([str(first), "--config", str(second)]) == {"count": 2, "text": "x", "dataset": ["b"]}
+    assert said([str(first), "--train_dataset_sample", "7"])["dataset"] == ["a#7"]
 
 
 @pytest.mark.parametrize(
