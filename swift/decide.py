@@ -17,6 +17,7 @@ from swift.arguments.fields import check_values, options_of
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
 from swift.arguments.sft import SftArguments
+from swift.datasets.spec import absolute_spec
 from swift.dist import Hardware
 from swift.errors import ConfigError, SwiftError, UsageError, raise_all
 from swift.models.source import ModelSource
@@ -166,7 +167,8 @@ def _decide_data(said: A) -> A:
     system = said.system
     if system is None and said.template_type in TEMPLATES:
         system = TEMPLATES[said.template_type].default_system
-    return replace(said, system=system, **names)  # type: ignore[return-value, type-var]
+    files = {name: [absolute_spec(text) for text in getattr(said, name)] for name in ("dataset", "val_dataset")}
+    return replace(said, system=system, **names, **files)  # type: ignore[return-value, type-var]
 
 
 def _targets(said: list[str], source: ModelSource) -> list[str]:

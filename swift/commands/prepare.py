@@ -43,7 +43,7 @@ class Prepared:
 
 
 def quiet_libraries() -> None:
-    """Leave talking to us: transformers only speaks of errors and draws no bars, unless TRANSFORMERS_VERBOSITY is set."""
+    """Leave talking to us: transformers draws no bars and speaks only of errors, unless TRANSFORMERS_VERBOSITY is set."""
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
@@ -77,12 +77,11 @@ def from_checkpoint(said: A) -> A:
     """
     if said.ckpt_dir is None:
         return said
-    directory = Path(said.ckpt_dir).expanduser().resolve()
-    if not directory.is_dir():
-        raise NotFoundError(
-            "FOUND-01", f"--ckpt_dir {said.ckpt_dir} is not a directory", fix="name a checkpoint-<step>"
-        )
+    directory = find_checkpoint(said.ckpt_dir)
+    whole = not adapter_dirs(directory)
     saved = read_saved(directory) if said.load_args_from_ckpt_dir else {}
+    if whole:
+        saved |= {"model_id_or_path": str(directory), "sft_type": "full"}
     args, taken = inherit(replace(said, ckpt_dir=str(directory)), saved)
     if taken:
         logger.info("from the checkpoint: " + ", ".join(f"{name}={value!r}" for name, value in taken.items()))
@@ -179,7 +178,8 @@ def load_plugins(paths: Sequence[str]) -> None:
         if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
             continue
         spec = importlib.util.spec_from_file_location(name, path)
-        assert spec and spec.loader
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         sys.path.append(str(path.parent))

@@ -12,17 +12,20 @@ from swift.arguments.fields import to_json
 from swift.arguments.sft import SftArguments
 from swift.datasets.ledger import Ledger
 from swift.log import get_logger
+from swift.redact import redact
+from swift.trainers.arguments import Seq2SeqTrainingArguments
 from swift.trainers.plots import plot_log
 from swift.trainers.trainer import Seq2SeqTrainer
 
 logger = get_logger()
 
 
-def save_arguments(args: SftArguments, ledger: Ledger) -> None:
-    """Write `sft_args.json` and `data_report.json` into the run's directory, before anything trains."""
+def save_arguments(args: SftArguments, training: Seq2SeqTrainingArguments, ledger: Ledger) -> None:
+    """Write the options, the trainer's arguments and the account of rows into the run's directory."""
     if dist.is_main():
         run = Path(args.output_dir)
         storage.write_json(run / "sft_args.json", to_json(args), private=True)
+        storage.write_json(run / "training_args.json", redact(training.to_dict()), private=True)
         storage.write_json(run / "data_report.json", ledger.to_json())
 
 
@@ -62,7 +65,10 @@ def describe_model(model: torch.nn.Module) -> str:
     trainable = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
     buffers = sum(b.numel() for b in model.buffers()) / 1e6
     share = 100 * trainable / max(total, 1e-9)
-    return f"{type(model).__name__}: {total:.4f}M parameters ({trainable:.4f}M trainable [{share:.4f}%]), {buffers:.4f}M buffers"
+    return (
+        f"{type(model).__name__}: {total:.4f}M parameters ({trainable:.4f}M trainable [{share:.4f}%]), "
+        f"{buffers:.4f}M buffers"
+    )
 
 
 def _memory() -> dict[str, str]:

@@ -61,13 +61,14 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
     data = read_data(args, template)
     if data.val is None:
         args = replace(args, evaluation_strategy="no")
-    save_arguments(args, data.ledger)
+    training = training_arguments(args)
+    save_arguments(args, training, data.ledger)
 
     torch.manual_seed(args.seed)
     model = add_tuner(args, load_base(args, source), source)
     trainer = Seq2SeqTrainer(
         model=model,
-        args=training_arguments(args),
+        args=training,
         data_collator=template.data_collator,
         train_dataset=data.train,
         eval_dataset=data.val,
