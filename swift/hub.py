@@ -154,7 +154,7 @@ def _from_hugging_face(hub_id: str, fetch: Callable[[], Any], hub: str = "Huggin
         raise _not_found(hub_id, hub, error) from error
     except OSError as error:
         raise _disk_or_network(hub_id, hub, error) from error
-    except hf.HTTPError as error:  # of the httpx it was built with
+    except hf.HTTPError as error:  # type: ignore[attr-defined]  # of the httpx it was built with
         raise _no_answer(hub_id, hub, error) from error
     except (DatasetsError, RuntimeError) as error:
         raise DataError("DATA-01", f"{hub_id} cannot be read: {_line(error)}") from error
@@ -201,4 +201,4 @@ def _disk_or_network(hub_id: str, hub: str, error: OSError) -> SwiftError:
 
 
 def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

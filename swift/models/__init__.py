@@ -53,8 +53,8 @@ def family(ms: str, hf: str, **shape: Any) -> Callable[..., ModelRecord]:
 
     def row(name: str, template: str, repository: str, hf_repository: str | None = None, **more: Any) -> ModelRecord:
         twin = hf_repository or repository.rpartition("/")[2]
-        ids = [repo if "/" in repo else f"{owner}/{repo}" for owner, repo in ((ms, repository), (hf, twin))]
-        return ModelRecord(name, template, *ids, **{**shape, **more})
+        here, there = (repo if "/" in repo else f"{owner}/{repo}" for owner, repo in ((ms, repository), (hf, twin)))
+        return ModelRecord(name, template, here, there, **{**shape, **more})
 
     return row
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from swift import dist
 from swift.dist import Hardware
@@ -87,6 +89,8 @@ def load_model(
         MissingPackageError: an optional package is needed.
     """
     source = with_weights(source)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     options = {
         "device_map": device_map,
         "attn_implementation": attn_implementation,
@@ -94,7 +98,7 @@ def load_model(
         **model_kwargs,
     }
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(source.path),
             dtype=torch_dtype,
             trust_remote_code=source.trusted,
@@ -113,6 +117,7 @@ def load_model(
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, SafetensorError) as error:
         raise _unloadable(source.path, "model", error) from error
+    model, report = loaded
     _check_complete(source.path, report)
     _finish_model(model, source)
     return model

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from swift import dist
 from swift.errors import DataError, RefusedError
 
 
-def check_remote_code(directory: Path, config: dict[str, Any], allowed: bool, revision: str | None = None) -> bool:
-    """Whether the model's own code will run: it must, and the user allowed it.
+def check_remote_code(
+    directory: Path, config: dict[str, Any], allowed: bool, revision: str | None = None
+) -> dict[str, str]:
+    """The model's own Python files that will run, with their sha256: needed and allowed; {} for a native model.
 
     Args:
         directory: the model's files.
@@ -32,7 +35,7 @@ def check_remote_code(directory: Path, config: dict[str, Any], allowed: bool, re
         DataError: there is neither a class in transformers nor code.
     """
     if is_native(str(config["model_type"])):
-        return False
+        return {}
     classes = config.get("auto_map")
     if not isinstance(classes, dict) or not {"AutoModelForCausalLM", "AutoModel"} & set(classes):
         raise DataError(
@@ -41,15 +44,24 @@ def check_remote_code(directory: Path, config: dict[str, Any], allowed: bool, re
             why="and the directory brings no class of its own",
         )
     _check_own(directory, classes)
-    if allowed or _agrees(directory):
-        return True
+    files = code_files(directory)
+    if not files:
+        raise DataError("MODEL-01", f"{directory}: the Python files that its config.json names are missing")
+    if allowed or _agrees(directory, files):
+        return files
     raise RefusedError(
         "REFUSED-01",
         f"{directory} needs its own Python code: transformers has no class for {config['model_type']!r}",
-        why="it would run " + ", ".join(f"{name} (sha256 {digest})" for name, digest in code_files(directory).items()),
+        why="it would run " + ", ".join(f"{name} (sha256 {digest})" for name, digest in files.items()),
         fix="read these files, then add --trust_remote_code true"
         + (f" --model_revision {revision}" if revision else ""),
     )
+
+
+def check_unchanged(directory: Path, agreed: Mapping[str, str]) -> None:
+    """Raise RefusedError when the files that the user agreed to are not those that are there now."""
+    if agreed and code_files(directory) != dict(agreed):
+        raise RefusedError("REFUSED-01", f"{directory}: its Python code changed since it was checked", fix="run again")
 
 
 def code_files(directory: Path) -> dict[str, str]:
@@ -85,11 +97,11 @@ def _check_own(directory: Path, classes: dict[str, Any]) -> None:
                 )
 
 
-def _agrees(directory: Path) -> bool:
+def _agrees(directory: Path, files: dict[str, str]) -> bool:
     """Ask on a terminal; anywhere else the answer is no."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or dist.world_size() > 1:
         return False
-    files = "\n".join(f"  {name}  sha256 {digest}" for name, digest in code_files(directory).items())
-    sys.stderr.write(f"{directory} needs its own Python code:\n{files}\nRun it with your rights? [y/N] ")
+    listed = "\n".join(f"  {name}  sha256 {digest}" for name, digest in files.items())
+    sys.stderr.write(f"{directory} needs its own Python code:\n{listed}\nRun it with your rights? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

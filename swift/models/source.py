@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from swift import hub
 from swift.errors import MissingPackageError, NotFoundError, UsageError
 from swift.models import MODELS, ModelRecord, find_by_arch, find_by_hub_id
 from swift.models.files import check_tokenizer, check_weights, read_config
-from swift.models.remote_code import check_remote_code
+from swift.models.remote_code import check_remote_code, check_unchanged
 from swift.registry import unknown
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -30,8 +31,8 @@ class ModelSource:
         path: the directory of its files.
         config: its config.json.
         hub_id: where it was downloaded from; None for a local directory.
-        revision: branch, tag or commit of the download; None for the newest.
-        trusted: whether its own Python code is needed and may run.
+        revision: commit of the download where it is known, else what was asked for; None for the newest.
+        code: its own Python files that may run, with their sha256; {} for a model that needs none.
     """
 
     name: str
@@ -40,7 +41,12 @@ class ModelSource:
     config: dict[str, Any]
     hub_id: str | None = None
     revision: str | None = None
-    trusted: bool = False
+    code: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the model's own Python code is needed and may run."""
+        return bool(self.code)
 
     @property
     def arch(self) -> str:
@@ -99,8 +105,9 @@ def find_model(
     if local is not None or download_weights:
         check_weights(found.path)
     _check_packages(config)
-    trusted = check_remote_code(found.path, config, trust_remote_code, _commit(found))
-    return replace(found, config=config, trusted=trusted)
+    revision = _commit(found)
+    code = check_remote_code(found.path, config, trust_remote_code, revision)
+    return replace(found, config=config, code=code, revision=revision)
 
 
 def with_weights(source: ModelSource) -> ModelSource:
@@ -108,6 +115,7 @@ def with_weights(source: ModelSource) -> ModelSource:
     if source.hub_id is not None:
         path = hub.fetch_model(source.hub_id, source.revision, weights=True, check_latest=False)
         source = replace(source, path=path)
+    check_unchanged(source.path, source.code)
     check_weights(source.path)
     return source
 

@@ -169,7 +169,7 @@ def test_own_code_runs_only_when_allowed(copy: Path, monkeypatch: pytest.MonkeyP
     assert not canary.exists(), "the native class was there"
     source = find_model(None, str(change(copy, model_type="strange")), trust_remote_code=True)
     with pytest.raises(DataError):
-        load_model(replace(source, trusted=False), torch.float32)
+        load_model(replace(source, code={}), torch.float32)
     assert not canary.exists()
     model = load_model(source, torch.float32)
     assert type(model).__name__ == "StrangeForCausalLM"

@@ -17,12 +17,9 @@ from swift.models import (
     get_default_template_type,
 )
 from swift.registry import slug
+from swift.templates import TEMPLATES
 
 ROWS = MODELS.values()
-TEMPLATES = set(
-    "qwen qwen2_5 chatglm2 chatglm3 chatglm4 baichuan internlm2 yi yi1_5 llama llama3 llama3_2 mistral-nemo deepseek "
-    "deepseek2 deepseek2_5 deepseek-coder gemma phi3 default default-generation chatglm-generation".split()
-)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from swift.errors import DataError, RefusedError
-from swift.models.remote_code import check_remote_code, code_files, is_native
+from swift.models.remote_code import check_remote_code, check_unchanged, code_files, is_native
 
 CODE = "open('canary', 'w')\n"
 FOREIGN = {"model_type": "strange", "auto_map": {"AutoModelForCausalLM": "modeling_strange.StrangeForCausalLM"}}
@@ -31,8 +31,8 @@ def test_native_types_are_those_of_transformers():
 
 
 def test_a_native_model_needs_no_code_whatever_it_brings(directory: Path):
-    assert check_remote_code(directory, FOREIGN | {"model_type": "qwen2"}, allowed=True) is False
-    assert check_remote_code(directory, FOREIGN | {"model_type": "qwen2"}, allowed=False) is False
+    assert check_remote_code(directory, FOREIGN | {"model_type": "qwen2"}, allowed=True) == {}
+    assert check_remote_code(directory, FOREIGN | {"model_type": "qwen2"}, allowed=False) == {}
 
 
 def test_code_is_refused_with_its_files_and_the_flag(directory: Path):
@@ -46,7 +46,7 @@ def test_code_is_refused_with_its_files_and_the_flag(directory: Path):
 
 
 def test_code_that_the_user_allowed_may_run(directory: Path):
-    assert check_remote_code(directory, FOREIGN, allowed=True) is True
+    assert check_remote_code(directory, FOREIGN, allowed=True) == code_files(directory)
 
 
 @pytest.mark.parametrize(("answer", "runs"), [("y\n", True), ("YES\n", True), ("n\n", False), ("\n", False)])
@@ -55,7 +55,7 @@ def test_a_terminal_is_asked(directory: Path, monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     monkeypatch.setattr("sys.stderr", screen)
     if runs:
-        assert check_remote_code(directory, FOREIGN, allowed=False) is True
+        assert check_remote_code(directory, FOREIGN, allowed=False) == code_files(directory)
     else:
         with pytest.raises(RefusedError):
             check_remote_code(directory, FOREIGN, allowed=False)
@@ -88,3 +88,17 @@ def test_code_files_are_found_in_folders_too(directory: Path):
     (directory / "ops").mkdir()
     (directory / "ops" / "kernel.py").write_text("")
     assert list(code_files(directory)) == ["modeling_strange.py", "ops/kernel.py"]
+
+
+def test_code_that_is_named_but_missing_is_damage(tmp_path: Path):
+    with pytest.raises(DataError, match="missing"):
+        check_remote_code(tmp_path, FOREIGN, allowed=True)
+
+
+def test_code_that_changed_after_the_check_does_not_run(directory: Path):
+    agreed = check_remote_code(directory, FOREIGN, allowed=True)
+    check_unchanged(directory, agreed)
+    (directory / "modeling_strange.py").write_text("# other")
+    with pytest.raises(RefusedError, match="changed"):
+        check_unchanged(directory, agreed)
+    check_unchanged(directory, {})

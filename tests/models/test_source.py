@@ -72,6 +72,12 @@ def test_home_and_relative_paths_are_directories(said: str, copy: Path, monkeypa
     assert find_model(None, said).path == copy.resolve()
 
 
+def test_a_row_may_live_in_a_directory(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(MODELS, "_records", dict(MODELS._records))
+    MODELS.add(ModelRecord("own", "auto", path=str(tiny_dir)))
+    assert find_model("own", None).path == tiny_dir.resolve()
+
+
 def test_nothing_named():
     with pytest.raises(UsageError, match="no model is named"):
         find_model(None, None)
@@ -139,6 +145,17 @@ def test_a_row_may_pin_its_revision_and_lack_a_hub(asked: list, monkeypatch: pyt
         find_model("pinned", None)
 
 
+def test_code_that_a_second_download_changed_does_not_run(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    change(copy, model_type="strange", auto_map={"AutoModelForCausalLM": "modeling.M"})
+    (copy / "modeling.py").write_text("")
+    monkeypatch.setattr(hub, "fetch_model", lambda *_, **__: copy)
+    source = find_model(None, "someone/strange", trust_remote_code=True)
+    with_weights(source)
+    (copy / "modeling.py").write_text("# other")
+    with pytest.raises(RefusedError, match="changed"):
+        with_weights(source)
+
+
 def test_foreign_code_is_refused_with_the_commit_of_the_download(copy: Path, monkeypatch: pytest.MonkeyPatch):
     commit = "0123456789" * 4
     cached = copy.rename(copy.with_name(commit))
@@ -149,6 +166,7 @@ def test_foreign_code_is_refused_with_the_commit_of_the_download(copy: Path, mon
         find_model(None, "someone/strange")
     with pytest.raises(RefusedError, match=r"--trust_remote_code true$"):
         find_model(None, str(cached))
+    assert find_model(None, "someone/strange", trust_remote_code=True).revision == commit
     assert find_model(None, str(cached), trust_remote_code=True).trusted
     assert not find_model(None, str(change(cached, model_type="qwen2")), trust_remote_code=True).trusted
 
