@@ -20,7 +20,7 @@ OLD_WEIGHTS = ["*.bin", "*.pt", "*.pth", "*.ckpt"]
 WEIGHTS = ["*.safetensors", *OLD_WEIGHTS]
 OTHER_FORMATS = ["*.gguf", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.nemo"]
 OTHER_FORMATS += ["consolidated*", "original/*", "onnx/*", "openvino/*", "coreml/*"]
-READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
 
 def use_hf() -> bool:

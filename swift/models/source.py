@@ -131,7 +131,7 @@ def _local(said: str | None) -> Path | None:
         raise UsageError("USAGE-02", f"{said} is a file, not a model's directory", fix="name its directory")
     if not HUB_ID.fullmatch(said) or said[0] in "./~":
         if "/" not in said and "\\" not in said:
-            near = unknown("model", said, MODELS).fix
+            near = f"--model_type {said}" if said in MODELS else unknown("model", said, MODELS).fix
             raise NotFoundError("FOUND-01", f"no directory and no hub id is called {said!r}", fix=near)
         raise NotFoundError("FOUND-01", f"{said} is not a directory", fix="a hub id looks like owner/name")
     return None

@@ -98,6 +98,9 @@ def test_a_missing_path_is_no_hub_id(said: str, asked: list):
 def test_a_lone_word_hears_registered_names(asked: list):
     with pytest.raises(NotFoundError, match="qwen-7b-chat"):
         find_model(None, "qwen-7b-chatt")
+    with pytest.raises(NotFoundError) as caught:
+        find_model(None, "qwen-7b-chat")
+    assert caught.value.fix == "--model_type qwen-7b-chat"
     assert asked == []
 
 
