@@ -73,7 +73,8 @@ def append_jsonl(path: Path | str, value: Any) -> None:
     line = (json.dumps(value, ensure_ascii=False, default=repr) + "\n").encode("utf-8")
     try:
         with Path(path).open("ab", buffering=0) as file:
-            file.write(line)
+            if file.write(line) != len(line):  # what a disk that has just become full does
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise disk_error(error, path, len(line)) or error from error
 

@@ -294,7 +294,7 @@ def _stream(question: _Question, info: dict[str, Any]) -> Iterator[str]:
                 longer = reader.so_far(seen)
                 if len(longer) > len(shown) and longer.startswith(shown):
                     shown = longer
-                    _fill_info(info, _answer(reader, question.turn, seen), started)
+                    info["num_generated_tokens"] = len(seen)
                     yield shown
         finally:
             closed.set()

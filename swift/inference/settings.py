@@ -16,7 +16,7 @@ DEFAULT_NEW_TOKENS = 2048
 def prepare_generation_config(
     model: Any, template: Template, said: GenerationConfig | None = None, *, num_prompt_tokens: int = 0
 ) -> GenerationConfig:
-    """A copy of `said` (None: the model's own settings) that `model.generate` takes without a warning.
+    """A copy of `said` (None: the model's own settings) for one answer as plain ids, which makes no warning.
 
     It stops on the template's end of turn, the tokenizer's and those already named. `max_new_tokens` (2048 when
     nobody says one) is cut so that the prompt and the answer fit the model's length; it is 0 or less when the prompt
@@ -29,7 +29,7 @@ def prepare_generation_config(
     config.pad_token_id = _first(tokenizer.pad_token_id, config.pad_token_id, *config.eos_token_id, 0)
     config.max_new_tokens = _new_tokens(config, num_prompt_tokens, max_model_length(model))
     config.max_length = None
-    config.use_cache = True
+    config.use_cache, config.num_return_sequences, config.return_dict_in_generate = True, 1, False
     if not config.do_sample or config.temperature == 0:
         config.do_sample, config.temperature, config.top_p, config.top_k = False, 1.0, 1.0, 50
     return config

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from swift import storage
 from swift.arguments.infer import InferArguments
 from swift.commands.infer import in_file_order, infer_main
+from swift.datasets.load import load_datasets
 from swift.errors import ConfigError, DataError, OutputError, SwiftError
 from tests.tiny import save_tiny
 
@@ -232,6 +234,30 @@ def peft_dir(model_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp("peft") / "adapter"
     tuned.save_pretrained(directory)
     return directory, tuned.eval()
+
+
+def test_a_checkpoint_lends_its_settings_and_the_rows_it_held_out(options, plain, peft_dir, tmp_path):
+    directory, tuned = peft_dir
+    checkpoint = tmp_path / "checkpoint-1"
+    shutil.copytree(directory, checkpoint)
+    rows = [{"query": f"q{k}", "response": "a"} for k in range(12)] + [{"query": "no answer"}]
+    trained_on = {"dataset": [write_rows(tmp_path / "d.jsonl", rows)], "dataset_test_ratio": 0.25, "max_bad_rows": 1}
+    held_out = load_datasets(trained_on["dataset"], test_ratio=0.25, seed=7, max_bad_rows=1).val
+    saved_options = {
+        **trained_on,
+        "dataset_seed": 7,
+        "system": "be kind",
+        "model_id_or_path": options["model_id_or_path"],
+    }
+    (checkpoint / "sft_args.json").write_text(json.dumps(saved_options))
+    result = infer_main(InferArguments(ckpt_dir=str(checkpoint), load_dataset_config=True, **GREEDY))["result"]
+    assert {row["query"] for row in result} == {row["messages"][-2]["content"] for row in held_out}
+    assert len(result) == 3
+    first = result[0]
+    assert first["response"] == plain([{"role": "system", "content": "be kind"}, *user(first["query"])], tuned)
+    assert saved(checkpoint / "infer_result") == result
+    said = infer_main(InferArguments(ckpt_dir=str(checkpoint), system="", query="hi", save_result=False, **GREEDY))
+    assert said["result"][0]["response"] == plain(user("hi"), tuned)
 
 
 @pytest.mark.parametrize("merge", [False, True])

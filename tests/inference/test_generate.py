@@ -120,6 +120,15 @@ def test_an_observation_goes_on_in_the_same_turn(model, template):
     assert history == [["q", said + " 42 found" + text]]
 
 
+def test_one_answer_is_given_whatever_the_settings_ask(model, template):
+    config = GenerationConfig(
+        max_new_tokens=4, num_beams=2, num_return_sequences=2, return_dict_in_generate=True, output_scores=True
+    )
+    plain = GenerationConfig(max_new_tokens=4, num_beams=2)
+    answers = [inference(model, template, "hi", generation_config=each) for each in (config, plain)]
+    assert answers[0] == answers[1]
+
+
 def test_generation_info_counts(stopping_model, template):
     info, streamed = {}, {}
     inference(stopping_model, template, QUESTIONS[0], generation_config=GREEDY, generation_info=info)
