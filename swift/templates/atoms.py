@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.errors import ConfigError
 from swift.templates import Piece
-from swift.templates.tokens import tokenise
+from swift.templates.tokens import token_id, tokenise
 
 PLACE = re.compile(r"\{\{(SYSTEM|QUERY|ROUND0|ROUND1)\}\}")
 
@@ -53,11 +53,12 @@ def _token(name: int | str, tokenizer: PreTrainedTokenizerBase, template: str) -
     """The id of a token; a token text that the tokenizer lacks stays text."""
     if isinstance(name, int):
         found = name if name < len(tokenizer) else None
-    elif name.endswith("_token_id"):
-        found = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}[name]
+    elif name in ("bos_token_id", "eos_token_id"):
+        text = tokenizer.bos_token if name == "bos_token_id" else tokenizer.eos_token
+        found = None if text is None else token_id(tokenizer, str(text))
     else:
-        found = tokenizer.convert_tokens_to_ids(name)
-        return name if found is None or found == tokenizer.unk_token_id else [found]
+        found = token_id(tokenizer, name)
+        return name if found is None else [found]
     if found is None:
         raise ConfigError(
             "CONFIG-02",

@@ -24,7 +24,7 @@ from swift.errors import DataError
 from swift.templates.align import Frame, Marked, align
 from swift.templates.conversation import Message, split_system
 from swift.templates.encoding import Inputs, Said, Shown, Strategy, Template, attempt
-from swift.templates.tokens import added_texts, any_of, cuts, split, tokenise
+from swift.templates.tokens import added_texts, any_of, cuts, split, token_id, tokenise
 
 MAX_SOURCE_BYTES = 64 * 1024
 MAX_TEXT_CHARS = 16 * 1024 * 1024
@@ -115,7 +115,8 @@ class AutoTemplate(Template):
         """The tokens that structure a conversation: those that the probe shows, and those that end a reply."""
         added = any_of(added_texts(self.tokenizer))
         shown = set(added.findall(chat + end_text)) if added else set()
-        return Frame({text: self.tokenizer.convert_tokens_to_ids(text) for text in shown})
+        ids = {text: token_id(self.tokenizer, text) for text in shown}
+        return Frame({text: i for text, i in ids.items() if i is not None})
 
     def _find_end_ids(self, chat: str, end_text: str) -> list[int]:
         """The ids of the end of a reply, as they are in the middle of a conversation."""
@@ -186,11 +187,12 @@ class AutoTemplate(Template):
             chat_template=self._source,
             return_assistant_tokens_mask=True,
             add_generation_prompt=messages[-1]["role"] != "assistant",
-            **self.tokenizer.special_tokens_map,
+            **self.tokenizer.special_tokens_map,  # type: ignore[arg-type]
         )
-        if rendered[0] != text or len(spans[0]) != count:
+        found: list[tuple[int, int]] = spans[0]  # type: ignore[assignment]
+        if rendered[0] != text or len(found) != count:
             return None
-        return [(start, self._without_end(text, start, end)) for start, end in spans[0]]
+        return [(start, self._without_end(text, start, end)) for start, end in found]
 
     def _without_end(self, text: str, start: int, end: int) -> int:
         at = text.rfind(self.end_text, start, end)
@@ -276,12 +278,14 @@ def _time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(*_: Any) -> NoReturn:
-        _refuse(f"the chat template takes more than {seconds} seconds for three short messages")
+        raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except TimeoutError:
+        _refuse(f"the chat template takes more than {seconds} seconds for three short messages")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -21,13 +21,12 @@ def read_messages(row: Mapping[str, Any]) -> list[Message]:
     """
     said = row.get("messages")
     messages = _from_rounds(row) if said is None else said
-    where = f"{row['where']}: " if row.get("where") else ""
     if not isinstance(messages, Sequence) or not messages:
-        raise DataError("DATA-03", f"{where}the conversation is empty")
+        raise DataError("DATA-03", "the conversation is empty")
     for k, message in enumerate(messages):
         problem = _problem(k, message)
         if problem:
-            raise DataError("DATA-03", f"{where}messages[{k}] {problem}")
+            raise DataError("DATA-03", f"messages[{k}] {problem}")
     return list(messages)
 
 
@@ -61,6 +60,16 @@ def _problem(k: int, message: Any) -> str | None:
         return f"has no role out of {', '.join(ROLES)}"
     if not isinstance(message.get("content"), str):
         return "has no text as its content"
+    if not _is_unicode(message["content"]):
+        return "has half a surrogate pair, which is no character"
     if message["role"] == "system" and k:
         return "is a system message, which can only come first"
     return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

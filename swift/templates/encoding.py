@@ -130,25 +130,28 @@ class Template(ABC):
         """
         conversations = attempt(read_messages, rows)
         good = [c for c in conversations if not isinstance(c, DataError)]
-        encoded = iter(self._encode(good))
+        encoded = iter([self._fit(*pair) for pair in zip(good, self._encode(good), strict=True)])
         results: list[dict[str, Any]] = []
         for k, conversation in enumerate(conversations):
             result = conversation if isinstance(conversation, DataError) else next(encoded)
+            if isinstance(result, DataError) and errors is None:
+                raise result
             if isinstance(result, DataError):
-                if errors is None:
-                    raise result
-                errors.append((k, result))
-                results.append({})
-            else:
-                results.append(self._fit(*result, conversation[-1]["role"] == "assistant"))
+                errors.append((k, result))  # type: ignore[union-attr]
+                result = {}
+            results.append(result)
         return results
 
-    def _fit(self, ids: list[int], labels: list[int], supervised: bool) -> dict[str, Any]:
+    def _fit(self, conversation: list[Message], encoded: Inputs | DataError) -> dict[str, Any] | DataError:
+        """What `encode` gives for a conversation, `{}` when it is too long."""
+        if isinstance(encoded, DataError):
+            return encoded
+        ids, labels = encoded
         if self.max_length is not None and len(ids) > self.max_length:
             if self.truncation_strategy == "delete":
                 return {}
             ids, labels = ids[-self.max_length :], labels[-self.max_length :]
-        return {"input_ids": ids, "labels": labels if supervised else None}
+        return {"input_ids": ids, "labels": labels if conversation[-1]["role"] == "assistant" else None}
 
     def lay(self, parts: Iterable[Shown | Said]) -> Inputs:
         """Ids and labels of the parts in order: the one place where labels are made.
@@ -180,11 +183,8 @@ class Template(ABC):
         noun = "id" if len(self.end_ids) == 1 else "ids"
         return f"end of turn: {self.end_text!r} ({noun} {ids}), supervised, and where inference stops"
 
-    def example(self, row: Mapping[str, Any]) -> str:
-        """A row as the model meets it: all of its text, then with what is not supervised masked."""
-        inputs, _ = self.encode(row)
-        if not inputs:
-            return f"[TOO LONG] more than {self.max_length} tokens"
+    def show(self, inputs: Mapping[str, Any]) -> str:
+        """Encoded inputs as the model meets them: all of the text, then with what is not supervised masked."""
         shown = f"[INPUT] {safe_decode(self.tokenizer, inputs['input_ids'])}"
         if inputs["labels"] is None:
             return shown

@@ -108,9 +108,8 @@ def generate_ids_to_response(
 
 def _showable(text: str, stop_words: Sequence[str]) -> int:
     """How much of `text` no further id can change: up to its last space, newline or CJK character."""
+    text = text.rstrip(BROKEN)
     longest = max(map(len, stop_words), default=1) - 1
-    half = next(
-        (n for n in range(min(longest, len(text)), 0, -1) if any(word.startswith(text[-n:]) for word in stop_words)), 0
-    )
-    sure = text[: len(text) - half].rstrip(BROKEN)
-    return max((match.end() for match in MAY_SHOW.finditer(sure)), default=0)
+    sizes = range(min(longest, len(text)), 0, -1)
+    half = next((n for n in sizes if any(word.startswith(text[-n:]) for word in stop_words)), 0)
+    return max((match.end() for match in MAY_SHOW.finditer(text[: len(text) - half])), default=0)

@@ -226,5 +226,5 @@ def _rounds(messages: list[Message]) -> Iterator[Round]:
 
 def _automatic_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The id that this tokenizer itself puts before every text; None when it puts none."""
-    bos = tokenizer.bos_token_id
-    return bos if bos is not None and bos in tokenizer("")["input_ids"] else None
+    ids = tokenizer("")["input_ids"]
+    return ids[0] if ids and ids[0] == tokenizer.bos_token_id else None

@@ -9,18 +9,13 @@ from itertools import pairwise
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from swift.errors import DataError
-
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """The ids of every text, without special tokens of the tokenizer's own; equal texts are tokenised once."""
     unique = list(dict.fromkeys(text for text in texts if text))
     if not unique:
         return [[] for _ in texts]
-    try:
-        ids = dict(zip(unique, _encode(tokenizer, unique), strict=True))
-    except UnicodeEncodeError as error:
-        raise DataError("DATA-03", f"half a surrogate pair in {str(error.object)[:40]!a}", why=str(error)) from error
+    ids = dict(zip(unique, _encode(tokenizer, unique), strict=True))
     return [ids[text] if text else [] for text in texts]
 
 
@@ -41,6 +36,12 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
     if backend.truncation is not None or backend.padding is not None or backend.encode_special_tokens:
         return None
     return backend
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
+    """The id of a token by its text; None when the tokenizer has no such token."""
+    found = tokenizer.convert_tokens_to_ids(text)
+    return found if isinstance(found, int) and found != tokenizer.unk_token_id else None
 
 
 def special_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
@@ -76,7 +77,7 @@ def split(text: str, at: Sequence[int]) -> list[str]:
     return [text[start:end] for start, end in pairwise(edges)]
 
 
-def safe_decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], **kwargs: object) -> str:
+def safe_decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of ids or labels; a run of n equal negative ids shows as `[-100 * n]`."""
     text, start = "", 0
     while start < len(ids):
@@ -84,6 +85,6 @@ def safe_decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], **kwargs
         masked = ids[start] < 0
         while end < len(ids) and (ids[end] == ids[start] if masked else ids[end] >= 0):
             end += 1
-        text += f"[{ids[start]} * {end - start}]" if masked else str(tokenizer.decode(list(ids[start:end]), **kwargs))
+        text += f"[{ids[start]} * {end - start}]" if masked else str(tokenizer.decode(list(ids[start:end])))
         start = end
     return text
