@@ -20,8 +20,6 @@ from swift.log import get_logger
 from swift.storage import StagedDirectory, staged_directory
 
 PREFIX = "checkpoint-"
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 HEADROOM = 1.2
 
@@ -76,12 +74,13 @@ def committed(output_dir: Path | str) -> list[Path]:
 def latest(output_dir: Path | str, *, fast: bool = False) -> Path | None:
     """The newest checkpoint that verifies and can be gone on from, None when there is none.
 
-    Newer ones that do not are named in a warning each.
+    Newer ones that do not are named in a warning each. What a killed process left half done is tidied up first.
 
     Args:
         output_dir: the run's directory.
         fast: compare the sizes of files only, not their SHA-256.
     """
+    storage.sweep(output_dir)
     for path in sorted(_candidates(output_dir), key=lambda path: step_of(path) or 0, reverse=True):
         faults = _faults(path, fast)
         if not faults:
@@ -150,21 +149,6 @@ def rotate(output_dir: Path | str, limit: int | None, keep: Iterable[Path | str 
     pinned = {found[-1].resolve(), *(Path(path).resolve() for path in keep if path is not None)}
     for path in [path for path in found if path.resolve() not in pinned][: max(0, len(found) - limit)]:
         storage.remove(path)
-
-
-def find_adapter_files(directory: Path | str) -> dict[str, Path]:
-    """The weights of each adapter in a checkpoint by its name; one in the root, where PEFT puts it, is `default`."""
-    directory = Path(directory)
-    if not directory.is_dir():
-        return {}
-    folders = {"default": directory} | {path.name: path for path in sorted(directory.iterdir()) if path.is_dir()}
-    return {name: weights for name, folder in folders.items() if (weights := _adapter_weights(folder))}
-
-
-def _adapter_weights(folder: Path) -> Path | None:
-    if not (folder / ADAPTER_CONFIG).is_file():
-        return None
-    return next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
 
 
 def _candidates(output_dir: Path | str) -> list[Path]:

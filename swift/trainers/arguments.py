@@ -80,7 +80,7 @@ def modern(said: dict[str, Any]) -> dict[str, Any]:
         UnknownNameError: a name that neither knows.
     """
     known = {f.name for f in fields(OwnTrainingArguments)}
-    options: dict[str, Any] = {"logging_nan_inf_filter": False}
+    options: dict[str, Any] = {"label_names": ["labels"]}
     for name, value in said.items():
         new = RENAMED.get(name, name) if RENAMED.get(name, name) in known else name
         if new in said and new != name and said[new] != value:
@@ -99,7 +99,7 @@ def modern(said: dict[str, Any]) -> dict[str, Any]:
             options["accelerator_config"] = {**(options.get("accelerator_config") or {}), name: value}
         else:
             raise unknown("training argument", name, known)
-    return options
+    return {**options, "logging_nan_inf_filter": False}
 
 
 def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:

@@ -14,6 +14,7 @@ from swift.trainers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from tests.tiny import tiny_model
 
 VOCAB = 64
+OWN = ("sft_args", "template", "tokenizer", "callbacks", "compute_metrics")
 
 
 class Rows(Dataset):
@@ -40,7 +41,9 @@ def collate(rows: list[dict[str, Any]], to: int = 0) -> dict[str, Tensor]:
     pad = [longest - len(row["input_ids"]) for row in rows]
     return {
         "input_ids": torch.tensor([row["input_ids"] + [0] * n for row, n in zip(rows, pad, strict=True)]),
-        "attention_mask": torch.tensor([[1] * len(row["input_ids"]) + [0] * n for row, n in zip(rows, pad, strict=True)]),
+        "attention_mask": torch.tensor(
+            [[1] * len(row["input_ids"]) + [0] * n for row, n in zip(rows, pad, strict=True)]
+        ),
         "labels": torch.tensor([row["labels"] + [-100] * n for row, n in zip(rows, pad, strict=True)]),
     }
 
@@ -48,12 +51,15 @@ def collate(rows: list[dict[str, Any]], to: int = 0) -> dict[str, Tensor]:
 def lora(dropout: float = 0.0, **config: Any) -> Any:
     torch.manual_seed(0)
     model = tiny_model(vocab_size=VOCAB, hidden=32, **config)
-    return get_peft_model(model, LoraConfig(r=4, lora_dropout=dropout, target_modules=["q_proj", "v_proj", "down_proj"]))
+    return get_peft_model(
+        model, LoraConfig(r=4, lora_dropout=dropout, target_modules=["q_proj", "v_proj", "down_proj"])
+    )
 
 
 def trainer_of(model: Any, output: Path | str, train: Any = None, val: Any = None, **said: Any) -> Seq2SeqTrainer:
     """A trainer on the CPU with small defaults; `said` goes into its arguments, but for the trainer's own options."""
-    own = {key: said.pop(key) for key in list(said) if key in ("sft_args", "template", "tokenizer", "callbacks", "compute_metrics")}
+    own = {key: said.pop(key) for key in list(said) if key in OWN}
+    collator = said.pop("collator", collate)
     options = {
         "per_device_train_batch_size": 4,
         "max_steps": 4,
@@ -67,7 +73,7 @@ def trainer_of(model: Any, output: Path | str, train: Any = None, val: Any = Non
     return Seq2SeqTrainer(
         model=model,
         args=Seq2SeqTrainingArguments(output_dir=str(output), **options),
-        data_collator=said.get("collator", collate),
+        data_collator=collator,
         train_dataset=train if train is not None else Rows(16),
         eval_dataset=val,
         **own,

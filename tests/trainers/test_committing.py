@@ -1,0 +1,245 @@
+"""Checkpoints of a run: what is in them, going on from them bit for bit, and refusing what would not be exact."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from swift import storage
+from swift.arguments.sft import SftArguments
+from swift.errors import ConfigError, DataError, DiskError, InternalError, NotFoundError
+from swift.tuners import AdapterConfig, LoraConfig, Swift
+from tests.tiny import tiny_model, tiny_tokenizer
+from tests.trainers.rows import VOCAB, Rows, lora, losses, trainer_of, weights
+
+SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3, "max_steps": 9, "logging_steps": 2}
+
+
+def two_tuners() -> Any:
+    torch.manual_seed(0)
+    tuners = {
+        "first": LoraConfig(r=4, lora_dropout=0.2, target_modules=["q_proj"]),
+        "second": AdapterConfig(dim=32, target_modules=["mlp"], adapter_length=4),
+    }
+    return Swift.prepare_model(tiny_model(vocab_size=VOCAB, hidden=32), tuners)
+
+
+MODELS = {
+    "lora": lambda: lora(dropout=0.2),
+    "full": lambda: tiny_model(vocab_size=VOCAB, hidden=32, attention_dropout=0.2),
+    "two": two_tuners,
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(("rows", "accumulation"), [(16, 1), (21, 2)])
+def test_going_on_is_never_having_stopped(tmp_path: Path, kind: str, rows: int, accumulation: int) -> None:
+    said = {
+        **SAVING,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": accumulation,
+        "eval_strategy": "steps",
+    }
+    said |= {"eval_steps": 3, "save_total_limit": None}
+    data = {"train": Rows(rows), "val": Rows(5, seed=8)}
+    straight = trainer_of(MODELS[kind](), tmp_path / "straight", **data, **said)
+    straight.train()
+    for step in (3, 6):
+        resumed = trainer_of(MODELS[kind](), tmp_path / "resumed", **data, **said)
+        shutil.rmtree(tmp_path / "resumed")
+        start = tmp_path / "straight" / f"checkpoint-{step}"
+        resumed.train(resume_from_checkpoint=start)
+        assert losses(resumed) == losses(straight)
+        same, other = weights(straight.model), weights(resumed.model)
+        assert all(torch.equal(same[name], other[name]) for name in same)
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            files = [tmp_path / run / "checkpoint-9" / name for run in ("straight", "resumed")]
+            assert files[0].read_bytes() == files[1].read_bytes(), name
+        evals = [[e["eval_loss"] for e in t.state.log_history if "eval_loss" in e] for t in (straight, resumed)]
+        assert evals[0] == evals[1]
+
+
+def test_auto_takes_the_newest_whole_one(tmp_path: Path) -> None:
+    straight = trainer_of(lora(0.2), tmp_path, **SAVING)
+    straight.train(resume_from_checkpoint="auto")
+    lines = (tmp_path / "logging.jsonl").read_text().splitlines()
+    (tmp_path / "checkpoint-9" / "optimizer.pt").unlink()
+    again = trainer_of(lora(0.2), tmp_path, **SAVING)
+    again.train(resume_from_checkpoint=True)
+    assert losses(again) == losses(straight)
+    assert storage.verify(tmp_path / "checkpoint-9") == []
+    after = (tmp_path / "logging.jsonl").read_text().splitlines()
+    steps = [
+        [json.loads(line)["global_step"] for line in part if "loss" in json.loads(line)] for part in (lines, after)
+    ]
+    assert steps[0] == steps[1] == [2, 3, 4, 6, 8, 9]
+
+
+def test_damage_and_absence_are_refused(tmp_path: Path) -> None:
+    trainer_of(lora(), tmp_path, **SAVING, save_only_model=True).train()
+    with pytest.raises(DataError, match=r"optimizer\.pt was not saved"):
+        trainer_of(lora(), tmp_path, **SAVING).train(resume_from_checkpoint=tmp_path / "checkpoint-9")
+    with pytest.raises(NotFoundError, match="not a directory"):
+        trainer_of(lora(), tmp_path, **SAVING).train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"per_device_train_batch_size": 2}, "per_device_train_batch_size was 4, is 2"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps was 1, is 2"),
+        ({"seed": 7}, "seed was 42, is 7"),
+        ({"train": Rows(17)}, "rows was 16, is 17"),
+    ],
+)
+def test_another_run_is_refused(tmp_path: Path, changed: dict[str, Any], word: str) -> None:
+    trainer_of(lora(), tmp_path, **SAVING).train()
+    with pytest.raises(ConfigError, match=word) as caught:
+        trainer_of(lora(), tmp_path, **{**SAVING, **changed}).train(resume_from_checkpoint="auto")
+    assert caught.value.exit_code == 78
+
+
+def test_other_data_may_follow_when_its_start_is_asked_for(tmp_path: Path) -> None:
+    trainer_of(lora(), tmp_path, **SAVING).train()
+    on = trainer_of(lora(), tmp_path, train=Rows(40), **{**SAVING, "max_steps": 12}, ignore_data_skip=True)
+    on.train(resume_from_checkpoint="auto")
+    assert on.state.global_step == 12
+
+
+def test_a_tuner_of_another_shape_is_refused(tmp_path: Path) -> None:
+    trainer_of(lora(), tmp_path, **SAVING).train()
+    for other in (
+        {"r": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]},
+        {"r": 4, "target_modules": ["q_proj"]},
+    ):
+        model = Swift.prepare_model(tiny_model(vocab_size=VOCAB, hidden=32), LoraConfig(**other))
+        with pytest.raises(DataError, match="does not fit the model"):
+            trainer_of(model, tmp_path, **SAVING).train(resume_from_checkpoint="auto")
+    with pytest.raises(DataError, match="does not fit"):
+        trainer_of(two_tuners(), tmp_path, **SAVING).train(resume_from_checkpoint="auto")
+    named = lora()
+    named.add_adapter("other", named.peft_config["default"])
+    named.set_adapter("other")
+    with pytest.raises(DataError, match="has no adapter 'other'"):
+        trainer_of(named, tmp_path, **SAVING).train(resume_from_checkpoint="auto")
+
+
+def test_what_an_adapter_checkpoint_holds(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("x")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "configuration.json").write_text('{"task": "chat", "more": 1}')
+    args = SftArguments(
+        model_id_or_path=str(tmp_path / "model"), sft_type="lora", template_type="chatml", system="你好", dtype="fp32"
+    )
+    template = SimpleNamespace(name="chatml", stop_ids=[2, 5])
+    said = {**SAVING, "additional_saved_files": [str(tmp_path / "note.txt")], "tokenizer": tiny_tokenizer(VOCAB)}
+    trainer_of(lora(), tmp_path, sft_args=args, template=template, **said).train()
+    found = tmp_path / "checkpoint-9"
+    names = {path.name for path in found.iterdir()}
+    assert names == {
+        "adapter_config.json", "adapter_model.safetensors", "README.md", "configuration.json", "sft_args.json",
+        "generation_config.json", "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth",
+        "manifest.json", "note.txt",
+    }  # fmt: skip
+    configuration = json.loads((found / "configuration.json").read_text())
+    assert configuration["framework"] == "pytorch"
+    assert (configuration["task"], configuration["more"]) == ("chat", 1)
+    assert configuration["adapter_cfg"]["template_type"] == "chatml"
+    assert configuration["adapter_cfg"]["system"] == "你好"
+    assert json.loads((found / "sft_args.json").read_text())["sft_type"] == "lora"
+    assert (found / "sft_args.json").stat().st_mode & 0o077 == 0
+    assert json.loads((found / "generation_config.json").read_text())["eos_token_id"] == [2, 5]
+    manifest = storage.read_manifest(found)
+    assert manifest["step"] == 9
+    assert manifest["run"]["template"] == "chatml"
+    assert manifest["run"]["rows"] == 16
+
+
+def test_a_whole_model_is_loadable_by_transformers(tmp_path: Path) -> None:
+    model = tiny_model(hidden=32)
+    model.config.use_cache = True
+    args = SftArguments(model_id_or_path="hub/name", sft_type="full")
+    trainer_of(model, tmp_path, tokenizer=tiny_tokenizer(), sft_args=args, **SAVING).train()
+    found = tmp_path / "checkpoint-9"
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(os.listdir(found))
+    assert "training_args.bin" not in os.listdir(found)
+    assert "adapter_cfg" not in json.loads((found / "configuration.json").read_text())
+    assert model.config.use_cache is False
+    loaded = AutoModelForCausalLM.from_pretrained(found)
+    assert loaded.config.use_cache is True
+    ids = torch.arange(3, 9)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)
+
+
+def test_two_tuners_are_saved_as_safetensors_and_the_best_comes_back(tmp_path: Path) -> None:
+    model = two_tuners()
+    said = {**SAVING, "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": True, "learning_rate": 0.5}
+    trainer = trainer_of(model, tmp_path, val=Rows(5, seed=8), **said)
+    trainer.train()
+    best = Path(str(trainer.state.best_model_checkpoint))
+    assert (best / "first" / "adapter_model.safetensors").is_file()
+    assert (best / "second" / "adapter_model.safetensors").is_file()
+    fresh = Swift.from_pretrained(tiny_model(vocab_size=VOCAB, hidden=32), best, is_trainable=True)
+    same, other = weights(model), weights(fresh)
+    assert all(torch.equal(same[name], other[name]) for name in same)
+    peft_best = trainer_of(lora(), tmp_path / "peft", val=Rows(5, seed=8), **said)
+    peft_best.train()
+    assert peft_best.state.best_model_checkpoint
+
+
+def test_any_module_is_saved(tmp_path: Path) -> None:
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_model(vocab_size=VOCAB, hidden=32)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            return self.inner(input_ids=input_ids, attention_mask=attention_mask)
+
+    trainer_of(Wrapped(), tmp_path, **SAVING).train()
+    trainer_of(Wrapped(), tmp_path, **{**SAVING, "max_steps": 12}).train(resume_from_checkpoint="auto")
+    assert (tmp_path / "checkpoint-12" / "model.safetensors").is_file()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    model = lora()
+    trainer = trainer_of(model, tmp_path, **SAVING)
+    trainer.train()
+    trainer.state.global_step = 10
+    with torch.no_grad():
+        next(iter(p for p in model.parameters() if p.requires_grad))[0, 0] = float("nan")
+    with pytest.raises(InternalError, match="holds NaN") as caught:
+        trainer._save_checkpoint(model, None)
+    assert "checkpoint-9" in str(caught.value.fix)
+    assert not (tmp_path / "checkpoint-10").exists()
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(lora(), tmp_path, **SAVING)
+
+    def fail(stage: str) -> None:
+        if trainer.state.global_step == 6:
+            raise RuntimeError("[enforce fail at inline_container.cc:783] . unexpected pos 556736 vs 556628")
+
+    monkeypatch.setattr(trainer, "_save_scaler", fail)
+    with pytest.raises(DiskError, match="No space left"):
+        trainer.train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "logging.jsonl"]
+    assert storage.verify(tmp_path / "checkpoint-3") == []
+
+
+def test_options_are_saved_as_decided(tmp_path: Path) -> None:
+    args = replace(SftArguments(), output_dir=str(tmp_path), sft_type="lora")
+    trainer_of(lora(), tmp_path, sft_args=args, **SAVING).train()
+    saved = json.loads((tmp_path / "checkpoint-9" / "sft_args.json").read_text())
+    assert saved["output_dir"] == str(tmp_path)

@@ -1,0 +1,65 @@
+"""Two processes on gloo train what one does: the same loss, weights, evaluation and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from swift import storage
+
+SCRIPT = Path(__file__).with_name("two.py")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def train(out: Path, label: str, world: int, *said: object) -> dict[str, Any]:
+    port, root = free_port(), Path(__file__).parents[2]
+    group = []
+    for rank in range(world):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if world > 1 else {}
+        env = {**os.environ, "PYTHONPATH": str(root), **{key: str(value) for key, value in place.items()}}
+        command = [sys.executable, str(SCRIPT), str(out), label, *map(str, said)]
+        group.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    for process in group:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+    return json.loads((out / f"{label}.json").read_text())
+
+
+@pytest.mark.parametrize("rows", [pytest.param(16, marks=pytest.mark.slow), 21])
+def test_two_processes_are_one(tmp_path: Path, rows: int) -> None:
+    one, two = train(tmp_path, "one", 1, rows, 8), train(tmp_path, "two", 2, rows, 4)
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-6)
+    assert two["accuracies"] == pytest.approx(one["accuracies"], abs=1e-9)
+    for a, b in zip(one["evaluations"], two["evaluations"], strict=True):
+        assert a == pytest.approx(b, abs=1e-6)
+    alone, shared = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
+    assert max(float((alone[name] - shared[name]).abs().max()) for name in alone) <= 1e-6
+    for step in (2, 4):
+        saved = tmp_path / "two" / f"checkpoint-{step}"
+        assert storage.verify(saved) == []
+        assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(os.listdir(saved))
+    assert not list((tmp_path / "two").glob(".*"))
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_exactly(tmp_path: Path) -> None:
+    straight = train(tmp_path, "two", 2, 21, 2)
+    resumed = train(tmp_path, "again", 2, 21, 2, tmp_path / "two" / "checkpoint-2")
+    assert resumed == straight
+    first, second = load_file(tmp_path / "two.safetensors"), load_file(tmp_path / "again.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,49 @@
+"""One process of a group that trains together: `two.py OUT LABEL ROWS BATCH [RESUME]`; writes weights and losses to OUT."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed
+from safetensors.torch import save_file
+
+from swift import dist
+from tests.trainers.rows import Rows, lora, losses, trainer_of, weights
+
+
+def main(out: str, label: str, rows: str, batch: str, resume: str = "") -> None:
+    model = lora()
+    trainer = trainer_of(
+        model,
+        Path(out) / label,
+        train=Rows(int(rows)),
+        val=Rows(7, seed=5),
+        per_device_train_batch_size=int(batch),
+        per_device_eval_batch_size=2,
+        max_steps=-1,
+        num_train_epochs=2,
+        learning_rate=1e-3,
+        gradient_accumulation_steps=8 // int(batch) // dist.world_size(),
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        save_total_limit=None,
+    )
+    trainer.train(resume_from_checkpoint=resume or None)
+    if dist.is_main():
+        evaluations = [[e["eval_loss"], e["eval_acc"]] for e in trainer.state.log_history if "eval_loss" in e]
+        accuracies = [e["acc"] for e in trainer.state.log_history if "acc" in e]
+        report = {"losses": losses(trainer), "evaluations": evaluations, "accuracies": accuracies}
+        save_file({k: v.contiguous() for k, v in weights(model).items()}, Path(out) / f"{label}.safetensors")
+        (Path(out) / f"{label}.json").write_text(json.dumps(report))
+    if dist.world_size() > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
