@@ -27,6 +27,7 @@ from swift.inference.settings import max_model_length, prepare_generation_config
 from swift.log import get_logger
 from swift.templates.encoding import Template
 from swift.templates.stop import StopWordsCriteria
+from swift.tuners.model import SwiftModel
 
 logger = get_logger()
 WINDOW_BATCHES = 16
@@ -193,9 +194,12 @@ class _Question:
             )
         self.reader = Reader(template, self.config.eos_token_id, stop_words or (), turn.tokenizer_kwargs)
         self.extra = {"adapter_names": adapter_names} if adapter_names else {}
+        self.active = model.active_adapters if isinstance(model, SwiftModel) else None
 
     def generate(self, *criteria: Any, **kwargs: Any) -> list[int]:
-        """The new ids."""
+        """The new ids, in whatever thread, with the adapters that run where the question was asked."""
+        if self.active is not None and self.model.active_adapters != self.active:
+            self.model.set_active_adapters(sorted(self.active))
         (ids,) = _generate(
             self.model, [self.turn.prompt_ids], self.config, self.reader, criteria, **self.extra, **kwargs
         )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from swift import AdapterConfig, Swift
 from swift.errors import DataError, UsageError
 from swift.inference.generate import Answer, generate_batch, inference, inference_stream, to_device
 from swift.inference.prompt import make_turn
@@ -225,6 +226,27 @@ def test_closing_a_stream_ends_the_generation(model, template):
     handle.remove()
     assert done < 300
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("threads", ["1", "0"])
+def test_a_stream_runs_the_adapters_of_its_reader(template, monkeypatch, threads):
+    monkeypatch.setenv("USE_UNIQUE_THREAD", threads)
+    base = tiny_model(vocab_size=len(template.tokenizer), initializer_range=0.2)
+    plain = inference(base, template, "hi", generation_config=GREEDY)[0]
+    config = AdapterConfig(dim=64, target_modules=r".*\.mlp", adapter_length=8)
+    model = Swift.prepare_model(base, {"first": config, "second": config})
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.5)
+    answers = {plain}
+    for names in (["first", "second"], ["second"], []):
+        model.set_active_adapters(names)
+        whole = inference(model, template, "hi", generation_config=GREEDY)
+        assert list(inference_stream(model, template, "hi", generation_config=GREEDY))[-1] == whole
+        assert model.active_adapters == set(names)
+        answers.add(whole[0])
+    assert whole[0] == plain
+    assert len(answers) == 3
 
 
 def test_an_error_while_generating_reaches_the_reader_of_the_stream(model, template, monkeypatch):
