@@ -48,12 +48,21 @@ def has_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bool(tokenizer.chat_template)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A reply from `start` to `stop`, with the end of its turn when `ended`."""
+
+    start: int
+    stop: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation as text: where each reply starts and ends, and where no token may reach across."""
+    """A conversation as text: its replies, and where no token may reach across."""
 
     text: str
-    replies: list[tuple[int, int]]
+    said: list[Stretch]
     cuts: set[int]
 
 
@@ -79,7 +88,6 @@ class AutoTemplate(Template):
         with _time_limit(PROBE_SECONDS):
             chat, end_text, self._blank_system = self._probe()
         self._frame = self._make_frame(chat, end_text)
-        self.end_text = end_text
         super().__init__(
             "auto",
             tokenizer,
@@ -130,7 +138,7 @@ class AutoTemplate(Template):
     def _encode(self, conversations: Sequence[list[Message]]) -> list[Inputs | DataError]:
         rendered = attempt(self._read, conversations)
         texts = [
-            Marked(row.text, [at for reply in row.replies for at in reply], row.cuts)
+            Marked(row.text, [at for said in row.said for at in (said.start, said.stop)], row.cuts)
             for row in rendered
             if not isinstance(row, DataError)
         ]
@@ -141,7 +149,9 @@ class AutoTemplate(Template):
                 raise row
             ids, positions = (found := next(aligned)).ids, found.positions
             stretches = [ids[start:end] for start, end in pairwise([0, *positions, len(ids)])]
-            return self.lay(Said(part) if k % 2 else Shown(part) for k, part in enumerate(stretches))
+            return self.lay(
+                Said(part, row.said[k // 2].ended) if k % 2 else Shown(part) for k, part in enumerate(stretches)
+            )
 
         return attempt(finish, rendered)
 
@@ -151,7 +161,12 @@ class AutoTemplate(Template):
         for k, message in enumerate(messages):
             if message["role"] in ("system", "user") and message["content"].strip() not in text:
                 _refuse(f"the chat template leaves out message {k}, from the {message['role']}")
-        return Rendered(text, self._replies(messages, text), self._cuts(messages, text))
+        said = [self._with_end(start, end, text) for start, end in self._replies(messages, text)]
+        return Rendered(text, said, self._cuts(messages, text))
+
+    def _with_end(self, start: int, end: int, text: str) -> Stretch:
+        ended = text.startswith(self.end_text, end)
+        return Stretch(start, end + len(self.end_text) if ended else end, ended)
 
     def _with_system(self, conversation: list[Message]) -> list[Message]:
         said, rest = split_system(conversation)
@@ -170,7 +185,8 @@ class AutoTemplate(Template):
             k: self._render(messages[:k], True) for k in turns if any(m["role"] != "system" for m in messages[:k])
         }
         starts = {k: len(prompt) for k, prompt in prompts.items() if text.startswith(prompt)}
-        if turns and turns[-1] in prompts and turns[-1] not in starts:
+        last = len(messages) - 1
+        if last in prompts and last not in starts:
             _refuse("the prompt that the chat template makes for a reply is not how the finished conversation begins")
         ends = {k: self._plain_end(messages[k]["content"], text, start) for k, start in starts.items()}
         if len(starts) < len(turns) or None in ends.values():

@@ -37,9 +37,10 @@ class Shown:
 
 @dataclass(slots=True)
 class Said:
-    """Ids that the model must write."""
+    """Ids that the model must write; `ended` when the end of the turn is among them."""
 
     ids: list[int]
+    ended: bool = False
 
 
 Inputs = tuple[list[int], list[int]]
@@ -167,7 +168,7 @@ class Template(ABC):
                 if owed:
                     raise DataError("DATA-06", f"template {self.name!r} shows nothing between two replies")
                 labels += part.ids
-                owed = self.end_ids
+                owed = [] if part.ended else self.end_ids
             elif part.ids:
                 if len(part.ids) < len(owed):
                     raise DataError("DATA-06", f"template {self.name!r} has no room for the end of a turn")

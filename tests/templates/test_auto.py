@@ -306,7 +306,8 @@ HANG = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% end
     ],
 )
 def test_templates_that_cannot_be_used(source, message, monkeypatch):
-    monkeypatch.setattr("swift.templates.auto.PROBE_SECONDS", 0.3)
+    if source.startswith(HANG):
+        monkeypatch.setattr("swift.templates.auto.PROBE_SECONDS", 0.3)
     with pytest.raises(DataError, match=message) as caught:
         get_template("auto", with_template(source))
     assert caught.value.exit_code == 65
