@@ -304,4 +304,4 @@ def _time_limit(seconds: float) -> Iterator[None]:
         _refuse(f"the chat template takes more than {seconds} seconds for three short messages")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)

@@ -77,7 +77,7 @@ class Template(ABC):
         stop_texts: Iterable[str] = (),
         default_system: str | None = None,
         max_length: int | None = None,
-        truncation_strategy: Strategy = "delete",
+        truncation_strategy: str = "delete",
         generation: bool = False,
     ) -> None:
         if truncation_strategy not in ("delete", "truncation_left"):

@@ -30,7 +30,7 @@ def get_template(
     tokenizer: PreTrainedTokenizerBase,
     default_system: str | None = None,
     max_length: int | None = None,
-    truncation_strategy: Strategy = "delete",
+    truncation_strategy: str = "delete",
     **_: Any,
 ) -> Template:
     """The template of that name for this tokenizer.
@@ -95,7 +95,7 @@ class RecordTemplate(Template):
         tokenizer: PreTrainedTokenizerBase,
         default_system: str | None = None,
         max_length: int | None = None,
-        truncation_strategy: Strategy = "delete",
+        truncation_strategy: str = "delete",
     ) -> None:
         self.record = record
 

@@ -268,6 +268,16 @@ def test_generated_stretches_are_those_that_the_template_says():
     assert own["assistant_masks"] == [int(label != -100) for label in inputs["labels"]]
 
 
+def test_a_template_that_says_only_some_of_its_replies_is_verified_instead():
+    source = CHATS["generation"].replace(
+        "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}",
+        "{% if loop.last %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}<|im_end|>",
+    )
+    template = get_template("auto", with_template(source))
+    assert spoken(template, template.encode(talk(*TURNS))[0]) == [f"{reply}<|im_end|>" for reply in TURNS[1::2]]
+    assert spoken(template, template.encode(talk("Q", "A"))[0]) == ["A<|im_end|>"]
+
+
 def test_registry_row_and_chat_template_agree():
     tokenizer = tiny_tokenizer()
     row = talk(*TURNS, system="Be short.")

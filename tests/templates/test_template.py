@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from swift.errors import ConfigError, DataError, UnknownNameError
 from swift.templates import TEMPLATES, TemplateRecord, TemplateType
-from swift.templates.encoding import Template
+from swift.templates.encoding import Said, Shown, Template
 from swift.templates.template import RecordTemplate, get_template
 from swift.templates.tokens import special_texts, tokenise
 from tests.templates.chats import MARKS, ROUNDS_ONE, WITH_SYSTEM, bare_tokenizer, marked_tokenizer, said, talk
@@ -314,6 +314,19 @@ def test_an_end_that_is_ordinary_text_is_told(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("swift"), "propagate", True)
     get_template("llama3", bare_tokenizer())
     assert "is ordinary text for this tokenizer" in caplog.text
+
+
+def test_the_end_of_a_turn_needs_room():
+    tokenizer = marked_tokenizer()
+    template = RecordTemplate(TemplateRecord("x", ("{{QUERY}}",), ("one two three",)), tokenizer)
+    assert len(template.end_ids) > 1
+    with pytest.raises(DataError, match="no room for the end"):
+        template.encode(talk("a", "b", "c", "d"))
+    with pytest.raises(DataError, match="nothing between two replies"):
+        template.lay([Said([1]), Said([2])])
+    with pytest.raises(DataError, match="nothing between two replies"):
+        template.lay([Said([1]), Shown([]), Said([2])])
+    assert template.lay([Shown([7]), Said([8], ended=True), Shown([9])]) == ([7, 8, 9], [-100, 8, -100])
 
 
 def test_names():
