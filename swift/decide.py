@@ -21,7 +21,9 @@ from swift.datasets.spec import absolute_spec
 from swift.dist import Hardware
 from swift.errors import ConfigError, SwiftError, UsageError, raise_all
 from swift.models.source import ModelSource
+from swift.registry import unknown
 from swift.templates import TEMPLATES
+from swift.tuners.methods import method_names
 
 A = TypeVar("A")
 
@@ -60,7 +62,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
         ddp_find_unused_parameters=_or(args.ddp_find_unused_parameters, not checkpointing),
         ddp_broadcast_buffers=_or(args.ddp_broadcast_buffers, not checkpointing),
         dataset_test_ratio=0.0 if args.val_dataset else args.dataset_test_ratio,
-        lora_target_modules=_targets(args.lora_target_modules, source),
+        lora_target_modules=_targets(args, source),
     )
 
 
@@ -171,17 +173,20 @@ def _decide_data(said: A) -> A:
     return replace(said, system=system, **names, **files)  # type: ignore[return-value, type-var]
 
 
-def _targets(said: list[str], source: ModelSource) -> list[str]:
-    """DEFAULT spelt out: the model's registered modules, or ALL linear layers where none are known."""
-    targets: list[str] = []
-    for target in said:
-        known = list(source.targets) or ["ALL"]
-        targets += known if target in ("DEFAULT", "AUTO") else [target]
-    return list(dict.fromkeys(targets))
+def _targets(args: SftArguments, source: ModelSource) -> list[str]:
+    """LoRA's DEFAULT spelt out: the model's registered modules, or ALL linear layers where none are known."""
+    if args.sft_type != "lora":
+        return args.lora_target_modules
+    known = list(source.targets) or ["ALL"]
+    spelt = [known if target in ("DEFAULT", "AUTO") else [target] for target in args.lora_target_modules]
+    return list(dict.fromkeys(name for names in spelt for name in names))
 
 
 def _contradictions(args: SftArguments) -> list[SwiftError]:
     errors: list[SwiftError] = []
+    types = ["lora", "full", *method_names()]
+    if args.sft_type not in types:
+        errors.append(unknown("sft_type", args.sft_type, types))
     if args.sft_type != "full" and args.freeze_parameters:
         errors.append(_conflict("--freeze_parameters only works with --sft_type full"))
     if args.sft_type != "full" and args.additional_trainable_parameters:

@@ -24,6 +24,7 @@ CODES = {
     "MODEL-02": "This kind of model is not supported.",
     "CKPT-01": "A checkpoint is incomplete or damaged.",
     "CKPT-02": "An adapter does not fit the model.",
+    "CKPT-03": "An adapter cannot be written in another format.",
     "MERGE-01": "A merge cannot be done or would not be equal.",
     "FOUND-01": "A file or directory does not exist.",
     "FOUND-02": "A hub id could not be fetched.",

@@ -9,7 +9,8 @@ from typing import Any
 HIDDEN = "***"
 
 SECRET_KEY = re.compile(
-    r"(^|_)((hub|api|auth|access|hf|ms|wandb|swanlab)_?(token|key)|secret(_key)?|password|passwd|credentials?|webhook|cookie)$", re.I
+    r"(^|_)((hub|api|auth|access|hf|ms|wandb|swanlab)_?(token|key)|secret(_key)?|password|passwd|credentials?|webhook|cookie)$",
+    re.I,
 )
 SECRET_VALUE = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|ms-[A-Za-z0-9-]{16,}|sk-[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{16}|wandb_v1_[A-Za-z0-9_]{16,})"

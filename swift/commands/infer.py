@@ -17,7 +17,7 @@ from swift.arguments.infer import InferArguments
 from swift.arguments.reading import read_arguments
 from swift.commands.chat import LINE, Chat, Growing, say
 from swift.commands.merge import merge_lora
-from swift.commands.prepare import find_decided, load_tuned_model
+from swift.commands.prepare import find_decided, load_template, load_tuned_model
 from swift.datasets.convert import Conversation
 from swift.datasets.load import load_datasets
 from swift.decide import tidy
@@ -27,8 +27,7 @@ from swift.inference.prompt import History
 from swift.inference.results import Results, open_results
 from swift.inference.settings import prepare_generation_config
 from swift.log import get_logger
-from swift.models.load import load_tokenizer
-from swift.templates.template import Template, get_template
+from swift.templates.template import Template
 
 logger = get_logger()
 SECONDS_BETWEEN_NOTES = 10.0
@@ -54,10 +53,7 @@ def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -
     if said.merge_lora:
         asked = replace(said, ckpt_dir=merge_lora(said), merge_lora=False)
     args, source = find_decided(asked)
-    tokenizer = load_tokenizer(source)
-    max_length = None if args.max_length < 0 else args.max_length
-    template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
-    logger.info(template.describe_end())
+    template = load_template(args, source)
     rows = read_rows(args, template, inherited=not (said.dataset or said.val_dataset)) if answers_data(args) else []
     home = Path(args.ckpt_dir or source.path)
     results = Results(open_results(args.result_dir, home) if args.save_result else None, args.system)

@@ -16,6 +16,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swift import checkpoint
+from swift.arguments.data import DataOptions
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
 from swift.decide import decide_infer, inherit, tidy
@@ -53,11 +54,18 @@ def quiet_libraries() -> None:
 def prepare_model_template(said: InferArguments) -> Prepared:
     """Load what `said` asks for: a model, or a checkpoint's model with its adapters on."""
     args, source = find_decided(said)
-    tokenizer = load_tokenizer(source)
+    template = load_template(args, source)
+    return Prepared(args, source, load_tuned_model(args, source), template.tokenizer, template)
+
+
+def load_template(args: DataOptions, source: ModelSource) -> Template:
+    """The tokenizer in its decided template; says what ends a turn."""
     max_length = None if args.max_length < 0 else args.max_length
-    template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
-    model = load_tuned_model(args, source)
-    return Prepared(args, source, model, tokenizer, template)
+    template = get_template(
+        args.template_type, load_tokenizer(source), args.system, max_length, args.truncation_strategy
+    )
+    logger.info(template.describe_end())
+    return template
 
 
 def find_decided(said: InferArguments) -> tuple[InferArguments, ModelSource]:

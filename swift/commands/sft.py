@@ -14,7 +14,7 @@ import torch.distributed
 from swift import checkpoint, dist, storage
 from swift.arguments.reading import read_arguments
 from swift.arguments.sft import SftArguments
-from swift.commands.prepare import find_source, load_plugins
+from swift.commands.prepare import find_source, load_plugins, load_template
 from swift.commands.report import save_arguments, write_report
 from swift.datasets.encode import EncodedDataset, encode
 from swift.datasets.ledger import Ledger
@@ -22,9 +22,9 @@ from swift.datasets.load import load_datasets
 from swift.decide import decide_sft, tidy
 from swift.errors import DiskError, OutputError
 from swift.log import get_logger
-from swift.models.load import TORCH_DTYPES, detect_hardware, load_model, load_tokenizer
+from swift.models.load import TORCH_DTYPES, detect_hardware, load_model
 from swift.models.source import ModelSource
-from swift.templates.template import Template, get_template
+from swift.templates.template import Template
 from swift.trainers.arguments import training_arguments
 from swift.trainers.trainer import Seq2SeqTrainer
 from swift.tuners import Swift
@@ -54,10 +54,7 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
     args = replace(args, **choose_run(args, source))
     check_disk(args, source)
 
-    tokenizer = load_tokenizer(source)
-    max_length = None if args.max_length < 0 else args.max_length
-    template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
-    logger.info(template.describe_end())
+    template = load_template(args, source)
     data = read_data(args, template)
     if data.val is None:
         args = replace(args, evaluation_strategy="no")
@@ -72,7 +69,7 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         data_collator=template.data_collator,
         train_dataset=data.train,
         eval_dataset=data.val,
-        tokenizer=tokenizer,
+        tokenizer=template.tokenizer,
         sft_args=args,
         template=template,
     )
@@ -126,8 +123,7 @@ def add_tuner(args: SftArguments, model: torch.nn.Module, source: ModelSource) -
         return model
     if args.resume_only_model and args.resume_from_checkpoint:
         return Swift.from_pretrained(model, args.resume_from_checkpoint, is_trainable=True)
-    config = choose_tuner(args, model, source.targets)
-    return Swift.prepare_model(model, {"default": config} if args.tuner_backend == "swift" else config)
+    return Swift.prepare_model(model, choose_tuner(args, model, source.targets))
 
 
 def choose_run(args: SftArguments, source: ModelSource) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from swift.errors import DataError
 from swift.templates.align import Frame, Marked, align
 from swift.templates.conversation import Message, split_system
-from swift.templates.encoding import Inputs, Said, Shown, Strategy, Template, attempt
+from swift.templates.encoding import Inputs, Said, Shown, Template, attempt
 from swift.templates.tokens import added_texts, any_of, cuts, split, token_id, tokenise
 
 MAX_SOURCE_BYTES = 64 * 1024
@@ -78,7 +78,7 @@ class AutoTemplate(Template):
         tokenizer: PreTrainedTokenizerBase,
         default_system: str | None = None,
         max_length: int | None = None,
-        truncation_strategy: Strategy = "delete",
+        truncation_strategy: str = "delete",
     ) -> None:
         self.tokenizer = tokenizer
         source = tokenizer.get_chat_template()

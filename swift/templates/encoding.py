@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +23,6 @@ from swift.templates.tokens import added_texts, any_of, safe_decode, special_tex
 
 logger = get_logger()
 MASKED = -100
-Strategy = Literal["delete", "truncation_left"]
 T = TypeVar("T")
 U = TypeVar("U")
 

@@ -18,7 +18,7 @@ from swift.templates import TEMPLATES, Piece, TemplateRecord
 from swift.templates.atoms import SYSTEM, Atom, Place, bind, ids_of, text_of, without_piece, without_place
 from swift.templates.auto import AutoTemplate, has_chat_template
 from swift.templates.conversation import Message, split_system
-from swift.templates.encoding import MASKED, Inputs, Said, Shown, Strategy, Template, attempt, logger
+from swift.templates.encoding import MASKED, Inputs, Said, Shown, Template, attempt, logger
 from swift.templates.tokens import cuts, split
 
 AUTO = "auto"

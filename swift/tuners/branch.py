@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
 
@@ -79,7 +79,10 @@ class ActiveHere(Sequence[str]):
         return [name for name in self.active if name in self.known][index]
 
     def __len__(self) -> int:
-        return sum(name in self.known for name in self.active)
+        return len(self[:])
+
+    def __radd__(self, names: list[str]) -> list[str]:
+        return names + self[:]
 
 
 class Branch(nn.Module):
@@ -107,13 +110,14 @@ class Branch(nn.Module):
         return output
 
 
-def edit(output: Any, position: int | str, change: Any) -> Any:
+def edit(output: Any, position: int | str, change: Callable[[Tensor], Tensor]) -> Any:
     """`output` with `change` applied to it, when it is a tensor, or to its element at `position`."""
     if isinstance(output, Tensor):
         return change(output)
-    if isinstance(output, tuple) and isinstance(position, int):
+    if isinstance(output, tuple):
         return tuple(change(item) if i == position else item for i, item in enumerate(output))
-    output[position] = change(output[position])
+    assert isinstance(output, dict)
+    output[position] = change(output[position])  # a dict, or a model's output class
     return output
 
 

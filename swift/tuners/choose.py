@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import peft
 from torch import nn
@@ -43,17 +44,18 @@ def choose_tuner(args: SftArguments, model: nn.Module, default_targets: Sequence
 
 
 def _lora(args: SftArguments, model: nn.Module, default_targets: Sequence[str]) -> LoraConfig:
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=args.lora_rank,
-        lora_alpha=args.lora_alpha,
-        lora_dropout=args.lora_dropout_p,
-        target_modules=find_targets(model, args.lora_target_modules, default_targets),
-        modules_to_save=find_modules_to_save(model, args.lora_modules_to_save) or None,
-        bias=args.lora_bias_trainable,
-        use_rslora=args.use_rslora,
-        use_dora=args.use_dora,
-        init_lora_weights={"true": True, "false": False}.get(args.init_lora_weights, args.init_lora_weights),
-        lora_dtype=None if args.lora_dtype == "AUTO" else args.lora_dtype,
-        lorap_lr_ratio=args.lora_lr_ratio,
-    )
+    options: dict[str, Any] = {
+        "task_type": "CAUSAL_LM",
+        "r": args.lora_rank,
+        "lora_alpha": int(args.lora_alpha) if float(args.lora_alpha).is_integer() else args.lora_alpha,
+        "lora_dropout": args.lora_dropout_p,
+        "target_modules": find_targets(model, args.lora_target_modules, default_targets),
+        "modules_to_save": find_modules_to_save(model, args.lora_modules_to_save) or None,
+        "bias": args.lora_bias_trainable,
+        "use_rslora": args.use_rslora,
+        "use_dora": args.use_dora,
+        "init_lora_weights": {"true": True, "false": False}.get(args.init_lora_weights, args.init_lora_weights),
+        "lora_dtype": None if args.lora_dtype == "AUTO" else args.lora_dtype,
+        "lorap_lr_ratio": args.lora_lr_ratio,
+    }
+    return LoraConfig(**options)

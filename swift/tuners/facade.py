@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from swift.registry import unknown
 from swift.tuners import files, peft_format, peft_layers
 from swift.tuners.files import Config, Stored
 from swift.tuners.model import SwiftModel
+
+EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|lm_head|output_layer)\.(base_layer\.)?weight$")
 
 Names = str | Sequence[str] | Mapping[str, str] | None
 
@@ -168,19 +171,38 @@ def _add(model: SwiftModel, name: str, stored: Stored, frozen: bool) -> None:
         )
     tensors = files.read_tensors(stored.folder)
     model.add_adapter(name, stored.config, inference_mode=frozen)
-    if stored.in_peft_layout:
-        with peft_layers.alone(model.base_model, name):
-            _load_peft_layout(model.base_model, name, stored, tensors, "base_model.model.")
-        return
-    renamed = {}
-    for pattern in model.owned(name).values():
-        for spelling in (pattern, pattern.replace(".modules_to_save.{}", "")):
-            if spelling.format(stored.name) in tensors:
-                renamed[pattern.format(name)] = tensors.pop(spelling.format(stored.name))
-                break
-    expected = model.state_dict(adapter_name=name)
-    files.check_fit(expected, {**renamed, **tensors}, str(stored.folder), _trained_on(stored))
+    renamed: dict[str, Any] = {}
+    for pattern, spellings in _spellings(model, name, stored).items():
+        found = next((spelling for spelling in spellings if spelling in tensors), None)
+        if found is not None:
+            renamed[pattern.format(name)] = tensors.pop(found)
+    whole = _whole_embeddings(model.base_model, tensors) if stored.in_peft_layout else {}
+    left = {key: tensor for key, tensor in tensors.items() if key not in whole}
+    files.check_fit(model.state_dict(adapter_name=name), {**renamed, **left}, str(stored.folder), _trained_on(stored))
     model.load_state_dict(renamed, adapter_name=name)
+    model.base_model.load_state_dict({key: tensors[spelling] for spelling, key in whole.items()}, strict=False)
+
+
+def _spellings(model: SwiftModel, name: str, stored: Stored) -> dict[str, list[str]]:
+    """For each pattern of the adapter's keys, the keys under which the checkpoint may have it."""
+    patterns = model.owned(name).values()
+    if stored.in_peft_layout:
+        assert isinstance(stored.config, peft.PeftConfig)
+        plain = peft_layers.peft_keys(patterns, "{}", stored.config)
+        return {pattern: [plain[pattern]] for pattern in patterns}
+    both = {pattern: [pattern, pattern.replace(".modules_to_save.{}", "")] for pattern in patterns}
+    return {pattern: [one.format(stored.name) for one in spellings] for pattern, spellings in both.items()}
+
+
+def _whole_embeddings(model: Any, tensors: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of whole embeddings that PEFT may have saved beside an adapter, with their keys in the model."""
+    state, whole = model.state_dict(), {}
+    for key, tensor in tensors.items():
+        inside = key if isinstance(model, peft.PeftModel) else key.removeprefix(peft_layers.PEFT_PREFIX)
+        for spelling in (inside, inside.replace(".base_layer.", "."), inside.replace(".weight", ".base_layer.weight")):
+            if spelling in state and state[spelling].shape == tensor.shape and EMBEDDING.search(spelling):
+                whole[key] = spelling
+    return whole
 
 
 def _load_peft_model(model: nn.Module, chosen: Mapping[str, Stored], frozen: bool) -> peft.PeftModel:
@@ -188,25 +210,25 @@ def _load_peft_model(model: nn.Module, chosen: Mapping[str, Stored], frozen: boo
     for name, stored in chosen.items():
         tensors = files.read_tensors(stored.folder)
         if not isinstance(tuned, peft.PeftModel):
-            config = peft_layers.own_copy(stored.config, tuned, frozen)
+            config = _own(stored, tuned, frozen)
             tuned = peft_layers.get_peft_model(tuned, config, name)
         elif name in tuned.peft_config:
             raise ConfigError("CONFIG-02", f"the model has an adapter {name!r} already")
         else:
-            tuned.add_adapter(name, peft_layers.own_copy(stored.config, tuned, frozen))
-        _load_peft_layout(tuned, name, stored, tensors, "")
+            tuned.add_adapter(name, _own(stored, tuned, frozen))
+        _load_peft_layout(tuned, name, stored, tensors)
     assert isinstance(tuned, peft.PeftModel)
     return tuned
 
 
-def _load_peft_layout(model: Any, name: str, stored: Stored, tensors: dict[str, Any], prefix: str) -> None:
+def _own(stored: Stored, model: nn.Module, frozen: bool) -> peft.PeftConfig:
+    assert isinstance(stored.config, peft.PeftConfig)
+    return peft_layers.own_copy(stored.config, model, frozen)
+
+
+def _load_peft_layout(model: peft.PeftModel, name: str, stored: Stored, tensors: dict[str, Any]) -> None:
     own = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    expected = {prefix + key: tensor for key, tensor in own.items()}
-    whole = model.state_dict()
-    for key, tensor in tensors.items():  # PEFT may have saved whole embeddings beside the adapter
-        inside = key.removeprefix(prefix)
-        if key not in expected and "embed" in key and inside in whole and "lora_" not in key:
-            expected[key] = tensor
+    expected = {**own, **{key: tensors[key] for key in _whole_embeddings(model, tensors) if key not in own}}
     files.check_fit(expected, tensors, str(stored.folder), _trained_on(stored))
     peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
 

@@ -214,6 +214,6 @@ def _peft_config(folder: Path, values: dict[str, Any], extras: dict[str, Any]) -
     try:
         config = peft.PeftConfig.from_peft_type(**values)
         known = {key: value for key, value in extras.items() if key in EXTRAS}
-        return LoraConfig.of(config, **known) if type(config) is peft.LoraConfig else config
+        return LoraConfig.of(config, **known) if known and isinstance(config, peft.LoraConfig) else config
     except (TypeError, ValueError, KeyError) as error:
         raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: {error}") from error

@@ -65,9 +65,7 @@ class LoraConfig(peft.LoraConfig):
 
     @classmethod
     def of(cls, plain: peft.LoraConfig, **extras: Any) -> LoraConfig:
-        """PEFT's config `plain` as ours; without `extras` it is plain LoRA."""
-        if isinstance(plain, cls):
-            return plain
+        """PEFT's config `plain` with our fields; without `extras` it is plain LoRA."""
         values = {field.name: getattr(plain, field.name) for field in fields(plain) if field.init}
         return cls(**values, **{"lorap_lr_ratio": None, **extras})
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from swift.errors import ConfigError, UsageError
@@ -34,7 +35,7 @@ class BaseForward:
 
     def __get__(self, model: SwiftModel | None, owner: type | None = None) -> Any:
         if model is None:
-            return self
+            return _forward
         base = model.base_model
 
         @functools.wraps(base.forward)
@@ -42,6 +43,11 @@ class BaseForward:
             return base(*args, **kwargs)
 
         return forward
+
+
+def _forward(model: SwiftModel, *args: Any, labels: Any = None, **kwargs: Any) -> Any:
+    """`SwiftModel.forward` of no model in particular; trainers look for the name `labels` in it."""
+    return model.forward(*args, **({} if labels is None else {"labels": labels}), **kwargs)
 
 
 class SwiftModel(nn.Module):
@@ -171,14 +177,14 @@ class SwiftModel(nn.Module):
         self,
         *,
         adapter_name: str | None = None,
-        destination: dict[str, Tensor] | None = None,
+        destination: dict[str, Any] | None = None,
         prefix: str = "",
         keep_vars: bool = False,
     ) -> dict[str, Tensor]:
         """The tensors of one adapter, or of all of them with the extra states. Never those of the frozen base."""
         names = list(self.adapters) if adapter_name is None else [self._known(adapter_name)]
         state = self.base_model.state_dict(keep_vars=keep_vars)
-        chosen = destination if destination is not None else {}
+        chosen: dict[str, Any] = destination if destination is not None else {}
         for name in names:
             away = self._offloaded[name].values() if name in self._offloaded else {}
             for key, pattern in self.owned(name).items():
@@ -322,8 +328,8 @@ class SwiftModel(nn.Module):
         peft_layers.follow(self.base_model, self._active)
 
     def _take_over(self, model: peft.PeftModel) -> None:
-        tuner = model.base_model
-        if not isinstance(tuner, peft.tuners.tuners_utils.BaseTuner):
+        tuner: Any = model.base_model
+        if not isinstance(tuner, BaseTuner):
             raise ConfigError("CONFIG-02", "PEFT's prompt methods are a model around a model: add other tuners first")
         active = model.active_adapters
         self.base_model = tuner.model

@@ -6,15 +6,11 @@ import shutil
 from pathlib import Path
 
 import peft
-from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
-from torch import Tensor
 
 from swift.errors import DataError
-from swift.tuners import files
+from swift.tuners import files, peft_layers
 from swift.tuners.files import Stored
-from swift.tuners.lora import LoraConfig, kind_of
-
-PREFIX = "base_model.model."
+from swift.tuners.lora import LoraConfig
 
 
 def save_to_peft_format(ckpt_dir: Path, output_dir: Path) -> None:
@@ -39,7 +35,8 @@ def save_to_peft_format(ckpt_dir: Path, output_dir: Path) -> None:
         assert isinstance(config, peft.PeftConfig)
         folder = output_dir if name == "default" else output_dir / name
         safe = (stored[name].folder / files.SAFE_WEIGHTS_FILE).is_file()
-        files.write_tensors(folder, _without_name(values, name, config), safe)
+        plain = peft_layers.peft_keys(values, name, config)
+        files.write_tensors(folder, {plain[key]: tensor for key, tensor in values.items()}, safe)
         peft.PeftConfig.save_pretrained(config, str(folder))
     if "default" in tensors:
         shutil.rmtree(output_dir / "default")
@@ -54,23 +51,3 @@ def _check(stored: Stored) -> None:
     if isinstance(config, LoraConfig) and config.lora_dtype is not None:
         what = f"{stored.folder}: PEFT has no field lora_dtype"
         raise DataError("CKPT-03", what, fix=f"remove it from {stored.folder / files.CONFIG_FILE}")
-
-
-def _without_name(tensors: dict[str, Tensor], name: str, config: peft.PeftConfig) -> dict[str, Tensor]:
-    """The tensors under PEFT's keys: with its prefix, and without the adapter's name."""
-    start = PEFT_TYPE_TO_PREFIX_MAPPING[kind_of(config)]
-    targets = {key.split(f".{start}")[0] for key in tensors if f".{start}" in key}
-    return {PREFIX + _peft_key(key, name, start, targets): tensor for key, tensor in tensors.items()}
-
-
-def _peft_key(key: str, name: str, start: str, targets: set[str]) -> str:
-    parts = key.replace(f".modules_to_save.{name}.", ".").split(".")
-    if parts[-1] == "bias" and ".".join(parts[:-1]) in targets:
-        return ".".join([*parts[:-1], "base_layer", "bias"])
-    for place in (-2, -1):
-        if len(parts) + place > 0 and parts[place] == name and parts[place - 1].startswith(start):
-            del parts[place]
-            break
-    if parts[-2] == "lora_magnitude_vector":
-        parts.pop()
-    return ".".join(parts)

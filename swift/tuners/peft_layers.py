@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import peft
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, cast_adapter_dtype
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from swift.errors import ConfigError
-from swift.tuners.branch import Active, ActiveHere, branches_aside, no_target, outside
-from swift.tuners.lora import LoraConfig, cast, kind_of
+from swift.tuners.branch import Active, ActiveHere, Branch, branches_aside, no_target, outside
+from swift.tuners.lora import cast, kind_of
 
 LAYERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 CONTAINERS = (nn.ModuleDict, nn.ParameterDict, BufferDict)
+
+PEFT_PREFIX = "base_model.model."
 
 # One PEFT tuner for each kind of adapter: PEFT's own operations over all adapters of a kind are its methods.
 Tuners = dict[str, BaseTuner]
@@ -29,11 +30,8 @@ Tuners = dict[str, BaseTuner]
 def own_copy(config: peft.PeftConfig, model: nn.Module, inference_mode: bool) -> peft.PeftConfig:
     """A copy of `config` that PEFT may change, saying which base it is for and whether it trains."""
     config = copy.deepcopy(config)
-    if type(config) is peft.LoraConfig:
-        config = LoraConfig.of(config)
     config.inference_mode = inference_mode
-    if config.base_model_name_or_path is None:
-        config.base_model_name_or_path = model.__dict__.get("name_or_path")
+    config.base_model_name_or_path = model.__dict__.get("name_or_path") or config.base_model_name_or_path or None
     return config
 
 
@@ -99,25 +97,18 @@ def declare(model: nn.Module, tuners: Tuners) -> None:
         model.__dict__["peft_config"] = configs
 
 
-@contextmanager
-def alone(model: nn.Module, name: str) -> Iterator[None]:
-    """Show PEFT's functions only the adapter `name`: they tell others' keys by a name in the middle of them."""
-    configs = model.__dict__["peft_config"]
-    model.__dict__["peft_config"] = {name: configs[name]}
-    yield
-    model.__dict__["peft_config"] = configs
-
-
 def follow(model: nn.Module, active: Active) -> None:
     """Let every PEFT layer of `model` ask `active` which adapters run.
 
     PEFT's layers keep that list in one attribute each; all of them now share ours, which may differ by thread.
     """
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module._active_adapter = active  # type: ignore[assignment]
-        elif isinstance(module, AuxiliaryTrainingWrapper):
-            module._active_adapter = ActiveHere(active, module._adapters)  # type: ignore[assignment]
+    for layer in _layers(model):
+        layer._active_adapter = active
+    for wrapper in model.modules():
+        if isinstance(wrapper, AuxiliaryTrainingWrapper):
+            modules: list[Any] = [wrapper, *_layers(wrapper)]
+            for module in modules:
+                module._active_adapter = ActiveHere(active, wrapper._adapters)
 
 
 def owned(model: nn.Module, config: peft.PeftConfig, name: str) -> dict[str, str]:
@@ -126,31 +117,73 @@ def owned(model: nn.Module, config: peft.PeftConfig, name: str) -> dict[str, str
     They are found by where they are and not by how they are spelled, so no name of an adapter can catch another's.
     The pattern leaves out wrappers: a layer may gain one from another adapter.
     """
-    stems, biases, state = [], set(), model.state_dict()
+    places: dict[str, str] = {}
+    biases, state = set(), model.state_dict()
     for path, module in model.named_modules():
-        if isinstance(module, nn.Module) and isinstance(module, LAYERS):
-            containers = [attribute for attribute, child in module.named_children() if _holds(child, name)]
-            stems += [f"{path}.{attribute}." for attribute in containers]
-            biases |= {f"{path}.base_layer.bias"} if containers else set()
+        if _is_layer(module):
+            stems = [f"{path}.{attribute}." for attribute, child in module.named_children() if _holds(child, name)]
+            places |= {stem + name: re.sub(r"(\.base_layer)+\.", ".", stem) + "{}" for stem in stems}
+            biases |= {f"{path}.base_layer.bias"} if stems else set()
     own: dict[str, str] = {}
-    for stem in stems:
-        pattern = re.sub(r"(\.base_layer)+\.", ".", stem) + "{}"
-        ours = (key for key in state if key == stem + name or key.startswith(f"{stem}{name}."))
-        own |= {key: pattern + key.removeprefix(stem + name) for key in ours}
+    for key in state:
+        place = key
+        while place and place not in places:
+            place = place.rpartition(".")[0]
+        if place:
+            own[key] = places[place] + key.removeprefix(place)
     bias = vars(config).get("bias", "none")
     if bias == "all":
-        own |= {key: key for key in state if key not in own and (key == "bias" or key.endswith(".bias"))}
+        added = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, (Branch, *CONTAINERS)))
+        own |= {key: key for key in state if re.search(r"(^|\.)bias$", key) and not key.startswith(added)}
     elif bias != "none":
         own |= {key: key for key in biases if key in state}
     return own
 
 
+def peft_keys(keys: Iterable[str], name: str, config: peft.PeftConfig) -> dict[str, str]:
+    """The key in a file of PEFT's for each of our `keys`: with PEFT's prefix, and without the adapter's `name`."""
+    start = PEFT_TYPE_TO_PREFIX_MAPPING[kind_of(config)]
+    return {key: PEFT_PREFIX + _peft_key(key, name, start) for key in keys}
+
+
+def _peft_key(key: str, name: str, start: str) -> str:
+    parts = key.replace(f".modules_to_save.{name}.", ".").split(".")
+    for place in (-2, -1):
+        if len(parts) + place > 0 and parts[place] == name and parts[place - 1].startswith(start):
+            del parts[place]
+            break
+    if parts[-2:] == ["lora_magnitude_vector", "weight"]:
+        parts.pop()
+    return ".".join(parts)
+
+
 def merge(model: nn.Module, names: Collection[str]) -> None:
-    """Add what the adapters `names` change to the weights that they change it of. Innermost layers come first."""
+    """Add what the adapters `names` change to the weights that they change it of. Innermost layers come first.
+
+    Raises:
+        ConfigError: one of them works on what an adapter that stays gives out; nothing is merged then.
+    """
+    for path, module in outside(model):
+        _check_order(path, module, names)
     for layer in reversed(_layers(model)):
         new = [name for name in names if _has(layer, name) and name not in layer.merged_adapters]
         if new:
             layer.merge(adapter_names=new)
+
+
+def _check_order(path: str, layer: Any, names: Collection[str]) -> None:
+    """Raise ConfigError if a layer would be merged into the weights past one, inside it, that stays."""
+    chain = []
+    while isinstance(layer, BaseTunerLayer):
+        chain.append(layer)
+        layer = vars(layer)["_modules"].get("base_layer")
+    staying: list[str] = []
+    for wrapper in reversed(chain):
+        here = {name for name in wrapper.active_adapters if _has(wrapper, name)}
+        if staying and here & set(names):
+            what = f"{min(here & set(names))!r} cannot be merged without {staying[0]!r}, on which it builds in {path}"
+            raise ConfigError("MERGE-01", what, fix="merge both, or deactivate the other one first")
+        staying += sorted(here - set(names))
 
 
 def unmerge(model: nn.Module) -> None:
@@ -177,24 +210,32 @@ def unload(model: nn.Module, tuners: Tuners, names: Collection[str]) -> None:
 
 def _without(layer: Any, names: Collection[str]) -> nn.Module:
     """What is left of `layer` and the layers that it wraps without the adapters `names`."""
-    if not isinstance(layer, LAYERS):
+    if not _is_layer(layer):
         return layer
     mine = [name for name in names if _has(layer, name)]
     others = [name for name in _adapters(layer) if name not in names]
     if isinstance(layer, ModulesToSaveWrapper):
-        if mine:
-            layer.original_module = layer.modules_to_save[mine[0]]
-        for name in mine:
-            layer.delete_adapter(name, [])
-        return layer if others else layer.original_module
+        return _without_copies(layer, mine, bool(others))
     if not others and "unload_and_optionally_merge_module" in dir(layer):
-        merge_now = isinstance(layer, AuxiliaryTrainingWrapper)
-        return layer.unload_and_optionally_merge_module(merge=merge_now, safe_merge=False, adapter_names=mine)
+        return layer.unload_and_optionally_merge_module(merge=False, safe_merge=False, adapter_names=mine)
     layer.base_layer = _without(layer.base_layer, names)
     for name in mine:
         layer.merged_adapters = [merged for merged in layer.merged_adapters if merged != name]
         layer.delete_adapter(name)
     return layer if others else layer.base_layer
+
+
+def _without_copies(wrapper: ModulesToSaveWrapper, names: list[str], others: bool) -> nn.Module:
+    """The wrapper of a whole module, or that module, whose place the trained copy takes."""
+    if names:
+        wrapper.original_module = wrapper.modules_to_save[names[0]]
+    for name in names:
+        wrapper.delete_adapter(name, [])
+    return wrapper if others else wrapper.original_module
+
+
+def _is_layer(module: Any) -> bool:
+    return isinstance(module, LAYERS)
 
 
 def _layers(model: nn.Module) -> list[Any]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from swift.commands.infer import infer_main
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from swift.commands.infer import infer_main
 from swift.commands.merge import merge_lora
 from swift.commands.sft import sft_main
 from swift.llm import InferArguments, get_model_tokenizer, get_template, inference
@@ -61,7 +61,7 @@ def test_the_report_and_the_log_agree(run: dict) -> None:
 def test_every_row_is_accounted_for(run: dict) -> None:
     account = run["dataset_info"]
     assert account["rows_read"] == 40
-    assert account["trained"] + account["validation"] == 40
+    assert account["train"]["examples"] + account["validation"]["examples"] == 40
 
 
 def test_the_saved_options_are_the_decided_ones(run: dict) -> None:

@@ -30,7 +30,8 @@ def train(out: Path, label: str, world: int, *said: object) -> dict[str, Any]:
     group = []
     for rank in range(world):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if world > 1 else {}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place = place if world > 1 else {}
         env = {**os.environ, "PYTHONPATH": str(root), **{key: str(value) for key, value in place.items()}}
         command = [sys.executable, str(SCRIPT), str(out), label, *map(str, said)]
         group.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))

@@ -1,0 +1,291 @@
+"""Every option of `swift sft` changes something: one row each, with a value and where its effect is seen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from swift import dist, hub
+from swift.arguments.fields import options_of
+from swift.arguments.sft import SftArguments
+from swift.commands import prepare, sft
+from swift.decide import decide_sft
+from swift.errors import RefusedError
+from swift.models.load import load_tokenizer
+from swift.templates.template import get_template
+from swift.trainers.arguments import training_arguments
+from swift.tuners.choose import choose_tuner
+from tests.road.conftest import conversations, write_jsonl
+from tests.tiny import tiny_model
+
+Observe = Callable[[SftArguments, Path], Any]
+
+
+def decided(args: SftArguments) -> SftArguments:
+    return decide_sft(args, dist.Hardware(), prepare.find_source(args))
+
+
+def training(field: str) -> Observe:
+    return lambda args, place: getattr(training_arguments(decided(args)), field)
+
+
+def choice(field: str) -> Observe:
+    return lambda args, place: getattr(decided(args), field)
+
+
+def tuner(args: SftArguments, place: Path) -> Any:
+    chosen = choose_tuner(decided(args), tiny_model(), ("q_proj",))
+    return chosen if isinstance(chosen, dict) else dict(vars(chosen))
+
+
+def adapter(args: SftArguments, place: Path) -> Any:
+    return tuner(replace(args, sft_type="adapter"), place)
+
+
+def data(args: SftArguments, place: Path) -> Any:
+    args = decided(args)
+    max_length = None if args.max_length < 0 else args.max_length
+    tokenizer = load_tokenizer(prepare.find_source(args))
+    template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
+    read = sft.read_data(args, template)
+    return [row["input_ids"] for row in read.train], [row["input_ids"] for row in read.val or []], read.ledger.to_json()
+
+
+def introduced(args: SftArguments, place: Path) -> Any:
+    names = {"model_name": args.model_name or ["a"], "model_author": args.model_author or ["b"]}
+    return data(replace(args, dataset=["self-cognition#8"], **names), place)
+
+
+def bad_rows(args: SftArguments, place: Path) -> Any:
+    with (place / "bad.jsonl").open("w") as file:
+        file.write('{"messages": [{"role": "user", "content": null}]}\n' + (place / "chat.jsonl").read_text())
+    try:
+        return data(replace(args, dataset=[str(place / "bad.jsonl")]), place)[2]["rows_read"]
+    except ValueError as error:
+        return str(error)
+
+
+def renamed(args: SftArguments, place: Path) -> Any:
+    rows = [{"ask": f"question {i}", "response": "an answer"} for i in range(8)]
+    file = write_jsonl(place / "odd.jsonl", rows)
+    return data(replace(args, dataset=[str(file)]), place)[0]
+
+
+def trainable(args: SftArguments, place: Path) -> Any:
+    share = args.freeze_parameters or 0.5
+    args = replace(args, sft_type="full", freeze_parameters=args.freeze_parameters if not _thawed(args) else share)
+    model = sft.add_tuner(args, tiny_model(), prepare.find_source(args))
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _thawed(args: SftArguments) -> bool:
+    return bool(args.additional_trainable_parameters)
+
+
+def run_directory(args: SftArguments, place: Path) -> Any:
+    args = replace(args, output_dir=str(place / args.output_dir))
+    return Path(sft.choose_run(args, prepare.find_source(args))["output_dir"]).relative_to(place).parts[:2]
+
+
+def resumed(args: SftArguments, place: Path) -> Any:
+    return sft.choose_run(replace(args, resume_only_model=True), prepare.find_source(args))["resume_from_checkpoint"]
+
+
+def weights_alone(args: SftArguments, place: Path) -> Any:
+    try:
+        return sft.choose_run(replace(args, resume_from_checkpoint=str(place)), prepare.find_source(args)) is not None
+    except ValueError as error:
+        return error.code  # type: ignore[attr-defined]
+
+
+def asked_of_hub(args: SftArguments, place: Path) -> Any:
+    asked: dict[str, Any] = {}
+
+    def fetch(hub_id: str, revision: str | None = None, **options: Any) -> Path:
+        asked.update(options, revision=revision)
+        return place / "my-model"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "fetch_model", fetch)
+        prepare.find_source(replace(args, model_id_or_path="someone/model"))
+    return asked
+
+
+def consent(args: SftArguments, place: Path) -> Any:
+    own = place / "own-code"
+    if not own.exists():
+        shutil.copytree(place / "my-model", own)
+        config = json.loads((own / "config.json").read_text())
+        config |= {"model_type": "ours", "architectures": ["Ours"], "auto_map": {"AutoModelForCausalLM": "code.Ours"}}
+        (own / "config.json").write_text(json.dumps(config))
+        (own / "code.py").write_text("class Ours: ...\n")
+    try:
+        return prepare.find_source(replace(args, model_id_or_path=str(own))).trusted
+    except RefusedError as error:
+        return error.exit_code
+
+
+def attention(args: SftArguments, place: Path) -> Any:
+    seen: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "load_model", lambda *a, **options: seen.update(options))
+        sft.load_base(decided(args), prepare.find_source(args))
+    return seen
+
+
+def backend(args: SftArguments, place: Path) -> Any:
+    seen: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        patch.setattr("torch.distributed.init_process_group", lambda name, **options: seen.append(name))
+        sft.join_group(args)
+    return seen
+
+
+def plugins(args: SftArguments, place: Path) -> Any:
+    from swift.templates import TEMPLATES
+
+    prepare.load_plugins(args.custom_register_path)
+    return "from-a-plugin" in TEMPLATES
+
+
+def strictness(args: SftArguments, place: Path) -> Any:
+    from swift.arguments.reading import parse
+
+    try:
+        return parse(
+            SftArguments, ["--no_such_option", "1", "--ignore_args_error", str(args.ignore_args_error)]
+        ).batch_size
+    except ValueError as error:
+        return error.code  # type: ignore[attr-defined]
+
+
+PLUGIN = """
+from swift.llm import TEMPLATES, TemplateRecord
+TEMPLATES.add(TemplateRecord(name="from-a-plugin", prefix=(), prompt=("{{QUERY}}",), chat_sep=None, suffix=("x",)), replace=True)
+"""
+
+EFFECTS: dict[str, tuple[Any, Observe]] = {
+    "model_type": ("qwen2-7b-instruct", choice("template_type")),
+    "model_id_or_path": ("other-model", lambda args, place: prepare.find_source(args).path),
+    "model_revision": ("v2", asked_of_hub),
+    "check_model_is_latest": (False, asked_of_hub),
+    "trust_remote_code": (True, consent),
+    "dtype": ("bf16", choice("dtype")),
+    "use_flash_attn": (True, attention),
+    "custom_register_path": (["plugin.py"], plugins),
+    "dataset": (["short.jsonl"], data),
+    "val_dataset": (["short.jsonl"], data),
+    "dataset_test_ratio": (0.5, data),
+    "dataset_seed": (7, data),
+    "columns": (["ask=query"], renamed),
+    "max_bad_rows": (1, bad_rows),
+    "model_name": (["Swifty"], introduced),
+    "model_author": (["the team"], introduced),
+    "template_type": ("qwen", data),
+    "system": ("Be brief.", data),
+    "max_length": (60, data),
+    "truncation_strategy": ("truncation_left", lambda args, place: data(replace(args, max_length=60), place)),
+    "sft_type": ("adapter", tuner),
+    "tuner_backend": ("swift", tuner),
+    "lora_target_modules": (["ALL"], tuner),
+    "lora_rank": (3, tuner),
+    "lora_alpha": (7, tuner),
+    "lora_dropout_p": (0.3, tuner),
+    "lora_bias_trainable": ("all", tuner),
+    "lora_modules_to_save": (["lm_head"], tuner),
+    "lora_dtype": ("bf16", tuner),
+    "lora_lr_ratio": (16.0, tuner),
+    "use_rslora": (True, tuner),
+    "use_dora": (True, tuner),
+    "init_lora_weights": ("gaussian", tuner),
+    "adapter_length": (5, adapter),
+    "adapter_act": ("relu", adapter),
+    "freeze_parameters": (0.5, trainable),
+    "additional_trainable_parameters": (["model.embed_tokens"], trainable),
+    "batch_size": (3, training("per_device_train_batch_size")),
+    "gradient_accumulation_steps": (3, training("gradient_accumulation_steps")),
+    "num_train_epochs": (3, training("num_train_epochs")),
+    "max_steps": (3, training("max_steps")),
+    "learning_rate": (0.3, training("learning_rate")),
+    "lr_scheduler_type": ("cosine", training("lr_scheduler_type")),
+    "lr_scheduler_kwargs": ({"num_cycles": 2}, training("lr_scheduler_kwargs")),
+    "warmup_ratio": (0.5, training("warmup_steps")),
+    "warmup_steps": (9, training("warmup_steps")),
+    "optim": ("adafactor", training("optim")),
+    "adam_beta1": (0.1, training("adam_beta1")),
+    "adam_beta2": (0.1, training("adam_beta2")),
+    "adam_epsilon": (0.1, training("adam_epsilon")),
+    "weight_decay": (0.3, training("weight_decay")),
+    "max_grad_norm": (3.0, training("max_grad_norm")),
+    "gradient_checkpointing": (False, training("activation_checkpointing")),
+    "seed": (3, training("seed")),
+    "full_determinism": (True, lambda args, place: decided(args).full_determinism),
+    "loss_name": ("mine", training("loss_name")),
+    "metrics": (["mine"], training("metric_names")),
+    "callbacks": (["mine"], training("callback_names")),
+    "training_options": ({"logging_steps": 77}, training("logging_steps")),
+    "output_dir": ("elsewhere", run_directory),
+    "add_output_dir_suffix": (False, run_directory),
+    "evaluation_strategy": ("epoch", training("eval_strategy")),
+    "eval_steps": (3, training("eval_steps")),
+    "eval_batch_size": (3, training("per_device_eval_batch_size")),
+    "save_strategy": ("epoch", training("save_strategy")),
+    "save_steps": (3, training("save_steps")),
+    "save_total_limit": (7, training("save_total_limit")),
+    "save_only_model": (True, training("save_only_model")),
+    "resume_from_checkpoint": ("my-model", resumed),
+    "resume_only_model": (True, weights_alone),
+    "ignore_data_skip": (True, training("ignore_data_skip")),
+    "early_stopping_patience": (3, training("early_stopping_patience")),
+    "acc_strategy": ("sentence", training("acc_strategy")),
+    "logging_steps": (3, training("logging_steps")),
+    "logging_dir": ("logs", training("logging_dir")),
+    "report_to": (["none"], training("report_to")),
+    "disable_tqdm": (True, training("disable_tqdm")),
+    "dataloader_num_workers": (1, training("dataloader_num_workers")),
+    "dataloader_pin_memory": (False, choice("dataloader_pin_memory")),
+    "dataloader_drop_last": (True, training("dataloader_drop_last")),
+    "ddp_backend": ("nccl", backend),
+    "ddp_find_unused_parameters": (True, training("ddp_find_unused_parameters")),
+    "ddp_broadcast_buffers": (True, training("ddp_broadcast_buffers")),
+    "ddp_timeout": (3, training("ddp_timeout")),
+    "ignore_args_error": (True, strictness),
+}
+
+
+def test_no_option_is_without_an_effect() -> None:
+    assert set(EFFECTS) == set(options_of(SftArguments))
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_it_changes_something(
+    name: str, tiny_dir: Path, tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-model").symlink_to(tiny_dir)
+    (tmp_path / "other-model").symlink_to(tiny_llama_dir)
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    write_jsonl(tmp_path / "chat.jsonl", conversations(16))
+    write_jsonl(tmp_path / "short.jsonl", conversations(4))
+    value, observe = EFFECTS[name]
+    common = SftArguments(
+        model_id_or_path="my-model", dataset=["chat.jsonl"], output_dir="out", report_to=["tensorboard"]
+    )
+    before = _observed(observe, common, tmp_path)
+    assert value != getattr(common, name)
+    after = _observed(observe, replace(common, **{name: value}), tmp_path)
+    assert before != after
+
+
+def _observed(observe: Observe, args: SftArguments, place: Path) -> Any:
+    """What is seen; a mistake in the options is seen too, so that a missing default does not count as an effect."""
+    found = observe(args, place)
+    return found.state_dict() if isinstance(found, nn.Module) else found

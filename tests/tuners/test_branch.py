@@ -1,0 +1,76 @@
+"""The contract: what a new method has to bring, and what it gets for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from swift.tuners import LoraConfig, Swift, SwiftConfig
+from swift.tuners.branch import Active, Branch, hosts, matches
+from tests.tuners.cases import HOSTS, run, stir
+
+LM = HOSTS["lm"]
+
+
+class Shift(Branch):
+    """Adds a vector to what its host is given."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.zeros(dim))
+
+    def before(self, args, kwargs):
+        return (args[0] + self.vector, *args[1:]), kwargs
+
+
+@dataclass(kw_only=True)
+class ShiftConfig(SwiftConfig):
+    kind: ClassVar[str] = "shift"
+
+    dim: int
+
+    def branch(self, host: nn.Module) -> Shift:
+        return Shift(self.dim)
+
+
+def test_a_config_and_a_branch_make_a_method(tmp_path):
+    configs = {"s": ShiftConfig(target_modules=["mlp"], dim=32), "l": LoraConfig(r=2, target_modules=["up_proj"])}
+    model = Swift.prepare_model(LM.make(), configs)
+    assert torch.equal(run(model, LM), run(LM.make(), LM))
+    stir(model)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(run(Swift.from_pretrained(LM.make(), tmp_path), LM), run(model, LM))
+    mlp, inputs = model.base_model.model.layers[0].mlp, torch.randn(3, 32)
+    shifted = mlp(inputs)
+    model.deactivate_adapter("s")
+    assert torch.equal(mlp(inputs + mlp.shift_s.vector), shifted)
+
+
+def test_a_target_is_an_ending_or_a_whole_pattern():
+    assert matches(["proj"], "layers.0.q_proj")
+    assert not matches(["proj"], "layers.0.q_proj.base")
+    assert matches(r"layers\.\d+\.q_proj", "layers.11.q_proj")
+    assert not matches(r"q_proj", "layers.11.q_proj")
+
+
+def test_the_inside_of_tuners_is_no_target():
+    model = Swift.prepare_model(LM.make(), {"s": ShiftConfig(target_modules=["q_proj"], dim=32)})
+    model = Swift.prepare_model(model, {"l": LoraConfig(r=2, target_modules="all-linear")})
+    assert not any(".shift_s.lora" in key for key in model.base_model.state_dict())
+    assert "model.layers.0.self_attn.q_proj.shift_s.vector" in model.owned("s")
+    assert all("lora" not in path and "base_layer" not in path for path, _ in hosts(model.base_model, ".*_proj.*"))
+
+
+def test_active_is_a_list_of_names():
+    active = Active()
+    assert not active
+    active.names = ["a", "b"]
+    assert (list(active), active[0], active[1:], len(active)) == (["a", "b"], "a", ["b"], 2)
+    assert "a" in active
+    assert "c" not in active
+    with pytest.raises(IndexError):
+        active[2]

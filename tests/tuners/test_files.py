@@ -1,0 +1,136 @@
+"""Checkpoints that are damaged, hostile or strange end in a sentence."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+
+from swift.errors import DataError, NotFoundError
+from swift.tuners import AdapterConfig, Swift, SwiftConfig, files
+from tests.tuners.cases import HOSTS
+from tests.tuners.test_facade import adapter, lora
+
+LM = HOSTS["lm"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    Swift.prepare_model(LM.make(), {"a": adapter()}, extra_state_keys=["lm_head.*"]).save_pretrained(
+        tmp_path, safe_serialization=True
+    )
+    return tmp_path
+
+
+def load(path):
+    return Swift.from_pretrained(LM.make(), path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", "\x00", "[" * 5000])
+def test_a_config_that_is_no_json_object(saved, text):
+    for file in (saved / "a/adapter_config.json", saved / "extra_states/adapter_config.json"):
+        before = file.read_text()
+        file.write_text(text)
+        with pytest.raises(DataError, match=r"adapter_config\.json"):
+            load(saved)
+        file.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"swift_type": "ADAPTR"}, "ADAPTR"),
+        ({"swift_type": "../os"}, "os"),
+        ({"colour": "red"}, "colour"),
+        ({"dim": None, "act_layer": None}, "incomplete"),
+        ({"swift_type": None, "peft_type": "LORAA"}, "LORAA"),
+        (
+            {"swift_type": "LORA", "peft_type": "LORA", "use_dora": True, "target_modules": 3, "layers_pattern": "a"},
+            "adapter_config.json",
+        ),
+    ],
+)
+def test_a_config_of_no_known_kind(saved, change, says):
+    file = saved / "a/adapter_config.json"
+    values = json.loads(file.read_text()) if "peft_type" not in change else {"dim": 3}
+    values.pop("dim") if change.get("dim", 0) is None else None
+    file.write_text(json.dumps({key: value for key, value in {**values, **change}.items() if value is not None}))
+    with pytest.raises(DataError, match=says):
+        load(saved)
+
+
+def test_an_old_field_is_read_past(saved):
+    file = saved / "a/adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_key_mapping": None}))
+    assert isinstance(load(saved).adapters["a"], AdapterConfig)
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "flipped header"])
+def test_damaged_safetensors(saved, how):
+    file = saved / "a/adapter_model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "flipped header": b"\xff" + data[1:]}[how])
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        load(saved)
+    assert caught.value.code == "CKPT-01"
+
+
+def test_a_pickle_never_runs(saved, tmp_path):
+    canary = tmp_path / "canary"
+
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(canary), "w"))
+
+    (saved / "a/adapter_model.safetensors").unlink()
+    for write in (lambda f: pickle.dump(Payload(), f), lambda f: torch.save({"a": Payload()}, f)):
+        with (saved / "a/adapter_model.bin").open("wb") as file:
+            write(file)
+        with pytest.raises(DataError, match="cannot be read"):
+            load(saved)
+    torch.save({"a": 3}, saved / "a/adapter_model.bin")
+    with pytest.raises(DataError, match="something else"):
+        load(saved)
+    assert not canary.exists()
+    (saved / "a/adapter_model.bin").unlink()
+    with pytest.raises(NotFoundError, match="adapter_model"):
+        load(saved)
+
+
+def test_extra_states_have_to_say_and_fit(saved):
+    file = saved / "extra_states/adapter_config.json"
+    file.write_text(json.dumps({"extra_state_keys": ["model.norm.*"]}))
+    with pytest.raises(DataError, match="does not fit"):
+        load(saved)
+    file.write_text("{}")
+    with pytest.raises(DataError, match="extra_state_keys"):
+        load(saved)
+
+
+def test_the_base_is_named_when_it_does_not_fit(tmp_path):
+    base = LM.make()
+    base.name_or_path = "models/one"
+    Swift.prepare_model(base, {"a": lora()}).save_pretrained(tmp_path)
+    from tests.tiny import tiny_model
+
+    with pytest.raises(DataError) as caught:
+        Swift.from_pretrained(tiny_model("qwen2", vocab_size=64, hidden=32, layers=3), tmp_path)
+    assert caught.value.why == "it was trained on models/one"
+
+
+def test_configuration_json_keeps_what_it_says(tmp_path):
+    (tmp_path / "configuration.json").write_text('{"task": "chat"}')
+    Swift.prepare_model(LM.make(), {"a": adapter()}).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "configuration.json").read_text()) == {"task": "chat", "adapters": ["a"]}
+    (tmp_path / "configuration.json").write_text('{"adapters": 3}')
+    assert list(files.find(tmp_path)) == ["a"]
+
+
+def test_a_method_without_a_branch_says_so():
+    config = SwiftConfig(target_modules=["x"])
+    with pytest.raises(NotImplementedError):
+        config.branch(torch.nn.Linear(1, 1))
+    with pytest.raises(NotImplementedError):
+        SwiftConfig.from_options(None, None)
