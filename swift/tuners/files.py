@@ -30,6 +30,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE, SAFE_WEIGHTS_FILE = "adapter_model.bin", "adapter_model.safetensors"
 DIRECTORY_FILE = "configuration.json"
 EXTRA_STATES = "extra_states"
+RUN_FILE = "trainer_state.json"
 SHOWN = 5
 
 Config = SwiftConfig | peft.PeftConfig
@@ -57,14 +58,18 @@ def find(directory: Path) -> dict[str, Stored]:
         raise UsageError("USAGE-02", f"{directory} is a file", fix="give the directory that holds it")
     if not directory.is_dir():
         raise NotFoundError("FOUND-01", f"{directory} does not exist")
-    children = [child for child in sorted(directory.iterdir()) if child.is_dir() and child.name != EXTRA_STATES]
+    children = [child for child in sorted(directory.iterdir()) if child.is_dir() and _may_hold_one(child)]
     folders = {child.name: child for child in children}
     if (directory / CONFIG_FILE).is_file():
         folders = {**folders, "default": directory}
     found = {name: _stored(name, folder) for name, folder in folders.items() if (folder / CONFIG_FILE).is_file()}
     if not found:
+        runs = [child for child in directory.iterdir() if (child / RUN_FILE).is_file()]
         raise NotFoundError(
-            "FOUND-01", f"no adapter in {directory}", why=f"neither it nor a folder in it has {CONFIG_FILE}"
+            "FOUND-01",
+            f"no adapter in {directory}",
+            why=f"neither it nor a folder of an adapter in it has {CONFIG_FILE}",
+            fix=f"give one of its checkpoints, such as {max(runs)}" if runs else None,
         )
     order = read_order(directory)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
@@ -199,6 +204,11 @@ def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what:
     if said:
         fix = "load it onto the model that it was trained on"
         raise DataError("CKPT-02", f"{what} does not fit the model; {'; '.join(said)}", why=why, fix=fix)
+
+
+def _may_hold_one(folder: Path) -> bool:
+    """Whether a folder may be an adapter of its parent: it is not a checkpoint of its own, nor one half written."""
+    return folder.name != EXTRA_STATES and not folder.name.startswith(".") and not (folder / RUN_FILE).is_file()
 
 
 def _stored(name: str, folder: Path) -> Stored:

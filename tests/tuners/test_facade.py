@@ -228,6 +228,13 @@ class TestRefusals:
         with pytest.raises(UsageError, match="no adapters"):
             Swift.merge(LM.make())
 
+    def test_the_directory_of_a_run_is_no_checkpoint(self, tmp_path):
+        peft_checkpoint(tmp_path / "checkpoint-5")
+        (tmp_path / "checkpoint-5/trainer_state.json").write_text("{}")
+        with pytest.raises(NotFoundError, match="no adapter") as caught:
+            Swift.from_pretrained(LM.make(), tmp_path)
+        assert str(caught.value.fix).endswith("checkpoint-5")
+
     def test_a_name_that_is_not_stored(self, tmp_path):
         peft_checkpoint(tmp_path)
         with pytest.raises(UnknownNameError, match="defalt"):
