@@ -92,9 +92,9 @@ def inherit(said: A, saved: Mapping[str, Any]) -> tuple[A, dict[str, Any]]:
     runs code (plug-ins, remote code) never is, the user says it again.
     """
     infos = options_of(type(said))
-    names = list(FROM_CHECKPOINT)
-    if getattr(said, "load_dataset_config", False):
-        names += [] if _says_data(said, infos) else DATA_FROM_CHECKPOINT
+    names = list[str](FROM_CHECKPOINT)
+    if getattr(said, "load_dataset_config", False) and not _says_data(said, infos):
+        names += DATA_FROM_CHECKPOINT
     taken = {
         name: saved[name]
         for name in names

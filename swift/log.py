@@ -14,6 +14,7 @@ class Redact(logging.Filter):
     """Blacks out secrets in every message before a handler sees it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Keep every record, its message redacted."""
         record.msg, record.args = redact_text(record.getMessage()), None
         return True
 

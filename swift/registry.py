@@ -15,7 +15,9 @@ class Record(Protocol):
     """Whatever has a name."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is asked for by."""
+        ...
 
 
 R = TypeVar("R", bound=Record)

@@ -40,7 +40,7 @@ LIGHT = {
     "redact",
     "storage",
 }
-LIGHT_LIBRARIES = {"typer", "yaml", "rich", "swift", *sys.stdlib_module_names}
+LIGHT_LIBRARIES = {"yaml", "swift", *sys.stdlib_module_names}
 
 
 def room(path: Path) -> str:

@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in {"hidden": 128, "layers": 4, "tokens": 128, "batch-size": 4, "accumulation": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the result as JSON here too")
     said = parser.parse_args()

@@ -14,7 +14,7 @@ class DataOptions:
     dataset: list[str] = option(
         [],
         group="Data",
-        help="Data sets: files (jsonl, json, csv, parquet), registered names or hub ids; `x:subset` and `x#500` select.",
+        help="Data sets: files (jsonl, json, csv, parquet), registered names, hub ids; `x:subset` and `x#500` select.",
     )
     val_dataset: list[str] = option([], group="Data", help="Data sets to evaluate on; none is split off then.")
     dataset_test_ratio: float = option(
@@ -42,7 +42,7 @@ class DataOptions:
     template_type: str = option(
         "AUTO",
         group="Data",
-        help="Chat template by name; `auto` is the tokenizer's own; AUTO takes the model's registered one, else `auto`.",
+        help="Chat template by name; `auto` is the tokenizer's own; AUTO is the registered one, or else that.",
     )
     system: str | None = option(
         None,

@@ -1,4 +1,4 @@
-"""How an option is written once: `option(...)` makes a dataclass field that help, files, checks and docs are read from."""
+"""How an option is written once: a dataclass field that help, files, checks and docs are read from."""
 
 from __future__ import annotations
 
@@ -100,13 +100,14 @@ def check_values(args: Any) -> list[SwiftError]:
     errors: list[SwiftError] = []
     for info in options_of(type(args)).values():
         value = getattr(args, info.name)
-        if value is None and (info.optional or info.default is None):
+        if value is None and info.optional:
             continue
-        if info.is_list and not isinstance(value, list):
+        if not info.is_list:
+            errors += check_value(info, value)
+        elif isinstance(value, list):
+            errors += [error for item in value for error in check_value(info, item)]
+        else:
             errors.append(UsageError("USAGE-02", f"--{info.name} takes a list, not {value!r}"))
-            continue
-        for item in value if info.is_list else [value]:
-            errors += check_value(info, item)
     return errors
 
 

@@ -44,7 +44,7 @@ class Prepared:
 
 
 def quiet_libraries() -> None:
-    """Leave talking to us: transformers draws no bars and speaks only of errors, unless TRANSFORMERS_VERBOSITY is set."""
+    """Leave talking to us: transformers draws no bars and speaks of errors only, if TRANSFORMERS_VERBOSITY is unset."""
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()

@@ -35,7 +35,8 @@ def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) ->
     Keys: last_model_checkpoint, best_model_checkpoint (the last one without evaluation), best_metric (eval loss, or
     None), global_step, memory, train_time, log_history, model_info, dataset_info.
     """
-    state = trainer.state
+    state, model = trainer.state, trainer.model
+    assert model is not None
     run = Path(args.output_dir)
     last = checkpoint.latest(run)
     best = state.best_model_checkpoint or (str(last) if last else None)
@@ -47,7 +48,7 @@ def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) ->
         "memory": _memory(),
         "train_time": _train_time(state.log_history, ledger),
         "log_history": state.log_history,
-        "model_info": describe_model(trainer.model),
+        "model_info": describe_model(model),
         "dataset_info": ledger.to_json(),
     }
     if dist.is_main():

@@ -69,7 +69,8 @@ class Seq2SeqTrainingArguments(OwnTrainingArguments):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **modern(kwargs))
+        defaults = {"label_names": ["labels"], "dataloader_pin_memory": torch.cuda.is_available()}
+        super().__init__(*args, **{**defaults, **modern(kwargs), "logging_nan_inf_filter": False})
 
 
 def modern(said: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def modern(said: dict[str, Any]) -> dict[str, Any]:
         UnknownNameError: a name that neither knows.
     """
     known = {f.name for f in fields(OwnTrainingArguments)}
-    options: dict[str, Any] = {"label_names": ["labels"]}
+    options: dict[str, Any] = {}
     for name, value in said.items():
         new = RENAMED.get(name, name) if RENAMED.get(name, name) in known else name
         if new in said and new != name and said[new] != value:
@@ -99,7 +100,7 @@ def modern(said: dict[str, Any]) -> dict[str, Any]:
             options["accelerator_config"] = {**(options.get("accelerator_config") or {}), name: value}
         else:
             raise unknown("training argument", name, known)
-    return {**options, "logging_nan_inf_filter": False}
+    return options
 
 
 def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:

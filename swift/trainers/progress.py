@@ -39,7 +39,8 @@ def describe(logs: dict[str, Any], state: TrainerState) -> str | None:
         return None
     left = (state.max_steps - state.global_step) / logs[STEP_SPEED] if logs.get(STEP_SPEED) else None
     eta = [f"ETA {timedelta(seconds=round(left))}"] if left is not None else []
-    return "  ".join([f"step {state.global_step}/{state.max_steps}", *shown, *eta])
+    step = [f"step {state.global_step}/{state.max_steps}"] if state.max_steps else []
+    return "  ".join([*step, *shown, *eta])
 
 
 class LineProgress(TrainerCallback):

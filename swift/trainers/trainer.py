@@ -108,6 +108,7 @@ class Seq2SeqTrainer(CommittingTrainer):
         )
         self._tally = Tally(own.device)
         self._keeps_positions = _takes_positions(self.model)
+        self._ops_per_token: int | None = None
         self._wants_all_logits = self._evaluating = False
         self.clock = Clock()
         self._set_up_callbacks(own)
@@ -228,6 +229,14 @@ class Seq2SeqTrainer(CommittingTrainer):
             why=good,
             fix="lower --learning_rate, or use --dtype bf16 or fp32",
         )
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Operations of one batch, forward and backward: 6 for each weight, without embeddings, and token."""
+        if self._ops_per_token is None:
+            base = saving.base_of(self.model)
+            sized = isinstance(base, PreTrainedModel)
+            self._ops_per_token = 6 * base.num_parameters(exclude_embeddings=True) if sized else 0
+        return self._ops_per_token * inputs["input_ids"].numel()
 
     # Evaluation and logs
 

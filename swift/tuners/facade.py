@@ -52,7 +52,7 @@ class Swift:
             own = peft_layers.own_copy(config, model, inference_mode or config.inference_mode)
             return peft_layers.get_peft_model(model, own, "default")
         tuned = model if isinstance(model, SwiftModel) else SwiftModel(model)
-        tuned.add_extra_state_keys(extra_state_keys)
+        tuned.add_extra_state_keys(extra_state_keys, inference_mode=inference_mode)
         for name, one in (config if isinstance(config, Mapping) else {"default": config}).items():
             tuned.add_adapter(name, one, inference_mode=inference_mode)
         return tuned
@@ -97,7 +97,7 @@ class Swift:
             for name, stored in chosen.items():
                 _add(tuned, name, stored, frozen)
             if extra.is_dir() and adapter_name is None:
-                tuned.add_extra_state_keys(files.read_extra_keys(extra))
+                tuned.add_extra_state_keys(files.read_extra_keys(extra), inference_mode=frozen)
                 _load_extra_states(tuned, extra)
         return tuned.eval() if frozen else tuned
 

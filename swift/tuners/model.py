@@ -20,7 +20,7 @@ from swift.errors import ConfigError, UsageError
 from swift.log import get_logger
 from swift.registry import unknown
 from swift.tuners import files, peft_layers
-from swift.tuners.branch import Active
+from swift.tuners.branch import Active, branches_aside
 from swift.tuners.config import SwiftConfig
 from swift.tuners.files import Config
 from swift.tuners.groups import param_groups
@@ -58,17 +58,16 @@ class SwiftModel(nn.Module):
 
     Args:
         model: the base, which is changed in place; or a PeftModel, whose adapters are taken over.
-        extra_state_keys: regular expressions for whole names of base parameters and buffers that are saved with the
-            adapters; the parameters among them train.
     """
 
     forward: Any = BaseForward()
     base_model: nn.Module
 
-    def __init__(self, model: nn.Module, extra_state_keys: Sequence[str] = ()) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.adapters: dict[str, Config] = {}
         self.extra_state_keys: list[str] = []
+        self._thawed: list[str] = []
         self._active = Active(per_thread=os.environ.get("USE_UNIQUE_THREAD", "1") == "0")
         self._tuners: peft_layers.Tuners = {}
         self._offloaded: dict[str, Offloaded] = {}
@@ -78,7 +77,6 @@ class SwiftModel(nn.Module):
         else:
             self.base_model = model
             model.requires_grad_(False)
-        self.add_extra_state_keys(extra_state_keys)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -111,6 +109,7 @@ class SwiftModel(nn.Module):
             return
         if not re.fullmatch(r"[\w-]+", name) or name == files.EXTRA_STATES:
             raise UsageError("USAGE-02", f"{name!r} cannot name an adapter", fix="use letters, digits, - and _")
+        self._check_not_merged()
         if isinstance(config, SwiftConfig):
             config.inject(self.base_model, name, self._active)
             self.adapters[name] = copy.deepcopy(config)
@@ -120,27 +119,29 @@ class SwiftModel(nn.Module):
         else:
             self.adapters[name] = peft_layers.inject(self.base_model, self._tuners, config, name, inference_mode)
             peft_layers.follow(self.base_model, self._active)
-        self._train_extra_states()
+        self._thaw()
         rivals = [active for active in self._active if _rivals(self.adapters[active], self.adapters[name])]
         if rivals:
             logger.warning("adapter %r replaces %s: both train their own copy of a module", name, ", ".join(rivals))
         self._switch([known for known in self.adapters if known in {*self._active, name} - {*rivals}])
 
-    def add_extra_state_keys(self, keys: Sequence[str]) -> None:
-        """Add regular expressions for the base's own tensors that train and are saved with the adapters."""
+    def add_extra_state_keys(self, keys: Sequence[str], *, inference_mode: bool = False) -> None:
+        """Add regular expressions for the base's own tensors that are saved with the adapters and, unless so, train."""
         self.extra_state_keys += [key for key in keys if key not in self.extra_state_keys]
-        self._train_extra_states()
+        self._thawed += [] if inference_mode else keys
+        self._thaw()
 
     def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str, **kwargs: Any) -> None:
         """Make one LoRA adapter out of several; it is the only active one then. See `peft.LoraModel`."""
         for name in adapters:
-            self._known(name)
+            self._bring_back(self._known(name))
         if adapter_name in self.adapters:
             raise UsageError("USAGE-02", f"adapter {adapter_name!r} is there already")
         if any(not isinstance(self.adapters[name], peft.LoraConfig) for name in adapters):
             raise ConfigError("CONFIG-02", "only LoRA adapters can be combined into one")
         tuner = self._tuners["LORA"]
-        tuner.add_weighted_adapter(adapters, weights, adapter_name, **kwargs)
+        with branches_aside(self.base_model):
+            tuner.add_weighted_adapter(adapters, weights, adapter_name, **kwargs)
         self.adapters[adapter_name] = tuner.peft_config[adapter_name]
         peft_layers.declare(self.base_model, self._tuners)
         peft_layers.follow(self.base_model, self._active)
@@ -171,7 +172,7 @@ class SwiftModel(nn.Module):
 
     def extra_states(self, keys: Iterable[str]) -> list[str]:
         """Those of the base's `keys` that are saved with the adapters."""
-        return [key for key in keys if any(re.fullmatch(pattern, key) for pattern in self.extra_state_keys)]
+        return [key for key in keys if _matches_one(self.extra_state_keys, key)]
 
     def state_dict(
         self,
@@ -339,10 +340,10 @@ class SwiftModel(nn.Module):
         peft_layers.follow(self.base_model, self._active)
         self._active.names = [name for name in self.adapters if name in active]
 
-    def _train_extra_states(self) -> None:
-        parameters = dict(self.base_model.named_parameters())
-        for key in self.extra_states(parameters):
-            parameters[key].requires_grad_(True)
+    def _thaw(self) -> None:
+        for key, parameter in self.base_model.named_parameters():
+            if _matches_one(self._thawed, key):
+                parameter.requires_grad_(True)
 
     def _known(self, name: str) -> str:
         if name not in self.adapters:
@@ -350,9 +351,8 @@ class SwiftModel(nn.Module):
         return name
 
     def _switch(self, names: list[str]) -> None:
-        if self._merged and set(names) != set(self._active):
-            merged = ", ".join(self._merged)
-            raise ConfigError("CONFIG-02", f"{merged} is merged into the weights", fix="Swift.unmerge(model) first")
+        if set(names) != set(self._active):
+            self._check_not_merged()
         for first, second in itertools.combinations(names, 2):
             if _rivals(self.adapters[first], self.adapters[second]):
                 what = f"adapters {first!r} and {second!r} both train their own copy of a whole module"
@@ -360,6 +360,11 @@ class SwiftModel(nn.Module):
         for name in names:
             self._bring_back(name)
         self._active.names = names
+
+    def _check_not_merged(self) -> None:
+        if self._merged:
+            merged = ", ".join(self._merged)
+            raise ConfigError("CONFIG-02", f"{merged} is merged into the weights", fix="Swift.unmerge(model) first")
 
     def _send_away(self, name: str, where: str) -> None:
         if name not in self._offloaded:
@@ -369,6 +374,10 @@ class SwiftModel(nn.Module):
     def _bring_back(self, name: str) -> None:
         if name in self._offloaded:
             self._offloaded.pop(name).restore(self.base_model)
+
+
+def _matches_one(patterns: Iterable[str], key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in patterns)
 
 
 def _names(names: str | Sequence[str]) -> list[str]:

@@ -76,6 +76,7 @@ def test_a_line_of_progress() -> None:
     assert (
         progress.describe({"eval_loss": 2.0, "eval_acc": 0.25}, state) == "step 10/70  eval loss 2.0000  eval acc 0.250"
     )
+    assert progress.describe({"eval_loss": 2.0}, TrainerState()) == "eval loss 2.0000"
     assert progress.describe({"train_runtime": 1.0}, state) is None
 
 

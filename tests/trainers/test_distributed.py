@@ -15,8 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from swift import storage
-
-SCRIPT = Path(__file__).with_name("two.py")
+from tests.trainers import two
 
 
 def free_port() -> int:
@@ -26,19 +25,27 @@ def free_port() -> int:
 
 
 def train(out: Path, label: str, world: int, *said: object) -> dict[str, Any]:
-    port, root = free_port(), Path(__file__).parents[2]
+    words = [str(out), label, *map(str, said)]
+    if world == 1:
+        two.main(*words)
+    else:
+        start_group(world, words)
+    return json.loads((out / f"{label}.json").read_text())
+
+
+def start_group(world: int, words: list[str]) -> None:
+    root = Path(__file__).parents[2]
+    place = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     group = []
     for rank in range(world):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        place = place if world > 1 else {}
-        env = {**os.environ, "PYTHONPATH": str(root), **{key: str(value) for key, value in place.items()}}
-        command = [sys.executable, str(SCRIPT), str(out), label, *map(str, said)]
-        group.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+        own = {"PYTHONPATH": root, "RANK": rank, "LOCAL_RANK": rank, **place}
+        env = {**os.environ, **{key: str(value) for key, value in own.items()}}
+        group.append(
+            subprocess.Popen([sys.executable, two.__file__, *words], env=env, stderr=subprocess.PIPE, text=True)
+        )
     for process in group:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-3000:]
-    return json.loads((out / f"{label}.json").read_text())
 
 
 @pytest.mark.parametrize("rows", [pytest.param(16, marks=pytest.mark.slow), 21])

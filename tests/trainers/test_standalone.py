@@ -57,10 +57,10 @@ def test_the_full_training_script(tmp_path: Path, tiny_dir: Path) -> None:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         trainer.train()
     assert trainer.evaluate()["eval_loss"] < start
-    assert trainer.state.global_step == 4
-    assert (tmp_path / "checkpoint-4" / "adapter_model.safetensors").is_file()
+    assert trainer.state.global_step == 6
+    assert (tmp_path / "checkpoint-6" / "adapter_model.safetensors").is_file()
     base = AutoModelForCausalLM.from_pretrained(tiny_dir)
-    loaded = Swift.from_pretrained(base, tmp_path / "checkpoint-4").eval()
+    loaded = Swift.from_pretrained(base, tmp_path / "checkpoint-6").eval()
     ids = torch.arange(3, 12)[None]
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)

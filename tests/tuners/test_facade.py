@@ -117,6 +117,9 @@ class TestPrepare:
         loaded = Swift.from_pretrained(LM.make(), tmp_path)
         assert torch.equal(run(loaded, LM), run(model, LM))
         assert loaded.extra_state_keys == [r"lm_head\..*"]
+        assert not any(parameter.requires_grad for parameter in loaded.parameters())
+        going_on = Swift.from_pretrained(LM.make(), tmp_path, is_trainable=True)
+        assert going_on.base_model.lm_head.weight.requires_grad
         named = Swift.from_pretrained(LM.make(), tmp_path, "default")
         assert torch.equal(named.base_model.lm_head.weight, LM.make().lm_head.weight)
 
