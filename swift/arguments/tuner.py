@@ -39,7 +39,7 @@ class TunerOptions:
         "AUTO",
         group="Tuner",
         choices=("AUTO", "fp16", "bf16", "fp32"),
-        help="Precision of A and B; AUTO follows the layer.",
+        help="Precision of A and B; AUTO is the layer's, or float32 where that is half.",
     )
     lora_lr_ratio: float | None = option(
         None,

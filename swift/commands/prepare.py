@@ -191,4 +191,9 @@ def load_plugins(paths: Sequence[str]) -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         sys.path.append(str(path.parent))
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except (ImportError, SyntaxError, NameError, ValueError, TypeError, AttributeError) as error:
+            del sys.modules[name]
+            what = f"--custom_register_path {said}: {type(error).__name__}: {error}"
+            raise UsageError("USAGE-02", what, fix="mend the file, or run with --debug") from error

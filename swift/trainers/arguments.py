@@ -48,6 +48,7 @@ WHOLE_RUN = 1 - 1e-9  # transformers reads a warm-up of 1 as one step, below it 
 class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     """What the trainer knows beyond transformers' arguments."""
 
+    output_dir: str = field(default="output", metadata={"help": "Where checkpoints and logs are written."})
     logging_dir: str | None = field(default=None, metadata={"help": "TensorBoard's directory; `runs` when None."})
     acc_strategy: str = field(default="token", metadata={"help": "Accuracy per token or per sentence (whole reply)."})
     loss_name: str | None = field(default=None, metadata={"help": "A registered loss; cross-entropy when None."})

@@ -38,6 +38,7 @@ class CommittingTrainer(transformers.Trainer):
     """Writes, keeps and reads checkpoints by the rules of `swift.checkpoint`."""
 
     args: OwnTrainingArguments
+    model: Any
     sft_args: SftArguments | None = None
     template: Template | None = None
     clock: Clock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def tuner_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[
     return None
 
 
-def write_weights(model: nn.Module, directory: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+def write_weights(model: nn.Module, directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
     """Write the weights of a tuner, or of a whole model with its config, as safetensors.
 
     Args:

@@ -39,7 +39,7 @@ class Tally:
 
     def reduced(self, accelerator: Accelerator) -> dict[str, float]:
         """The sums over all processes, by name."""
-        sums = accelerator.reduce(self.sums, "sum") if accelerator.num_processes > 1 else self.sums
+        sums: Any = accelerator.reduce(self.sums, "sum") if accelerator.num_processes > 1 else self.sums
         return dict(zip(self.NAMES, sums.tolist(), strict=True))
 
 

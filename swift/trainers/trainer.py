@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
@@ -121,7 +121,7 @@ class Seq2SeqTrainer(CommittingTrainer):
                 callback.logging_dir = args.logging_dir or str(Path(args.output_dir) / "runs")
         self.add_callback(LogWithSaves())
         self.add_callback(LogFile(Path(args.output_dir) / LOG_FILE))
-        self.add_callback(progress(args.disable_tqdm))
+        self.add_callback(progress(plain=bool(args.disable_tqdm)))
         if args.early_stopping_patience:
             self.add_callback(EarlyStopping(args.early_stopping_patience))
         for callback in find_callbacks(args.callback_names):
@@ -154,7 +154,7 @@ class Seq2SeqTrainer(CommittingTrainer):
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
         self._mask_repeats(batch_samples[-1])
-        count = torch.stack([losses.num_supervised(batch["labels"]).to(device) for batch in batch_samples]).sum()
+        count: Any = torch.stack([losses.num_supervised(batch["labels"]).to(device) for batch in batch_samples]).sum()
         if self.args.world_size > 1:
             count = self.accelerator.reduce(count, "sum")
         if count == 0 and not self._evaluating:

@@ -1,0 +1,118 @@
+"""Merging and changing layout: what is written, what is refused, and that nothing unequal gets through."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from swift import storage
+from swift.commands import merge
+from swift.commands.export import export_main, merge_lora_main
+from swift.commands.merge import merge_checked, merge_lora
+from swift.errors import ConfigError, DataError, UsageError
+from swift.llm import ExportArguments, InferArguments
+from swift.tuners import Swift
+from tests.tiny import tiny_model
+
+
+@pytest.fixture
+def checkpoint(tiny_dir: Path, tmp_path: Path) -> Path:
+    """A plain PEFT adapter with a real effect."""
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_dir), LoraConfig(r=4, target_modules=["q_proj", "down_proj"])
+    )
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.05, generator=generator)
+    model.save_pretrained(tmp_path / "lora")
+    return tmp_path / "lora"
+
+
+def export(checkpoint: Path, tiny_dir: Path, **options: object) -> ExportArguments:
+    return ExportArguments(ckpt_dir=str(checkpoint), model_id_or_path=str(tiny_dir), **options)
+
+
+def test_a_merged_model_is_plain_and_equal(checkpoint: Path, tiny_dir: Path) -> None:
+    path = Path(merge_lora(export(checkpoint, tiny_dir)))
+    assert path == checkpoint.with_name("lora-merged")
+    base = AutoModelForCausalLM.from_pretrained(tiny_dir)
+    ids = torch.arange(20)[None]
+    tuned = Swift.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_dir), str(checkpoint)).eval()
+    merged = AutoModelForCausalLM.from_pretrained(path)
+    with torch.inference_mode():
+        torch.testing.assert_close(merged(ids).logits, tuned(ids).logits, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(merged(ids).logits, base(ids).logits, atol=1e-4)
+    assert json.loads((path / "sft_args.json").read_text())["sft_type"] == "full"
+    assert not storage.verify(path)
+
+
+def test_bfloat16_weights_stay_bfloat16(checkpoint: Path, tiny_dir: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(tiny_dir, half)
+    AutoModelForCausalLM.from_pretrained(tiny_dir, dtype=torch.bfloat16).save_pretrained(half)
+    merged = AutoModelForCausalLM.from_pretrained(merge_lora(export(checkpoint, half)))
+    assert merged.dtype == torch.bfloat16
+    said = export(checkpoint, half, dtype="fp32", output_dir=str(tmp_path / "full"))
+    assert AutoModelForCausalLM.from_pretrained(merge_lora(said)).dtype == torch.float32
+
+
+def test_an_existing_model_is_kept_or_replaced(checkpoint: Path, tiny_dir: Path) -> None:
+    args = export(checkpoint, tiny_dir)
+    path = Path(merge_lora(args))
+    (path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="damaged"):
+        merge_lora(args)
+    assert merge_lora(args, replace_if_exists=True) == str(path)
+    assert not storage.verify(path)
+    before = (path / "model.safetensors").stat().st_mtime_ns
+    assert merge_lora(args) == str(path)
+    assert (path / "model.safetensors").stat().st_mtime_ns == before
+    merge_lora_main(args)
+    assert (path / "model.safetensors").stat().st_mtime_ns != before
+
+
+def test_what_cannot_be_merged(checkpoint: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="needs a checkpoint"):
+        merge_lora(InferArguments())
+    with pytest.raises(DataError, match="no LoRA in it"):
+        merge_lora(InferArguments(ckpt_dir=str(tiny_dir)))
+    quantised = SimpleNamespace(config={"quantization_config": {"quant_method": "gptq"}}, name="q")
+    monkeypatch.setattr(merge, "find_source", lambda args: quantised)
+    with pytest.raises(ConfigError, match="is quantised"):
+        merge_lora(export(checkpoint, tiny_dir))
+    assert not checkpoint.with_name("lora-merged").exists()
+
+
+def test_an_unequal_merge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).eval()
+    real = Swift.merge_and_unload
+
+    def lossy(model: torch.nn.Module) -> None:
+        real(model)
+        model.model.lm_head.weight.data.mul_(1.01)
+
+    monkeypatch.setattr(merge.Swift, "merge_and_unload", lossy)
+    with pytest.raises(DataError, match="differs from the unmerged"):
+        merge_checked(tuned, torch.float32, 400)
+
+
+def test_export_wants_something_to_do(checkpoint: Path, tiny_dir: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to export"):
+        export_main(ExportArguments(ckpt_dir=str(checkpoint)))
+    with pytest.raises(UsageError, match="needs a checkpoint"):
+        export_main(ExportArguments(to_peft_format=True))
+    with pytest.raises(DataError, match="holds no adapter"):
+        export_main(ExportArguments(to_peft_format=True, ckpt_dir=str(tiny_dir)))
+
+
+def test_export_takes_words(checkpoint: Path, tiny_dir: Path) -> None:
+    export_main(["--ckpt_dir", str(checkpoint), "--model_id_or_path", str(tiny_dir), "--merge_lora", "true"])
+    assert checkpoint.with_name("lora-merged").is_dir()

@@ -1,0 +1,88 @@
+"""What a checkpoint directory may be, what is taken from it, and what is said when it is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from swift.arguments.export import ExportArguments
+from swift.arguments.infer import InferArguments
+from swift.commands.prepare import find_source, from_checkpoint, load_plugins, prepare_model_template
+from swift.errors import DataError, NotFoundError, UsageError
+from swift.templates import TEMPLATES
+
+
+def adapter(directory: Path, **config: object) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
+    return directory
+
+
+def test_without_a_checkpoint_nothing_changes() -> None:
+    said = InferArguments(model_type="x")
+    assert from_checkpoint(said) is said
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="not a directory"):
+        from_checkpoint(InferArguments(ckpt_dir=str(tmp_path / "nothing")))
+    with pytest.raises(DataError, match="neither a model nor an adapter"):
+        from_checkpoint(InferArguments(ckpt_dir=str(tmp_path)))
+
+
+def test_a_plain_adapter_names_its_model(tmp_path: Path) -> None:
+    directory = adapter(tmp_path / "lora", base_model_name_or_path="some/base")
+    assert from_checkpoint(InferArguments(ckpt_dir=str(directory))).model_id_or_path == "some/base"
+    said = InferArguments(ckpt_dir=str(directory), model_id_or_path="mine")
+    assert from_checkpoint(said).model_id_or_path == "mine"
+    nameless = adapter(tmp_path / "nameless")
+    with pytest.raises(UsageError, match="--model_id_or_path"):
+        from_checkpoint(ExportArguments(ckpt_dir=str(nameless)))
+
+
+def test_saved_options_are_taken_and_code_is_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    directory = adapter(tmp_path / "lora")
+    saved = {"model_id_or_path": "m", "system": "s", "custom_register_path": ["evil.py"]}
+    (directory / "sft_args.json").write_text(json.dumps(saved))
+    args = from_checkpoint(InferArguments(ckpt_dir=str(directory)))
+    assert (args.model_id_or_path, args.system, args.custom_register_path) == ("m", "s", [])
+    untaken = InferArguments(ckpt_dir=str(directory), load_args_from_ckpt_dir=False, model_id_or_path="n")
+    assert from_checkpoint(untaken).system is None
+    (directory / "sft_args.json").write_text("{")
+    with pytest.raises(DataError, match="is not JSON"):
+        from_checkpoint(InferArguments(ckpt_dir=str(directory)))
+
+
+def test_a_model_must_be_named() -> None:
+    with pytest.raises(UsageError, match="no model is named"):
+        find_source(InferArguments())
+
+
+def test_plugins_run_once(tmp_path: Path) -> None:
+    plugin = tmp_path / "happy.py"
+    plugin.write_text(
+        "from swift.llm import TEMPLATES, TemplateRecord\n"
+        "TEMPLATES.add(TemplateRecord(name='happy', prefix=(), prompt=('{{QUERY}}',), chat_sep=None, suffix=('x',)))\n"
+    )
+    load_plugins([str(plugin)])
+    load_plugins([str(plugin)])
+    assert "happy" in TEMPLATES
+    for wrong in (tmp_path / "missing.py", tmp_path):
+        with pytest.raises(NotFoundError, match="is not a Python file"):
+            load_plugins([str(wrong)])
+
+
+def test_a_broken_plugin_is_the_users_error(tmp_path: Path) -> None:
+    plugin = tmp_path / "broken.py"
+    plugin.write_text("import nothing_of_this_name\n")
+    with pytest.raises(UsageError, match=r"broken.py.*nothing_of_this_name"):
+        load_plugins([str(plugin)])
+
+
+def test_a_model_ready_to_answer(tiny_dir: Path) -> None:
+    prepared = prepare_model_template(InferArguments(model_id_or_path=str(tiny_dir)))
+    assert prepared.template.name == "auto"
+    assert not prepared.model.training
+    assert prepared.args.dtype == "fp32"
