@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 import torch.nn.functional as F
@@ -139,7 +139,7 @@ class Seq2SeqTrainer(CommittingTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser, with the parameter groups that the tuners ask for."""
-        tuned = self.model if model is None else model
+        tuned: Any = self.model if model is None else model
         groups = saving.tuner_groups(tuned, self.args.learning_rate, self.args.weight_decay)
         if self.optimizer is None and groups is not None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, tuned)
@@ -154,9 +154,9 @@ class Seq2SeqTrainer(CommittingTrainer):
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
         self._mask_repeats(batch_samples[-1])
-        count: Any = torch.stack([losses.num_supervised(batch["labels"]).to(device) for batch in batch_samples]).sum()
+        count = torch.stack([losses.num_supervised(batch["labels"]).to(device) for batch in batch_samples]).sum()
         if self.args.world_size > 1:
-            count = self.accelerator.reduce(count, "sum")
+            count = cast(Tensor, self.accelerator.reduce(count, "sum"))
         if count == 0 and not self._evaluating:
             raise DataError(
                 "DATA-05",
@@ -167,10 +167,10 @@ class Seq2SeqTrainer(CommittingTrainer):
 
     def _mask_repeats(self, batch: dict[str, Tensor]) -> None:
         """Take the loss off the rows that fill up the last batches of an epoch so that all processes have as many."""
-        progress_of = self.accelerator.gradient_state
-        if self.args.world_size < 2 or self.args.dataloader_drop_last or not progress_of.end_of_dataloader:
+        state: Any = self.accelerator.gradient_state
+        if self.args.world_size < 2 or self.args.dataloader_drop_last or not state.end_of_dataloader:
             return
-        dataset, rows = progress_of.active_dataloader.dataset, len(batch["labels"])
+        dataset, rows = state.active_dataloader.dataset, len(batch["labels"])
         remainder = len(dataset) % (rows * self.args.world_size) if has_length(dataset) else 0
         if remainder:
             real = min(max(remainder - rows * self.args.process_index, 0), rows)
@@ -204,11 +204,10 @@ class Seq2SeqTrainer(CommittingTrainer):
     def _balance_loss(self, outputs: Any) -> Tensor | float:
         """What a mixture of experts that routes unevenly pays, when its config asks for that."""
         balance = outputs.get("aux_loss")
-        if balance is None:
+        if balance is None or self._evaluating:
             return 0.0
-        return (
-            saving.base_of(self.model).config.router_aux_loss_coef * balance / self.current_gradient_accumulation_steps
-        )
+        base: Any = saving.base_of(self.model)
+        return base.config.router_aux_loss_coef * balance / self.current_gradient_accumulation_steps
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient's norm; called just before the optimiser steps, so nothing that is not finite gets further."""
@@ -259,7 +258,7 @@ class Seq2SeqTrainer(CommittingTrainer):
             totals = self._tally.reduced(self.accelerator)
         finally:
             self._tally, self._evaluating = of_training, False
-        if totals["tokens"]:
+        if totals["tokens"] and output.metrics is not None:
             loss = totals["loss"] / totals["tokens"]
             if not math.isfinite(loss):
                 self._stop("the evaluation loss", self.state.global_step)
