@@ -47,7 +47,7 @@ def by_hand(rows: Rows, steps: list[list[int]], **adam: float) -> tuple[dict[str
             logits = model(**batch).logits[:, :-1]
             loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum") / count
             loss.backward()
-            total += float(loss)
+            total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -363,6 +363,7 @@ def test_experts_that_are_used_unevenly_pay(tmp_path: Path) -> None:
             assert float(trainer.compute_loss(model, dict(batch))) == pytest.approx(
                 float(model(**batch).loss), abs=1e-5
             )
+        assert trainer_of(model, tmp_path, val=Rows(4)).evaluate()["eval_loss"] > 0
 
 
 def test_length_groups_and_prediction(tmp_path: Path) -> None:
