@@ -243,8 +243,6 @@ def check_free(path: Path | str, needed_bytes: int) -> None:
 
 def disk_error(error: BaseException, path: Path | str, needed_bytes: int | None = None) -> DiskError | None:
     """The DiskError for an `error` that came from a full or failing disk, None for any other."""
-    if isinstance(error, DiskError):
-        return error
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno in (errno.EIO, errno.EFBIG):
             return DiskError("DISK-01", f"{path}: {os.strerror(cause.errno)}", fix="choose another --output_dir")
@@ -252,7 +250,7 @@ def disk_error(error: BaseException, path: Path | str, needed_bytes: int | None 
             return _full(path, needed_bytes, free_bytes(path))
         if any(text in str(cause) for text in NATIVE_WRITE_ERRORS):
             return _full(path, needed_bytes, free_bytes(path))
-    return None
+    return error if isinstance(error, DiskError) else None
 
 
 def _full(path: Path | str, needed: int | None, free: int) -> DiskError:

@@ -104,6 +104,23 @@ def test_a_full_disk_while_committing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
+def test_a_full_disk_names_the_directory_that_was_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "replace", no_space)
+    with pytest.raises(DiskError, match=r"error\[DISK-01\]: No space left for [^\n]*/final\n"):
+        make(tmp_path / "final", a="1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_a_committed_directory_is_rewritten(tmp_path: Path) -> None:
+    final = make(tmp_path / "final", a="1")
+    storage.rewrite(final, "a", b"22")
+    assert storage.verify(final) == []
+    assert storage.size_bytes(final) == 2
+    (tmp_path / "plain").mkdir()
+    storage.rewrite(tmp_path / "plain", "a", b"22")
+    assert [path.name for path in (tmp_path / "plain").iterdir()] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
