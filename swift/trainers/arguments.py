@@ -66,11 +66,16 @@ class Seq2SeqTrainingArguments(OwnTrainingArguments):
     """transformers' `Seq2SeqTrainingArguments` that also takes the names that version 5 dropped.
 
     `evaluation_strategy`, `warmup_ratio`, `save_safetensors`, `logging_dir`, `group_by_length` and their like mean what
-    they meant. Loss and gradients that are not finite always count: `logging_nan_inf_filter` is off.
+    they meant. Loss and gradients that are not finite always count: `logging_nan_inf_filter` is off. Without an
+    accelerator `use_cpu` is on: transformers lets processes on CPUs train together only then.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        defaults = {"label_names": ["labels"], "dataloader_pin_memory": torch.cuda.is_available()}
+        defaults = {
+            "label_names": ["labels"],
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            "use_cpu": not torch.accelerator.is_available(),
+        }
         super().__init__(*args, **{**defaults, **modern(kwargs), "logging_nan_inf_filter": False})
 
 

@@ -22,7 +22,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
-from swift import checkpoint
+from swift import checkpoint, dist
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, DataError, InternalError
 from swift.trainers import loss as losses
@@ -291,6 +291,13 @@ def _own_arguments(args: TrainingArguments | None, several_sets: bool) -> OwnTra
         args = Seq2SeqTrainingArguments(**{f.name: getattr(args, f.name) for f in fields(args) if f.init})
     if args.predict_with_generate:
         raise ConfigError("CONFIG-02", "predict_with_generate is not there yet", fix="swift infer on the checkpoint")
+    if args.world_size != dist.world_size():
+        raise ConfigError(
+            "CONFIG-03",
+            f"{dist.world_size()} processes were started, but they do not train together",
+            why="each would train alone on all rows",
+            fix="on CPUs: use_cpu=True",
+        )
     if args.metric_for_best_model is None and args.eval_strategy != "no" and not several_sets:
         args.metric_for_best_model, args.greater_is_better = "loss", False
     return args

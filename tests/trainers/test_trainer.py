@@ -372,3 +372,10 @@ def test_length_groups_and_prediction(tmp_path: Path) -> None:
     predicted = trainer.predict(Rows(3))
     assert predicted.predictions.shape[0] == 3
     assert predicted.metrics["test_loss"] > 0
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = trainer_of(lora(), tmp_path).args
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes were started"):
+        Seq2SeqTrainer(model=lora(), args=arguments)
