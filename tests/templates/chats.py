@@ -32,6 +32,10 @@ QWEN3 = (
     "{%- else %}{{- '<|im_start|>assistant\n' + content }}{%- endif %}{{- '<|im_end|>\n' }}{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
 )
+# like Qwen 3, and the prompt for a reply opens its thought
+QWEN3_6 = QWEN3.replace(
+    "prompt %}{{- '<|im_start|>assistant\n' }}", "prompt %}{{- '<|im_start|>assistant\n<think>\n' }}"
+).replace("(loop.last or thought)", "true")
 LLAMA3 = (
     "{% for m in messages %}{% set c = '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + "
     "m['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set c = bos_token + c %}{% endif %}{{ c }}"
@@ -83,6 +87,7 @@ GENERATION = (
 CHATS = {
     "qwen2.5": QWEN2_5,
     "qwen3": QWEN3,
+    "qwen3.6": QWEN3_6,
     "llama3": LLAMA3,
     "gemma": GEMMA,
     "mistral": MISTRAL,
@@ -96,6 +101,7 @@ CHATS = {
 ENDS = {
     "qwen2.5": "<|im_end|>",
     "qwen3": "<|im_end|>",
+    "qwen3.6": "<|im_end|>",
     "llama3": "<|eot_id|>",
     "gemma": "<end_of_turn>",
     "mistral": "</s>",

@@ -23,6 +23,8 @@ THOUGHT = "<think>\nLet me see.\n</think>\n\nIt is two."
 TRIMMING = ("llama3", "gemma", "mistral", "llama2")
 # what a template writes between the prompt for a reply and the reply
 LEADS = {"mistral": " ", "llama2": " "}
+# what a template writes for the thought that the last reply does not have, from the end of the prompt on
+NO_THOUGHT = {"qwen3": "<think>\n\n</think>\n\n", "qwen3.6": "\n</think>\n\n"}
 
 
 def template_of(name: str, **kwargs) -> AutoTemplate:
@@ -50,8 +52,8 @@ def shows_last_end(name: str) -> bool:
 def expected(name: str, replies: list[str]) -> list[str]:
     """What has to be supervised: every reply, with what the template adds to it, and its end."""
     texts = [f"{LEADS.get(name, '')}{reply.strip() if name in TRIMMING else reply}{ENDS[name]}" for reply in replies]
-    if name == "qwen3" and "</think>" not in replies[-1]:
-        texts[-1] = "<think>\n\n</think>\n\n" + texts[-1]
+    if name in NO_THOUGHT and "</think>" not in replies[-1]:
+        texts[-1] = NO_THOUGHT[name] + texts[-1]
     return texts
 
 
@@ -113,8 +115,8 @@ def test_space_around_a_reply_keeps_the_prompt(name, reply):
     inputs, _ = template.encode(row)
     assert inputs["input_ids"][: len(prompt["input_ids"])] == prompt["input_ids"]
     want = expected(name, [reply, reply])
-    if name == "qwen3":
-        want[-1] = "<think>\n\n</think>\n\n" + reply.lstrip("\n") + ENDS[name]
+    if name in NO_THOUGHT:
+        want[-1] = NO_THOUGHT[name] + reply.lstrip("\n") + ENDS[name]
     assert spoken(template, inputs) == want
 
 
@@ -180,7 +182,7 @@ def test_any_text_is_right_or_refused(turns, name):
     stretches = said(template, inputs)
     assert len(stretches) == len(replies)
     assert [ids.count(template.end_ids[-1]) for ids in stretches] == [1] * len(replies)
-    if "</think>" not in "".join(replies) and name != "qwen3":
+    if "</think>" not in "".join(replies) and name not in NO_THOUGHT:
         assert spoken(template, inputs) == expected(name, replies)
 
 
@@ -198,6 +200,26 @@ def test_thoughts_of_earlier_turns_are_left_out_as_at_inference():
     inputs, _ = template.encode(talk("1+1?", THOUGHT, "2+2?", THOUGHT))
     assert spoken(template, inputs) == ["It is two.<|im_end|>", THOUGHT + "<|im_end|>"]
     assert inputs["input_ids"] == own_ids("qwen3", talk("1+1?", THOUGHT, "2+2?", THOUGHT))
+
+
+def test_thoughts_where_the_prompt_opens_them():
+    template = template_of("qwen3.6")
+    for first in (THOUGHT, "Three.", "<think>\n\n</think>\n\nThree."):
+        row = talk("1+1?", first, "2+2?", THOUGHT)
+        inputs, _ = template.encode(row)
+        assert spoken(template, inputs) == [
+            f"{first.rpartition('</think>')[2].strip()}<|im_end|>",
+            "Let me see.\n</think>\n\nIt is two.<|im_end|>",
+        ]
+        assert inputs["input_ids"] == own_ids("qwen3.6", row)
+
+
+def test_an_earlier_thought_that_is_kept_out_of_place_is_refused():
+    source = CHATS["qwen3.6"].replace("set content = content.split", "set content = thought + content.split")
+    template = get_template("auto", with_template(source))
+    assert template.encode(talk("Q", "A", "Q", THOUGHT))[0]
+    with pytest.raises(DataError, match="keeps the thought of an earlier reply"):
+        template.encode(talk("Q", THOUGHT, "Q", "A"))
 
 
 def test_no_bos_is_doubled():
@@ -276,6 +298,48 @@ def test_a_template_that_says_only_some_of_its_replies_is_verified_instead():
     template = get_template("auto", with_template(source))
     assert spoken(template, template.encode(talk(*TURNS))[0]) == [f"{reply}<|im_end|>" for reply in TURNS[1::2]]
     assert spoken(template, template.encode(talk("Q", "A"))[0]) == ["A<|im_end|>"]
+
+
+def generated(before: str, reply: str, after: str = "") -> str:
+    """A chat template that calls a stretch of its text generated."""
+    said = f"{before}{{% generation %}}{reply}{{% endgeneration %}}{after}"
+    return (
+        "{% for m in messages %}{% if m.role == 'assistant' %}" + said + "{% else %}{{ 'U:' + m.content }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "reply", "after"),
+    [
+        ("", "A:{{ m.content }}<|im_end|><s>", ""),
+        ("A:", "{{ m.content }}<|im_end|><s>", ""),
+        ("A:", "{{ m.content }}", "<|im_end|><s>"),
+    ],
+)
+def test_a_generated_stretch_with_more_or_less_than_a_reply(before, reply, after):
+    """What counts is what the prompt of inference leaves to be said, and the end where inference stops."""
+    template = get_template("auto", with_template(generated(before, reply, after)))
+    row = talk(*TURNS)
+    inputs, _ = template.encode(row)
+    assert inputs["input_ids"] == template.tokenizer.apply_chat_template(row["messages"], return_dict=False)
+    assert spoken(template, inputs) == [f"{text}<|im_end|>" for text in TURNS[1::2]]
+
+
+def test_a_generated_stretch_must_follow_the_prompt():
+    source = generated("A:", "{{ m.content }}<|im_end|>").replace("A:{% endif %}", "A:Hm.{% endif %}")
+    template = get_template("auto", with_template(source))
+    with pytest.raises(DataError, match="is not how the finished conversation begins") as caught:
+        template.encode(talk("Q", "A"))
+    assert "'U:QA:Hm.'" in str(caught.value.why)
+
+
+def test_a_changed_reply_is_where_the_template_says():
+    short = "{{ m.content }}{% if m.content | length < 4 %}!{% endif %}"
+    for reply, after in ((short, "<|im_end|><s>"), (short + "<|im_end|><s>", "")):
+        template = get_template("auto", with_template(generated("A:", reply, after)))
+        inputs, _ = template.encode(talk("Q", "abc", "R", "Not changed.", "S", "xyz"))
+        assert spoken(template, inputs) == ["abc!<|im_end|>", "Not changed.<|im_end|>", "xyz!<|im_end|>"]
 
 
 def test_registry_row_and_chat_template_agree():

@@ -1,0 +1,183 @@
+"""Where the replies are in a conversation that a chat template has rendered: verified by further renderings.
+
+A reply begins where the prompt for it ends, and ends where the end of the turn, or a mark put behind it, comes out of
+the template. An earlier reply, whose prompt the conversation may show in another way (with a thought left out), begins
+where a mark put before it comes out. What the template calls generated is asked last: it need not be what the prompt of
+inference leaves to be said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NoReturn
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from swift.errors import DataError
+from swift.templates.conversation import Message
+from swift.templates.tokens import added_texts, any_of
+
+Render = Callable[[list[Message], bool], str]
+Span = tuple[int, int]
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+THOUGHT_END = "</think>"
+TAG = re.compile(r"<[^<>]*>")
+FIX = "choose a --template_type"
+
+
+class Replies:
+    """Finds the replies in what one chat template renders.
+
+    Args:
+        tokenizer: whose chat template it is.
+        render: messages, and whether to add the prompt for a reply, as text.
+        end_text: the text that ends a reply.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, render: Render, end_text: str) -> None:
+        self.render, self.end_text = render, end_text
+        source = tokenizer.get_chat_template()
+        self._source = source if GENERATION.search(source) else None
+        self._variables, self._added = tokenizer.special_tokens_map, any_of(added_texts(tokenizer))
+
+    def find(self, messages: list[Message], text: str) -> list[Span]:
+        """Where every reply starts and ends in `text`, which is `messages` rendered.
+
+        Raises:
+            DataError: the prompt of the last reply is not how `text` begins, or a reply is changed beyond recognition.
+        """
+        turns = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
+        prompts = {
+            k: self.render(messages[:k], True) for k in turns if any(m["role"] != "system" for m in messages[:k])
+        }
+        starts = {k: len(prompt) for k, prompt in prompts.items() if text.startswith(prompt)}
+        last = len(messages) - 1
+        if last in prompts and last not in starts:
+            _refuse_prompt(prompts[last], text)
+        ends = {k: self._plain_end(messages[k]["content"], text, start) for k, start in starts.items()}
+        found = {k: (starts[k], end) for k, end in ends.items() if end is not None}
+        for k, (start, end) in self._marked(messages, text, [k for k in turns if k not in found], starts).items():
+            if k not in starts and k in prompts and _shows_thought(messages[k]["content"], prompts[k], text[:start]):
+                refuse("the chat template keeps the thought of an earlier reply, but not where its prompt puts it")
+            found[k] = (start, end)
+        if len(found) < len(turns):
+            said = self._generated(messages, text, len(turns))
+            found |= {k: (starts.get(k, span[0]), span[1]) for k, span in zip(turns, said, strict=True)}
+        return [found[k] for k in turns]
+
+    def marks(self, marked: list[Message], text: str, mark: str) -> list[int] | None:
+        """Where marks come out in `text`; None when they change anything else."""
+        parts = self.render(marked, marked[-1]["role"] != "assistant").split(mark)
+        if "".join(parts) != text:
+            return None
+        found, at = [], 0
+        for part in parts[:-1]:
+            at += len(part)
+            found.append(at)
+        return found
+
+    def _plain_end(self, content: str, text: str, start: int) -> int | None:
+        """The end of a reply that stands in `text` as it is, with its end right after; None when it does not."""
+        for reply in (content, content.strip()):
+            end = start + len(reply)
+            if text.startswith(reply, start) and (text.startswith(self.end_text, end) or end == len(text)):
+                return end
+        return None
+
+    def _marked(self, messages: list[Message], text: str, turns: list[int], starts: dict[int, int]) -> dict[int, Span]:
+        """Where those replies are whose marks change nothing else: all in one rendering, or else one by one."""
+        found: dict[int, Span] = {}
+        for variant in range(3):
+            left = [k for k in turns if k not in found]
+            for group in (left, *([k] for k in left)):
+                if not any(k in found for k in group):
+                    found |= self._try_marks(messages, text, {k: _parts(messages[k], variant) for k in group}, starts)
+        return found
+
+    def _try_marks(
+        self, messages: list[Message], text: str, parts: dict[int, tuple[str, str, str]], starts: dict[int, int]
+    ) -> dict[int, Span]:
+        """Where the replies of `parts` start and end, by marks around the middle part; nothing when that fails."""
+        mark = unused(text)
+        marked = list(messages)
+        for k, (before, reply, after) in parts.items():
+            front = "" if k in starts else mark
+            marked[k] = {**messages[k], "content": f"{before}{front}{reply}{mark}{after}"}
+        at = self.marks(marked, text, mark) if parts else None
+        if at is None or len(at) != sum(2 - (k in starts) for k in parts):
+            return {}
+        places = iter(at)
+        return {k: (starts[k] if k in starts else next(places), next(places)) for k in parts}
+
+    def _generated(self, messages: list[Message], text: str, count: int) -> list[Span]:
+        """The stretches that the template itself calls generated.
+
+        Raises:
+            DataError: it does not do so, or not for every reply.
+        """
+        found: list[Span] = []
+        if self._source is not None:
+            rendered, spans = render_jinja_template(
+                [messages],
+                chat_template=self._source,
+                return_assistant_tokens_mask=True,
+                add_generation_prompt=messages[-1]["role"] != "assistant",
+                **self._variables,  # type: ignore[arg-type]
+            )
+            found = list(spans[0]) if rendered[0] == text else []  # type: ignore[arg-type]
+        if len(found) != count:
+            refuse("the chat template changes a reply so that its place cannot be verified")
+        return [(start, self._without_end(text, start, end)) for start, end in found]
+
+    def _without_end(self, text: str, start: int, end: int) -> int:
+        """The end of a generated stretch before the end of the turn and what other tokens follow that in it."""
+        at = text.rfind(self.end_text, start, end)
+        rest = text[at + len(self.end_text) : end]
+        alone = not (self._added.sub("", rest) if self._added else rest).strip()
+        return at if at >= 0 and alone else end
+
+
+def unused(text: str) -> str:
+    """A character for private use that `text` does not have."""
+    return next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in text)
+
+
+def refuse(what: str, why: str = "") -> NoReturn:
+    """Say that the chat template cannot be used.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError("DATA-06", what, why=why, fix=FIX)
+
+
+def _parts(message: Message, variant: int) -> tuple[str, str, str]:
+    """A reply with what stands before and behind it: all of it, without outer space, without its thought."""
+    content = message["content"]
+    if not variant:
+        return "", content, ""
+    shown = content.rpartition(THOUGHT_END)[2] if variant == 2 else content
+    reply = shown.strip()
+    start = len(content) - len(shown.lstrip())
+    return content[:start], reply, content[start + len(reply) :]
+
+
+def _shows_thought(content: str, prompt: str, text: str) -> bool:
+    """Whether `text`, where it goes on in another way than the prompt, has the thought that `content` begins with."""
+    thought = TAG.sub("", content.rpartition(THOUGHT_END)[0]).strip()
+    return bool(thought) and thought in text[_shared(prompt, text) :]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many first characters two texts share."""
+    return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _refuse_prompt(prompt: str, text: str) -> NoReturn:
+    start = max(0, _shared(prompt, text) - 20)
+    refuse(
+        "the prompt that the chat template makes for a reply is not how the finished conversation begins",
+        f"the prompt has {prompt[start:][:60]!r}, the conversation {text[start:][:60]!r}",
+    )
