@@ -23,9 +23,11 @@ from swift.errors import ConfigError, SwiftError, UsageError, raise_all
 from swift.models.source import ModelSource
 from swift.registry import unknown
 from swift.templates import TEMPLATES
-from swift.tuners.methods import method_names
+from swift.tuners.methods import available_sft_types
 
-A = TypeVar("A")
+A = TypeVar("A", bound=ModelOptions)
+C = TypeVar("C", bound=CheckpointOptions)
+D = TypeVar("D", bound=DataOptions)
 
 FROM_CHECKPOINT = ("model_type", "model_id_or_path", "model_revision", "sft_type", "template_type", "system", "dtype")
 DATA_FROM_CHECKPOINT = (
@@ -85,27 +87,18 @@ def decide_infer(said: InferArguments, hardware: Hardware, source: ModelSource) 
     )
 
 
-def inherit(said: A, saved: Mapping[str, Any]) -> tuple[A, dict[str, Any]]:
+def inherit(said: C, saved: Mapping[str, Any]) -> tuple[C, dict[str, Any]]:
     """`said` with what it leaves open taken from a checkpoint's `saved` arguments, and what was taken.
 
     A value counts as said when it differs from its default. Data sets are only taken with `load_dataset_config`; what
     runs code (plug-ins, remote code) never is, the user says it again.
     """
-    infos = options_of(type(said))
-    names = list[str](FROM_CHECKPOINT)
-    if getattr(said, "load_dataset_config", False) and not _says_data(said, infos):
-        names += DATA_FROM_CHECKPOINT
-    taken = {
-        name: saved[name]
-        for name in names
-        if name in infos and saved.get(name) is not None and getattr(said, name) == infos[name].default
-    }
-    taken = {name: value for name, value in taken.items() if value != infos[name].default}
-    return replace(said, **taken), taken  # type: ignore[type-var]
-
-
-def _says_data(said: Any, infos: Mapping[str, Any]) -> bool:
-    return any(name in infos and getattr(said, name) for name in ("dataset", "val_dataset"))
+    defaults = {name: info.default for name, info in options_of(type(said)).items()}
+    says_data = isinstance(said, DataOptions) and bool(said.dataset or said.val_dataset)
+    names = FROM_CHECKPOINT if says_data or not said.load_dataset_config else FROM_CHECKPOINT + DATA_FROM_CHECKPOINT
+    open_names = [name for name in names if name in defaults and getattr(said, name) == defaults[name]]
+    taken = {name: saved[name] for name in open_names if saved.get(name) not in (None, defaults[name])}
+    return replace(said, **taken), taken
 
 
 def tidy(said: A) -> A:
@@ -119,7 +112,7 @@ def tidy(said: A) -> A:
             one = value[0]
             if "," in one and not Path(one).exists() and not (set(one) & set("^$(|[\\")):
                 changes[info.name] = [part.strip() for part in one.split(",") if part.strip()]
-    return replace(said, **changes) if changes else said  # type: ignore[type-var]
+    return replace(said, **changes) if changes else said
 
 
 def decide_dtype(said: str, hardware: Hardware, source: ModelSource) -> str:
@@ -144,7 +137,6 @@ def decide_template(said: str, source: ModelSource) -> str:
 
 
 def _decide_model(said: A, hardware: Hardware, source: ModelSource) -> A:
-    assert isinstance(said, ModelOptions)
     changes: dict[str, Any] = {
         "dtype": decide_dtype(said.dtype, hardware, source),
         "model_type": source.record.name if source.record else said.model_type,
@@ -156,11 +148,10 @@ def _decide_model(said: A, hardware: Hardware, source: ModelSource) -> A:
     for name in ("ckpt_dir", "result_dir"):
         if isinstance(said, CheckpointOptions) and getattr(said, name, None):
             changes[name] = str(Path(getattr(said, name)).expanduser().resolve())
-    return replace(said, **changes)  # type: ignore[return-value, type-var]
+    return replace(said, **changes)
 
 
-def _decide_data(said: A) -> A:
-    assert isinstance(said, DataOptions)
+def _decide_data(said: D) -> D:
     names = {
         name: value * 2 if len(value) == 1 else value
         for name in ("model_name", "model_author")
@@ -170,7 +161,7 @@ def _decide_data(said: A) -> A:
     if system is None and said.template_type in TEMPLATES:
         system = TEMPLATES[said.template_type].default_system
     files = {name: [absolute_spec(text) for text in getattr(said, name)] for name in ("dataset", "val_dataset")}
-    return replace(said, system=system, **names, **files)  # type: ignore[return-value, type-var]
+    return replace(said, system=system, **names, **files)
 
 
 def _targets(args: SftArguments, source: ModelSource) -> list[str]:
@@ -184,9 +175,8 @@ def _targets(args: SftArguments, source: ModelSource) -> list[str]:
 
 def _contradictions(args: SftArguments) -> list[SwiftError]:
     errors: list[SwiftError] = []
-    types = ["lora", "full", *method_names()]
-    if args.sft_type not in types:
-        errors.append(unknown("sft_type", args.sft_type, types))
+    if args.sft_type not in available_sft_types():
+        errors.append(unknown("sft_type", args.sft_type, available_sft_types()))
     if args.sft_type != "full" and args.freeze_parameters:
         errors.append(_conflict("--freeze_parameters only works with --sft_type full"))
     if args.sft_type != "full" and args.additional_trainable_parameters:

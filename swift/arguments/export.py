@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from swift.arguments.fields import option
 from swift.arguments.infer import CheckpointOptions
-from swift.arguments.model import ModelOptions
 
 
 @dataclass(kw_only=True)
-class ExportArguments(CheckpointOptions, ModelOptions):
+class ExportArguments(CheckpointOptions):
     """Merge LoRA into its model, or change an adapter's layout."""
 
     output_dir: str | None = option(
@@ -23,7 +22,4 @@ class ExportArguments(CheckpointOptions, ModelOptions):
         False,
         group="Checkpoint",
         help="Write a LoRA checkpoint with a folder per tuner in PEFT's layout, in `<ckpt_dir>-peft`.",
-    )
-    ignore_args_error: bool = option(
-        False, group="Plug-ins", help="Warn about options that are not known instead of stopping, as notebooks need."
     )

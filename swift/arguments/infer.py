@@ -11,7 +11,7 @@ from swift.arguments.model import ModelOptions
 
 
 @dataclass(kw_only=True)
-class CheckpointOptions:
+class CheckpointOptions(ModelOptions):
     """Which checkpoint to use, and what to take from it."""
 
     ckpt_dir: str | None = option(
@@ -64,6 +64,3 @@ class InferArguments(CheckpointOptions, GenerationOptions, DataOptions, ModelOpt
         none="`infer_result` in the checkpoint or model directory",
     )
     seed: int = option(42, group="Generation", help="Seed of sampling.")
-    ignore_args_error: bool = option(
-        False, group="Plug-ins", help="Warn about options that are not known instead of stopping, as notebooks need."
-    )

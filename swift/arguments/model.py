@@ -47,3 +47,6 @@ class ModelOptions:
         group="Plug-ins",
         help="Python files that register models, templates, data sets, losses, metrics or callbacks.",
     )
+    ignore_args_error: bool = option(
+        False, group="Plug-ins", help="Warn about options that are not known instead of stopping, as notebooks need."
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swift.arguments.data import DataOptions
-from swift.arguments.fields import option
 from swift.arguments.model import ModelOptions
 from swift.arguments.training import OptimisationOptions, RunOptions
 from swift.arguments.tuner import TunerOptions
@@ -14,7 +13,3 @@ from swift.arguments.tuner import TunerOptions
 @dataclass(kw_only=True)
 class SftArguments(RunOptions, OptimisationOptions, TunerOptions, DataOptions, ModelOptions):
     """Fine-tune a model on conversations."""
-
-    ignore_args_error: bool = option(
-        False, group="Plug-ins", help="Warn about options that are not known instead of stopping, as notebooks need."
-    )

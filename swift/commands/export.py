@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import check_values
 from swift.arguments.reading import read_arguments
 from swift.commands.merge import merge_lora
-from swift.commands.prepare import adapter_dirs
+from swift.commands.prepare import find_checkpoint
 from swift.decide import tidy
 from swift.errors import DataError, UsageError, raise_all
 from swift.log import get_logger
-from swift.tuners import Swift
+from swift.tuners import Swift, files
 
 logger = get_logger()
 
@@ -45,8 +44,8 @@ def to_peft_format(args: ExportArguments) -> str:
     """Write `<ckpt_dir>-peft`, the LoRA checkpoint in PEFT's own layout; return its path."""
     if args.ckpt_dir is None:
         raise UsageError("USAGE-03", "--to_peft_format needs a checkpoint", fix="--ckpt_dir <run>/checkpoint-<step>")
-    directory = Path(args.ckpt_dir).expanduser().resolve()
-    if not adapter_dirs(directory):
+    directory = find_checkpoint(args.ckpt_dir)
+    if not files.folders(directory):
         raise DataError("CKPT-01", f"{args.ckpt_dir} holds no adapter")
     output = directory.with_name(f"{directory.name}-peft")
     Swift.save_to_peft_format(str(directory), str(output))

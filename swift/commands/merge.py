@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from swift import storage
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import to_json
 from swift.arguments.infer import CheckpointOptions, InferArguments
-from swift.commands.prepare import adapter_dirs, find_source, from_checkpoint, load_plugins, read_saved
+from swift.commands.prepare import find_source, from_checkpoint, load_plugins, read_saved
 from swift.decide import tidy
 from swift.errors import ConfigError, DataError, UsageError
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, load_model, load_tokenizer, saved_dtype
 from swift.models.source import ModelSource
-from swift.tuners import Swift
+from swift.tuners import Swift, files
 
 logger = get_logger()
 LARGEST_DIFFERENCE = 1e-4
@@ -54,10 +54,10 @@ def merge_lora(
         raise UsageError("USAGE-03", "merging needs a checkpoint", fix="--ckpt_dir <run>/checkpoint-<step>")
     wanted = from_checkpoint(tidy(args))
     directory = Path(str(wanted.ckpt_dir))
-    if not adapter_dirs(directory):
+    if not files.folders(directory):
         raise DataError("MERGE-01", f"{directory} is a whole model: there is no LoRA in it to merge")
     output = _output_of(wanted, directory)
-    replacing = replace_if_exists or getattr(args, "replace_if_exists", False)
+    replacing = replace_if_exists or (isinstance(args, ExportArguments) and args.replace_if_exists)
     if output.exists() and not replacing:
         problems = storage.verify(output)
         if problems:
@@ -76,7 +76,7 @@ def _output_of(args: CheckpointOptions, checkpoint: Path) -> Path:
     return Path(said).expanduser().resolve() if said else checkpoint.with_name(f"{checkpoint.name}-merged")
 
 
-def _merge(args: Any, source: ModelSource, checkpoint: Path, output: Path, device: str) -> None:
+def _merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, output: Path, device: str) -> None:
     if source.config.get("quantization_config"):
         raise ConfigError(
             "MERGE-01",
@@ -123,7 +123,7 @@ def merge_checked(tuned: Any, dtype: torch.dtype, vocab_size: int) -> tuple[Any,
     return merged, Equality(difference, agreement)
 
 
-def _save_side_files(args: Any, source: ModelSource, checkpoint: Path, stage: Path) -> None:
+def _save_side_files(args: CheckpointOptions, source: ModelSource, checkpoint: Path, stage: Path) -> None:
     """What is neither weight nor tokenizer: remote code, generation config, and the options, now of a full model."""
     for pattern in SIDE_FILES:
         for path in source.path.glob(pattern):
@@ -131,6 +131,6 @@ def _save_side_files(args: Any, source: ModelSource, checkpoint: Path, stage: Pa
     for origin in (source.path, checkpoint):
         if (origin / "generation_config.json").is_file():
             shutil.copy2(origin / "generation_config.json", stage)
-    saved = read_saved(checkpoint) or to_json(replace(args))
+    saved = read_saved(checkpoint) or to_json(args)
     storage.write_json(stage / "sft_args.json", {**saved, "sft_type": "full"}, private=True)
     storage.write_json(stage / "configuration.json", {"framework": "pytorch", "task": "text-generation"})

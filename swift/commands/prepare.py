@@ -25,11 +25,10 @@ from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, detect_hardware, load_model, load_tokenizer
 from swift.models.source import ModelSource, find_model
 from swift.templates.template import Template, get_template
-from swift.tuners import Swift
+from swift.tuners import Swift, files
 
 logger = get_logger()
-A = TypeVar("A", bound=CheckpointOptions)
-ADAPTER_FILE = "adapter_config.json"
+C = TypeVar("C", bound=CheckpointOptions)
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def find_decided(said: InferArguments) -> tuple[InferArguments, ModelSource]:
     return decide_infer(args, detect_hardware(), source), source
 
 
-def from_checkpoint(said: A) -> A:
+def from_checkpoint(said: C) -> C:
     """`said` with what it leaves open taken from the files of its checkpoint; says what was taken.
 
     Raises:
@@ -86,16 +85,16 @@ def from_checkpoint(said: A) -> A:
     if said.ckpt_dir is None:
         return said
     directory = find_checkpoint(said.ckpt_dir)
-    whole = not adapter_dirs(directory)
+    whole = not files.folders(directory)
     saved = read_saved(directory) if said.load_args_from_ckpt_dir else {}
     if whole:
         saved |= {"model_id_or_path": str(directory), "sft_type": "full"}
     args, taken = inherit(replace(said, ckpt_dir=str(directory)), saved)
     if taken:
         logger.info("from the checkpoint: " + ", ".join(f"{name}={value!r}" for name, value in taken.items()))
-    if saved.get("custom_register_path") and not args.custom_register_path:  # type: ignore[attr-defined]
+    if saved.get("custom_register_path") and not args.custom_register_path:
         logger.warning("the checkpoint was trained with --custom_register_path; say it again if its model needs it")
-    return replace(args, model_id_or_path=str(directory)) if whole else _base_of_adapter(args, directory)  # type: ignore
+    return replace(args, model_id_or_path=str(directory)) if whole else _base_of_adapter(args, directory)
 
 
 def find_checkpoint(said: str) -> Path:
@@ -108,7 +107,7 @@ def find_checkpoint(said: str) -> Path:
     directory = Path(said).expanduser().resolve()
     if not directory.is_dir():
         raise NotFoundError("FOUND-01", f"--ckpt_dir {said} is not a directory", fix="name a checkpoint-<step>")
-    if (directory / "config.json").is_file() or adapter_dirs(directory):
+    if (directory / "config.json").is_file() or files.folders(directory):
         return directory
     below = [checkpoint.latest_of_runs(path) for path in (directory, *directory.glob("*/"))]
     found = sorted((path for path in below if path is not None), key=lambda path: path.stat().st_mtime)
@@ -120,22 +119,15 @@ def find_checkpoint(said: str) -> Path:
     return found[-1]
 
 
-def _base_of_adapter(args: A, directory: Path) -> A:
-    assert isinstance(args, ModelOptions)
+def _base_of_adapter(args: C, directory: Path) -> C:
     if args.model_id_or_path or args.model_type:
-        return args  # type: ignore[return-value]
-    config = json.loads((adapter_dirs(directory)[0] / ADAPTER_FILE).read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path")
+        return args
+    folder = next(iter(files.folders(directory).values()))
+    base = files.read_json(folder / files.CONFIG_FILE).get("base_model_name_or_path")
     if not base:
         raise UsageError("USAGE-03", "the adapter does not name its model", fix="--model_id_or_path <model>")
     logger.info(f"from the adapter: model_id_or_path={base!r}")
-    return replace(args, model_id_or_path=base)  # type: ignore[return-value]
-
-
-def adapter_dirs(directory: Path) -> list[Path]:
-    """The folders of a checkpoint that hold an adapter each: itself, or its children."""
-    found = [path.parent for path in [directory / ADAPTER_FILE, *sorted(directory.glob(f"*/{ADAPTER_FILE}"))]]
-    return [path for path in found if (path / ADAPTER_FILE).is_file() and path.name != "extra_states"]
+    return replace(args, model_id_or_path=base)
 
 
 def read_saved(directory: Path) -> dict[str, Any]:
@@ -152,8 +144,6 @@ def read_saved(directory: Path) -> dict[str, Any]:
 def find_source(args: ModelOptions) -> ModelSource:
     """The model that the options name, checked as far as can be without loading it."""
     quiet_libraries()
-    if args.model_type is None and args.model_id_or_path is None:
-        raise UsageError("USAGE-03", "no model is named", fix="--model_id_or_path <directory or hub id>")
     return find_model(
         args.model_type,
         args.model_id_or_path,
@@ -171,7 +161,7 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
         device_map="auto" if detect_hardware().accelerator else None,
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
     )
-    if args.ckpt_dir and adapter_dirs(Path(args.ckpt_dir)):
+    if args.ckpt_dir and files.folders(Path(args.ckpt_dir)):
         model = Swift.from_pretrained(model, args.ckpt_dir, inference_mode=True)
     return model.eval()
 

@@ -12,15 +12,10 @@ from swift.arguments.sft import SftArguments
 from swift.registry import unknown
 from swift.tuners.config import SwiftConfig, find_kind
 from swift.tuners.lora import LoraConfig
-from swift.tuners.methods import method_names
+from swift.tuners.methods import available_sft_types, method_names
 from swift.tuners.targets import find_modules_to_save, find_targets
 
 Choice = peft.PeftConfig | SwiftConfig | dict[str, peft.PeftConfig | SwiftConfig]
-
-
-def available_sft_types() -> list[str]:
-    """What `--sft_type` may be: `lora`, `full`, and each file of `swift/tuners/methods/`."""
-    return ["lora", "full", *method_names()]
 
 
 def choose_tuner(args: SftArguments, model: nn.Module, default_targets: Sequence[str] = ()) -> Choice:

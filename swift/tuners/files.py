@@ -58,11 +58,7 @@ def find(directory: Path) -> dict[str, Stored]:
         raise UsageError("USAGE-02", f"{directory} is a file", fix="give the directory that holds it")
     if not directory.is_dir():
         raise NotFoundError("FOUND-01", f"{directory} does not exist")
-    children = [child for child in sorted(directory.iterdir()) if child.is_dir() and _may_hold_one(child)]
-    folders = {child.name: child for child in children}
-    if (directory / CONFIG_FILE).is_file():
-        folders = {**folders, "default": directory}
-    found = {name: _stored(name, folder) for name, folder in folders.items() if (folder / CONFIG_FILE).is_file()}
+    found = {name: Stored(name, folder, *read_config(folder)) for name, folder in folders(directory).items()}
     if not found:
         runs = [child for child in directory.iterdir() if (child / RUN_FILE).is_file()]
         raise NotFoundError(
@@ -73,6 +69,13 @@ def find(directory: Path) -> dict[str, Stored]:
         )
     order = read_order(directory)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def folders(directory: Path) -> dict[str, Path]:
+    """The folder of each adapter that a checkpoint holds, by the adapter's name; empty where it holds none."""
+    children = {path.parent.name: path.parent for path in sorted(directory.glob(f"*/{CONFIG_FILE}"))}
+    found = {name: folder for name, folder in children.items() if _may_hold_one(folder)}
+    return {**found, "default": directory} if (directory / CONFIG_FILE).is_file() else found
 
 
 def read_order(directory: Path) -> list[str]:
@@ -209,11 +212,6 @@ def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what:
 def _may_hold_one(folder: Path) -> bool:
     """Whether a folder may be an adapter of its parent: it is not a checkpoint of its own, nor one half written."""
     return folder.name != EXTRA_STATES and not folder.name.startswith(".") and not (folder / RUN_FILE).is_file()
-
-
-def _stored(name: str, folder: Path) -> Stored:
-    config, in_peft_layout = read_config(folder)
-    return Stored(name, folder, config, in_peft_layout)
 
 
 def _peft_config(folder: Path, values: dict[str, Any], extras: dict[str, Any]) -> peft.PeftConfig:

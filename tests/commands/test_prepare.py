@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from swift import checkpoint
 from swift.arguments.export import ExportArguments
 from swift.arguments.infer import InferArguments
-from swift.commands.prepare import find_source, from_checkpoint, load_plugins, prepare_model_template
+from swift.commands.prepare import find_checkpoint, find_source, from_checkpoint, load_plugins, prepare_model_template
 from swift.errors import DataError, NotFoundError, UsageError
 from swift.templates import TEMPLATES
 
@@ -40,6 +41,18 @@ def test_a_plain_adapter_names_its_model(tmp_path: Path) -> None:
     nameless = adapter(tmp_path / "nameless")
     with pytest.raises(UsageError, match="--model_id_or_path"):
         from_checkpoint(ExportArguments(ckpt_dir=str(nameless)))
+
+
+def test_a_run_and_what_is_above_it_mean_its_newest_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "output" / "m" / "v0-1"
+    for step in (1, 2):
+        with checkpoint.save(checkpoint.directory_of(run, step), {}) as stage:
+            (stage / "adapter_config.json").write_text("{}")
+            for name in (*checkpoint.STATE_FILES, "rng_state.pth"):
+                (stage / name).touch()
+    for said in (run / "checkpoint-2", run, run.parent, run.parent.parent):
+        assert find_checkpoint(str(said)) == run / "checkpoint-2"
+    assert find_checkpoint(str(run / "checkpoint-1")) == run / "checkpoint-1"
 
 
 def test_saved_options_are_taken_and_code_is_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
