@@ -71,7 +71,7 @@ def committed(output_dir: Path | str) -> list[Path]:
     return sorted(found, key=lambda path: step_of(path) or 0)
 
 
-def latest(output_dir: Path | str, *, fast: bool = False) -> Path | None:
+def latest(output_dir: Path | str, *, fast: bool = False, look_only: bool = False) -> Path | None:
     """The newest checkpoint that verifies and can be gone on from, None when there is none.
 
     Newer ones that do not are named in a warning each. What a killed process left half done is tidied up first.
@@ -79,8 +79,10 @@ def latest(output_dir: Path | str, *, fast: bool = False) -> Path | None:
     Args:
         output_dir: the run's directory.
         fast: compare the sizes of files only, not their SHA-256.
+        look_only: leave what killed processes left.
     """
-    storage.sweep(output_dir)
+    if not look_only:
+        storage.sweep(output_dir)
     for path in sorted(_candidates(output_dir), key=lambda path: step_of(path) or 0, reverse=True):
         faults = _faults(path, fast)
         if not faults:
@@ -89,13 +91,14 @@ def latest(output_dir: Path | str, *, fast: bool = False) -> Path | None:
     return None
 
 
-def latest_of_runs(runs: Path | str) -> Path | None:
+def latest_of_runs(runs: Path | str, *, look_only: bool = False) -> Path | None:
     """The newest resumable checkpoint of a run's directory, or of the newest run `v<K>-<time>` in it that has one."""
-    found = latest(runs)
+    found = latest(runs, look_only=look_only)
     if found is not None or not Path(runs).is_dir():
         return found
     versions = {int(match[1]): path for path in Path(runs).iterdir() if (match := re.match(r"v(\d+)-", path.name))}
-    return next((found for version in sorted(versions, reverse=True) if (found := latest(versions[version]))), None)
+    newest_first = (versions[version] for version in sorted(versions, reverse=True))
+    return next((found for run in newest_first if (found := latest(run, look_only=look_only))), None)
 
 
 def check_resumable(directory: Path | str, *, fast: bool = False) -> None:

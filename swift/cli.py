@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from swift import dist, launch
 from swift._version import __version__
+from swift.arguments.fields import options_of
 from swift.arguments.help import command_help, first_line, overview
 from swift.errors import DiskError, InternalError, SwiftError, UnknownNameError, UsageError, raise_all
 from swift.redact import redact_text
@@ -39,6 +40,8 @@ class Command:
         needs: groups of options, of each of which one must be said.
         distributed: whether it runs on several processes when the environment asks for it.
         defaults: values that replace the options' own.
+        dry_run: address of the function that is given options, words and number of processes when `--dry_run` is said.
+        word: the option whose value may stand right after the command's name.
     """
 
     arguments: str
@@ -47,6 +50,8 @@ class Command:
     needs: tuple[tuple[str, ...], ...] = ()
     distributed: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
+    dry_run: str | None = None
+    word: str | None = None
 
 
 COMMANDS = {
@@ -55,6 +60,7 @@ COMMANDS = {
         "swift.commands.sft:sft_main",
         needs=(("model_id_or_path", "model_type"), ("dataset",)),
         distributed=True,
+        dry_run="swift.commands.dry_run:dry_run",
     ),
     "infer": Command(
         "swift.arguments.infer:InferArguments",
@@ -70,6 +76,19 @@ COMMANDS = {
         about="Merge a checkpoint's LoRA into its model anew: `export --merge_lora --replace_if_exists`.",
         needs=(("ckpt_dir",),),
         defaults={"merge_lora": True},
+    ),
+    "doctor": Command("swift.arguments.verbs:DoctorArguments", "swift.commands.doctor:doctor_main"),
+    "schema": Command(
+        "swift.arguments.verbs:SchemaArguments",
+        "swift.commands.schema:schema_main",
+        needs=(("command",),),
+        word="command",
+    ),
+    "completion": Command(
+        "swift.arguments.verbs:CompletionArguments",
+        "swift.completion:completion_main",
+        needs=(("shell",),),
+        word="shell",
     ),
 }
 TO_COME = ("pt", "rlhf", "dpo", "orpo", "simpo", "kto", "app-ui", "web-ui", "deploy", "eval")
@@ -90,11 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except SwiftError as error:
-        return _fail(_with_traceback(error) if debug else str(error), error.exit_code)
+        return _fail(_with_traceback(error) if debug else with_docs(error), error.exit_code)
     except Exception as error:  # the one place where an unexpected error ends
         known = _from_system(error)
         if known is not None:
-            return _fail(_with_traceback(error) if debug else str(known), known.exit_code)
+            return _fail(_with_traceback(error) if debug else with_docs(known), known.exit_code)
         return _fail(_with_traceback(error) if debug else _internal(error), InternalError.exit_code)
     finally:
         if previous is not None:
@@ -120,14 +139,19 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     if name not in COMMANDS:
         raise _unknown_command(words[0])
     command, argv = COMMANDS[name], words[1:]
+    if command.word and argv and not argv[0].startswith("-"):
+        argv = [f"--{command.word}", *argv]
     cls = load(command.arguments)
     if "--help" in argv or "-h" in argv:
-        _say(command_help(name, cls, command.about or first_line(cls)))
+        _say(command_help(name, cls, command.about or first_line(cls), command.word))
         return 0
     plan = launch.plan_launch(os.environ) if command.distributed else None
     quiet = plan is not None or not dist.is_main()
     args = load("swift.arguments.reading:parse")(cls, argv, quiet=quiet, **command.defaults)
     check_needs(command, args)
+    if command.dry_run and args.dry_run:
+        load(command.dry_run)(args, argv, plan.processes * plan.nodes if plan else None)
+        return 0
     if plan is not None:
         flags = ["--debug"] if debug else []
         return load("swift.agent:run_workers")(plan, ["-m", "swift.cli", name, *argv, *flags])
@@ -150,9 +174,14 @@ def check_needs(command: Command, args: Any) -> None:
     Raises:
         UsageError: one for every option that is missing.
     """
+
+    def said_as(name: str) -> str:
+        choices = options_of(type(args))[name].choices if name == command.word else None
+        return f"one of: {', '.join(choices)}" if choices else f"--{name}"
+
     raise_all(
         [
-            UsageError("USAGE-03", f"--{names[0]} is missing", fix="give " + " or ".join(f"--{name}" for name in names))
+            UsageError("USAGE-03", f"--{names[0]} is missing", fix="give " + " or ".join(map(said_as, names)))
             for names in command.needs
             if not any(getattr(args, name) for name in names)
         ]
@@ -208,6 +237,11 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def with_docs(error: SwiftError) -> str:
+    """The message, and where its code is explained."""
+    return f"{error}\n  docs: docs/errors.md#{error.code.lower()}"
+
+
 def _with_traceback(error: BaseException) -> str:
     return f"{''.join(traceback.format_exception(error))}{error}"
 
@@ -231,7 +265,7 @@ def _internal(error: Exception) -> str:
         where = f"all of it is in {path}"
     except OSError:
         where = "nothing more could be written down"
-    return str(InternalError("INTERNAL-01", shown, why=f"unexpected; {where}", fix="run it again with --debug"))
+    return with_docs(InternalError("INTERNAL-01", shown, why=f"unexpected; {where}", fix="run it again with --debug"))
 
 
 if __name__ == "__main__":

@@ -37,10 +37,12 @@ def width() -> int:
     return max(NARROWEST, min(found, WIDEST))
 
 
-def command_help(name: str, cls: type, about: str) -> str:
-    """The help of one command: what it does, then its options by topic."""
+def command_help(name: str, cls: type, about: str, word: str | None = None) -> str:
+    """The help of one command: what it does, then its options by topic; `word` is one that needs no name."""
     groups = _groups(cls)
-    lines = [*_wrap(about), "", f"usage: swift {name} [run.yaml] [--option value ...]", "", *_wrap(HOW)]
+    usage = f"{_values(options_of(cls)[word])}" if word else "[run.yaml] [--option value ...]"
+    lines = [*_wrap(about), "", f"usage: swift {name} {usage}"]
+    lines += [] if word else ["", *_wrap(HOW)]
     for group, infos in groups.items():
         lines += ["", group]
         for info in infos:

@@ -88,6 +88,25 @@ def parse(cls: type[A], argv: Sequence[str], *, quiet: bool = False, **defaults:
     return cls(**values)
 
 
+def command_words(said: Any, options: Mapping[str, Any]) -> list[str] | None:
+    """The command line that `read_arguments` reads in such a call; None when it is given values instead."""
+    if options or not (said is None or isinstance(said, (list, tuple))):
+        return None
+    return sys.argv[1:] if said is None else [str(word) for word in said]
+
+
+def places_of(cls: type, argv: Sequence[str]) -> dict[str, str]:
+    """Where each option that a command line says was said: "command line", or "run.yaml:7"."""
+    known = options_of(cls)
+    configs, typed = split_words(argv, known, [])
+    places: dict[str, str] = {}
+    for source in (*map(_said_in, configs), typed):
+        for said in source:
+            name = said.name if said.name in known else ALIASES.get(said.name) or SAMPLES.get(said.name, "dataset")
+            places[name] = said.where.removesuffix(": ") or "command line"
+    return places
+
+
 def split_words(
     argv: Sequence[str], known: Mapping[str, OptionInfo], errors: list[SwiftError]
 ) -> tuple[list[str], list[Said]]:
@@ -116,7 +135,8 @@ def split_words(
 
 
 def _said_in(path: str) -> list[Said]:
-    return [Said(_plain(entry.name), entry.value, f"{entry.where}: ", entry.name) for entry in read_config(path)]
+    entries = [entry for entry in read_config(path) if entry.name != "$schema"]  # what editors check a JSON file by
+    return [Said(_plain(entry.name), entry.value, f"{entry.where}: ", entry.name) for entry in entries]
 
 
 def _plain(typed: str) -> str:

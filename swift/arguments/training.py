@@ -69,6 +69,11 @@ class RunOptions:
     """Evaluation, checkpoints, logs, workers."""
 
     output_dir: str = option("output", group="Output", help="Where runs are written.")
+    dry_run: bool = option(
+        False,
+        group="Output",
+        help="Check everything, show what the run would do, and stop: no weights are loaded, nothing is written.",
+    )
     add_output_dir_suffix: bool = option(
         True,
         group="Output",

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from pathlib import Path
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed
 
-from swift import checkpoint, dist, storage
-from swift.arguments.reading import read_arguments
+from swift import dist
+from swift.arguments.reading import command_words, read_arguments
 from swift.arguments.sft import SftArguments
+from swift.commands.dry_run import dry_run
 from swift.commands.prepare import find_source, load_plugins, load_template
+from swift.commands.ready import add_tuner, check_disk, choose_run, read_data
 from swift.commands.report import save_arguments, write_report
-from swift.datasets.encode import EncodedDataset, encode
-from swift.datasets.ledger import Ledger
-from swift.datasets.load import load_datasets
 from swift.decide import decide_sft, tidy
-from swift.errors import DiskError, OutputError
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, detect_hardware, load_model
 from swift.models.source import ModelSource
-from swift.templates.template import Template
 from swift.trainers.arguments import training_arguments
 from swift.trainers.trainer import Seq2SeqTrainer
-from swift.tuners import Swift
-from swift.tuners.choose import choose_tuner
-from swift.tuners.freeze import freeze_parameters
 
 logger = get_logger()
-ADAPTER_BYTES = 64 << 20
-STATES_PER_WEIGHT = 3  # the weight and Adam's two moments
 
 
 def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> dict[str, Any]:
@@ -44,9 +34,12 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         options: single options by name, over `said`.
 
     Returns:
-        best and last checkpoint, metrics, log history, data and model facts: the keys of `write_report`.
+        best and last checkpoint, metrics, log history, data and model facts: the keys of `write_report`; with
+        `dry_run`, what `Rehearsal.to_json` says.
     """
     args = tidy(read_arguments(SftArguments, said, **options))
+    if args.dry_run:
+        return dry_run(args, command_words(said, options))
     load_plugins(args.custom_register_path)
     source = find_source(args)
     args = decide_sft(args, detect_hardware(), source)
@@ -56,6 +49,8 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
 
     template = load_template(args, source)
     data = read_data(args, template)
+    logger.info(template.show(data.train[0]))
+    logger.info(data.ledger.summary())
     if data.val is None:
         args = replace(args, evaluation_strategy="no")
     training = training_arguments(args)
@@ -79,34 +74,6 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
     return report
 
 
-@dataclass(frozen=True)
-class Data:
-    """Encoded rows and the account of every row read; `val` is None without evaluation."""
-
-    train: EncodedDataset
-    val: EncodedDataset | None
-    ledger: Ledger
-
-
-def read_data(args: SftArguments, template: Template) -> Data:
-    """Read, split and encode the data sets; show one row with its loss mask."""
-    loaded = load_datasets(
-        args.dataset,
-        val_specs=args.val_dataset,
-        test_ratio=args.dataset_test_ratio if args.evaluation_strategy != "no" else 0.0,
-        seed=args.dataset_seed,
-        columns=args.columns,
-        model_name=args.model_name,
-        model_author=args.model_author,
-        max_bad_rows=args.max_bad_rows,
-    )
-    train = encode(loaded.train, template, loaded.ledger)
-    val = encode(loaded.val, template, loaded.ledger, split="validation") if loaded.val else None
-    logger.info(template.show(train[0]))
-    logger.info(loaded.ledger.summary())
-    return Data(train, val, loaded.ledger)
-
-
 def load_base(args: SftArguments, source: ModelSource) -> torch.nn.Module:
     """The model to tune, in its decided dtype."""
     return load_model(
@@ -114,77 +81,6 @@ def load_base(args: SftArguments, source: ModelSource) -> torch.nn.Module:
         TORCH_DTYPES[args.dtype],
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
     )
-
-
-def add_tuner(args: SftArguments, model: torch.nn.Module, source: ModelSource) -> torch.nn.Module:
-    """The model with what trains: a fresh tuner, one to continue, or (a part of) itself."""
-    if args.sft_type == "full":
-        freeze_parameters(model, args.freeze_parameters, args.additional_trainable_parameters)
-        return model
-    if args.resume_only_model and args.resume_from_checkpoint:
-        return Swift.from_pretrained(model, args.resume_from_checkpoint, is_trainable=True)
-    return Swift.prepare_model(model, choose_tuner(args, model, source.targets))
-
-
-def choose_run(args: SftArguments, source: ModelSource) -> dict[str, Any]:
-    """Where this run writes and what it resumes; every process gets what the main one chose.
-
-    Raises:
-        DataError: a checkpoint named to resume from is not whole.
-    """
-    chosen = _choose_run(args, source) if dist.is_main() else {}
-    if dist.world_size() > 1:
-        box = [chosen]
-        torch.distributed.broadcast_object_list(box)
-        chosen = box[0]
-    return chosen
-
-
-def _choose_run(args: SftArguments, source: ModelSource) -> dict[str, Any]:
-    output = Path(args.output_dir).expanduser().resolve()
-    runs = output / (args.model_type or source.name) if args.add_output_dir_suffix else output
-    resume = args.resume_from_checkpoint
-    if resume == "auto":
-        found = checkpoint.latest_of_runs(runs)
-        if found is not None:
-            return {"output_dir": str(found.parent), "resume_from_checkpoint": str(found)}
-        logger.info(f"nothing to resume below {runs}: starting afresh")
-        resume = None
-    elif resume:
-        resume = str(Path(resume).expanduser().resolve())
-        if not args.resume_only_model:
-            checkpoint.check_resumable(Path(resume))
-    run = runs / next_version(runs) if args.add_output_dir_suffix else runs
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / ".writable").touch()
-        (run / ".writable").unlink()
-    except OSError as error:
-        raise OutputError(
-            "OUTPUT-01", f"--output_dir {args.output_dir}: {error.strerror}", fix="name another"
-        ) from None
-    return {"output_dir": str(run), "resume_from_checkpoint": resume}
-
-
-def next_version(runs: Path) -> str:
-    """`v<K>-<time>` with K one above the highest there is, from 0."""
-    numbers = [int(m[1]) for path in runs.glob("v*") if (m := re.match(r"v(\d+)-", path.name))]
-    return f"v{max(numbers, default=-1) + 1}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def check_disk(args: SftArguments, source: ModelSource) -> None:
-    """Refuse to start when the checkpoints to come do not fit on the output's disk."""
-    if not dist.is_main():
-        return
-    states = 1 if args.save_only_model else STATES_PER_WEIGHT
-    one = source.weight_bytes * states if args.sft_type == "full" else ADAPTER_BYTES
-    needed, free = int(one * 1.2), storage.free_bytes(Path(args.output_dir))
-    if free < needed:
-        raise DiskError(
-            "DISK-01",
-            f"No space left for a checkpoint in {args.output_dir}: {needed >> 20} MiB needed, {free >> 20} MiB free",
-            fix="--output_dir on a larger disk, or --save_only_model",
-        )
 
 
 def join_group(args: SftArguments) -> None:

@@ -62,6 +62,11 @@ class EncodedDataset(Dataset[dict[str, list[int]]]):
     def __len__(self) -> int:
         return len(self._examples)
 
+    @property
+    def num_supervised(self) -> int:
+        """How many tokens of all examples are learnt."""
+        return sum(int(np.count_nonzero(example.labels != IGNORED)) for example in self._examples)
+
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         example = self._examples[index]
         return {"input_ids": example.input_ids.tolist(), "labels": example.labels.tolist()}

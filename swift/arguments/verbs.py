@@ -1,0 +1,40 @@
+"""Options of the small commands: `swift doctor`, `swift schema` and `swift completion`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swift.arguments.fields import option
+
+
+@dataclass(kw_only=True)
+class DoctorArguments:
+    """Say whether this machine is ready: packages, extras, devices, disk, hub."""
+
+    json: bool = option(False, group="Output", help="One line of JSON for machines instead of text.")
+
+
+@dataclass(kw_only=True)
+class SchemaArguments:
+    """Print the JSON schema of a command's configuration file, for editors."""
+
+    command: str | None = option(
+        None,
+        group="Output",
+        choices=("sft", "infer", "export"),
+        help="The command whose options are described; the word after `swift schema`.",
+        none="it has to be said",
+    )
+
+
+@dataclass(kw_only=True)
+class CompletionArguments:
+    """Print a script that completes commands, options and names in a shell."""
+
+    shell: str | None = option(
+        None,
+        group="Output",
+        choices=("bash", "zsh", "fish"),
+        help="The shell; the word after `swift completion`.",
+        none="it has to be said",
+    )

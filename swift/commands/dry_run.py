@@ -1,0 +1,325 @@
+"""`swift sft --dry_run`: everything that can be checked and told before weights are loaded; nothing is written.
+
+What is wrong is gathered, so that one dry run names all of it: the error that is raised at the end has its exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swift import dist, storage
+from swift.arguments.fields import options_of, to_json
+from swift.arguments.help import width
+from swift.arguments.reading import places_of
+from swift.arguments.sft import SftArguments
+from swift.commands.chat import say
+from swift.commands.estimates import Schedule, Size, schedule, size_of, unknown_size
+from swift.commands.pictures import histogram, row_text, row_tokens, size, table, wants_colour
+from swift.commands.prepare import find_source, load_plugins, load_template
+from swift.commands.ready import Data, check_disk, check_writable, plan_run, read_data
+from swift.datasets.encode import length_statistics
+from swift.decide import decide_sft, tidy
+from swift.errors import SeveralErrors, SwiftError, raise_all
+from swift.models.load import detect_hardware
+from swift.models.source import ModelSource
+from swift.redact import redact_text
+from swift.registry import unknown
+from swift.templates.template import Template
+from swift.trainers.arguments import Seq2SeqTrainingArguments, training_arguments
+from swift.trainers.callbacks import CALLBACKS
+from swift.trainers.loss import find_loss
+from swift.trainers.metrics import compute_metrics
+
+LAUNCH_NAMES = ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "USE_HF")
+DRY_RUN = re.compile(r"--dry[-_]run(=.*)?")
+
+
+@dataclass
+class Rehearsal:
+    """What a dry run found; a part is None where something was in its way, which `errors` names.
+
+    Attributes:
+        args: the decided options.
+        origins: where each came from: "command line", "run.yaml:7", "said", "checkpoint", "decided" or "default".
+        launch: the command that does the run.
+        processes: how many train together.
+        source: the model.
+        template: the chat template with the tokenizer.
+        data: encoded rows and their account.
+        schedule: steps and tokens.
+        size: parameters, memory and disk.
+        unsized: why `size` is None although nothing is wrong.
+        errors: everything that would stop the run.
+    """
+
+    args: SftArguments
+    origins: dict[str, str]
+    launch: str
+    processes: int
+    source: ModelSource
+    template: Template | None = None
+    data: Data | None = None
+    schedule: Schedule | None = None
+    size: Size | None = None
+    unsized: str | None = None
+    errors: list[SwiftError] = field(default_factory=list)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Add what a part raises to `errors`."""
+        try:
+            yield
+        except SeveralErrors as error:
+            self.errors += error.errors
+        except SwiftError as error:
+            self.errors.append(error)
+
+    def to_json(self) -> dict[str, Any]:
+        """Options, where each came from, the account of rows, schedule and size, as plain values."""
+        return {
+            "launch": self.launch,
+            "processes": self.processes,
+            "options": to_json(self.args),
+            "origins": self.origins,
+            "dataset_info": self.data.ledger.to_json() if self.data else None,
+            "schedule": asdict(self.schedule) if self.schedule else None,
+            "size": asdict(self.size) if self.size else None,
+        }
+
+
+def dry_run(said: SftArguments, words: Sequence[str] | None = None, processes: int | None = None) -> dict[str, Any]:
+    """Show on stdout what a run would do, and return it.
+
+    Args:
+        said: the options.
+        words: the command line they were read from; None where Python gave them.
+        processes: how many will train together; None for as many as there are now.
+
+    Returns:
+        see `Rehearsal.to_json`; {} in every process but the main one.
+
+    Raises:
+        SwiftError: what would stop the run; all that was found, at the end.
+    """
+    if not dist.is_main():
+        return {}
+    found = rehearse(said, words, processes)
+    say(describe(found, wants_colour()))
+    raise_all(found.errors)
+    return found.to_json()
+
+
+def rehearse(said: SftArguments, words: Sequence[str] | None, processes: int | None) -> Rehearsal:
+    """Go through a run up to where weights would be loaded."""
+    said = tidy(said)
+    load_plugins(said.custom_register_path)
+    source = find_source(said)
+    hardware = detect_hardware()
+    hardware = replace(hardware, world_size=processes or hardware.world_size)
+    args = decide_sft(said, hardware, source)
+    found = Rehearsal(args, {}, launch_line(said, words), hardware.world_size, source)
+    with found.gathering():
+        found.args = replace(args, **plan_run(args, source, look_only=True))
+        check_writable(found.args)
+        check_disk(found.args, source)
+    with found.gathering():
+        found.template = load_template(args, source)
+        found.data = read_data(args, found.template)
+        if found.data.val is None:
+            found.args = replace(found.args, evaluation_strategy="no")
+    _check_names(found)
+    with found.gathering():
+        training = training_arguments(found.args)
+        _estimate(found, training)
+    found.origins = origins(said, found.args, words)
+    return found
+
+
+def _check_names(found: Rehearsal) -> None:
+    """Whether loss, metrics and callbacks are registered; callbacks are not made."""
+    with found.gathering():
+        find_loss(found.args.loss_name)
+    with found.gathering():
+        compute_metrics(found.args.metrics)
+    found.errors += [unknown("callback", name, CALLBACKS) for name in found.args.callbacks if name not in CALLBACKS]
+
+
+def _estimate(found: Rehearsal, training: Seq2SeqTrainingArguments) -> None:
+    if found.data is not None:
+        found.schedule = schedule(training, found.data.train, found.processes)
+    found.unsized = unknown_size(found.args, found.source)
+    if found.unsized is None:
+        found.size = size_of(found.args, found.source, training)
+
+
+def launch_line(said: SftArguments, words: Sequence[str] | None) -> str:
+    """The command of the run itself, with the variables that start its processes; secrets blacked out."""
+    options = options_of(SftArguments).values()
+    if words is None:
+        different = [info for info in options if getattr(said, info.name) != info.default and info.name != "dry_run"]
+        words = [word for info in different for word in _spelt(info.name, getattr(said, info.name))]
+    else:
+        words = without_dry_run(words)
+    variables = [f"{name}={shlex.quote(os.environ[name])}" for name in LAUNCH_NAMES if os.environ.get(name)]
+    return redact_text(" ".join([*variables, "swift sft", shlex.join(words)]).strip())
+
+
+def _spelt(name: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [f"--{name}", *(f"{key}={item}" for key, item in value.items())]
+    items = value if isinstance(value, list) else [value]
+    return [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in items)]
+
+
+def without_dry_run(words: Sequence[str]) -> list[str]:
+    """The words of a command line that do not ask for a dry run."""
+    kept: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        match = DRY_RUN.fullmatch(word)
+        if match is None:
+            kept.append(word)
+        elif match[1] is None and rest and not rest[0].startswith("-"):
+            rest.pop(0)
+    return kept
+
+
+def origins(said: SftArguments, decided: SftArguments, words: Sequence[str] | None) -> dict[str, str]:
+    """Where each decided option came from."""
+    places = places_of(SftArguments, words) if words is not None else {}
+    found = {}
+    for name, info in options_of(SftArguments).items():
+        if name in places:
+            found[name] = places[name]
+        elif getattr(said, name) != info.default:
+            found[name] = "said"
+        else:
+            found[name] = "default" if getattr(decided, name) == info.default else "decided"
+    if decided.resume_from_checkpoint and said.resume_from_checkpoint == "auto":
+        found["output_dir"] = found["resume_from_checkpoint"] = "checkpoint"
+    return found
+
+
+def describe(found: Rehearsal, colour: bool) -> str:
+    """Everything found, for a terminal or a pipe."""
+    parts = [_options(found)]
+    if found.data is not None and found.template is not None:
+        parts += [_rows(found.data), _sample(found.data, found.template, colour)]
+    parts += [_plan(found), [f"to run it:  {found.launch}"]]
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _options(found: Rehearsal) -> list[str]:
+    """A line for every option that is not its default, and the defaults in a paragraph."""
+    values = to_json(found.args)
+    said = [name for name, origin in found.origins.items() if origin != "default" and name != "dry_run"]
+    default = ", ".join(
+        f"{name}={_short(values[name])}"
+        for name, origin in found.origins.items()
+        if name not in said and name != "dry_run"
+    )
+    wrapped = textwrap.wrap(f"default: {default}", width() - 2, break_long_words=False, break_on_hyphens=False)
+    return [
+        "Options",
+        *table([(name, _short(values[name]), found.origins[name]) for name in said]),
+        "",
+        *(f"  {line}" for line in wrapped),
+    ]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "[]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if value == "" else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _rows(data: Data) -> list[str]:
+    lines = ["Rows", f"  {data.ledger.summary()}"]
+    lines += [
+        f"  {source['dataset']}: {source['rows']:,} rows of format {source['format']}" for source in data.ledger.sources
+    ]
+    for part, rows in (("train", data.train), ("validation", data.val)):
+        if rows is not None:
+            lines += [f"  {part}: tokens per row {length_statistics(rows.lengths)}", *histogram(rows.lengths)]
+    return lines
+
+
+def _sample(data: Data, template: Template, colour: bool) -> list[str]:
+    inputs = data.train[0]
+    learnt = sum(label >= 0 for label in inputs["labels"])
+    marks = ("in green", "in green") if colour else ("between ⟦ and ⟧", "after a *")
+    return [
+        f"One row: {len(inputs['input_ids'])} tokens, {learnt} of them learnt, {marks[0]}",
+        row_text(inputs, template.tokenizer, colour),
+        "",
+        f"  its tokens, those learnt {marks[1]}",
+        row_tokens(inputs, template.tokenizer, colour),
+        f"  {template.describe_end()}",
+    ]
+
+
+def _plan(found: Rehearsal) -> list[str]:
+    lines = ["The run"]
+    plan = found.schedule
+    if plan is not None:
+        rows = f"{plan.rows_per_step} rows a step over {found.processes} process{'es' if found.processes > 1 else ''}"
+        lines += [
+            f"  steps: {plan.steps:,} ({plan.epochs:g} epochs, {rows})",
+            f"  tokens: {plan.tokens:,}, of which {plan.supervised:,} are learnt",
+            f"  evaluation: {_often(plan.evaluate_every)}; checkpoint: {_often(plan.save_every)}",
+        ]
+    if found.size is not None:
+        lines += _sizes(found.size, found)
+    elif found.unsized:
+        lines.append(f"  memory and disk: not estimated, {found.unsized}")
+    return lines
+
+
+def _often(every: int | str | None) -> str:
+    if every is None:
+        return "never"
+    return "every epoch" if every == "epoch" else f"every {every} steps and at the end"
+
+
+def _sizes(sizes: Size, found: Rehearsal) -> list[str]:
+    share = 100 * sizes.trainable / max(sizes.parameters, 1)
+    parts = [f"weights {size(sizes.weight_bytes)}", f"gradients {size(sizes.gradient_bytes)}"]
+    parts += [f"optimiser {size(sizes.optimiser_bytes)}"] if sizes.optimiser_bytes is not None else []
+    lines = [
+        f"  parameters: {sizes.parameters:,}, of which {sizes.trainable:,} train ({share:.3g} %)",
+        f"  memory: at least {size(sizes.memory_bytes)} a process ({', '.join(parts)}); activations come on top",
+    ]
+    memory = free_memory()
+    if memory is not None and memory < sizes.memory_bytes:
+        lines.append(f"  warning: only {size(memory)} of memory are free")
+    free = size(storage.free_bytes(Path(found.args.output_dir)))
+    one = (
+        f"about {size(sizes.checkpoint_bytes)} a checkpoint" if sizes.checkpoint_bytes is not None else "not estimated"
+    )
+    kept = found.schedule.checkpoints_kept if found.schedule else None
+    return [*lines, f"  disk: {one}, {kept or 'all'} kept; {free} free in {found.args.output_dir}"]
+
+
+def free_memory() -> int | None:
+    """Free bytes of the device that would train; None where that cannot be asked."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]  # needs-cuda
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    return int(found[1]) << 10 if found else None

@@ -1,0 +1,83 @@
+"""`swift schema`: the JSON schema (draft 2020-12) of a command's configuration file, read from its options.
+
+Editors check and complete a YAML file that names it: `# yaml-language-server: $schema=<path or address>`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from swift.arguments.aliases import ALIASES, SAMPLES
+from swift.arguments.export import ExportArguments
+from swift.arguments.fields import OptionInfo, options_of
+from swift.arguments.help import first_line
+from swift.arguments.infer import InferArguments
+from swift.arguments.sft import SftArguments
+from swift.arguments.verbs import SchemaArguments
+from swift.commands.names import ONLY_THESE, known_names
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+CLASSES: dict[str, type] = {"sft": SftArguments, "infer": InferArguments, "export": ExportArguments}
+TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
+
+
+def schema_main(args: SchemaArguments) -> None:
+    """Print the schema that is asked for."""
+    assert args.command is not None
+    sys.stdout.write(to_text(schema_of(args.command)))
+
+
+def to_text(schema: dict[str, Any]) -> str:
+    """A schema as it stands in a file."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def schema_of(command: str) -> dict[str, Any]:
+    """The schema of one command's options; a name that no option has is refused.
+
+    Raises:
+        KeyError: a command that has none.
+    """
+    cls, names = CLASSES[command], known_names()
+    options = options_of(cls)
+    properties = {name: property_of(info, names.get(name, [])) for name, info in options.items()}
+    old = {
+        alias: {**_values(options[name], names.get(name, [])), "description": f"Read as {name}.", "deprecated": True}
+        for alias, name in ALIASES.items()
+        if name in options and alias not in options
+    }
+    if "dataset" in options:
+        counts = {"type": "integer", "description": "Read as #<count> behind the data set.", "deprecated": True}
+        old |= dict.fromkeys((*SAMPLES, "self_cognition_sample"), counts)
+    return {
+        "$schema": DIALECT,
+        "title": f"swift {command}",
+        "description": first_line(cls),
+        "type": "object",
+        "properties": {"$schema": {"type": "string", "description": "This schema."}, **properties, **old},
+        "additionalProperties": False,
+    }
+
+
+def property_of(info: OptionInfo, names: list[str]) -> dict[str, Any]:
+    """What one option's value may be, with its sentence and default; `names` are values it knows."""
+    unit = f" In {info.unit}." if info.unit else ""
+    none = f" null: {info.none}." if info.none else ""
+    described = {"title": info.group, "description": f"{info.help}{unit}{none}", "default": info.default}
+    return {**_values(info, names), **described}
+
+
+def _values(info: OptionInfo, names: list[str]) -> dict[str, Any]:
+    one: dict[str, Any] = {"type": TYPES[info.kind]}
+    if info.choices or info.name in ONLY_THESE:
+        one = {"enum": list(info.choices or names)}
+    elif names:
+        one = {"anyOf": [{"enum": names}, one]}
+    one |= {key: limit for key, limit in (("minimum", info.minimum), ("maximum", info.maximum)) if limit is not None}
+    if info.optional and not info.is_list and isinstance(one.get("type"), str):
+        return {**one, "type": [one["type"], "null"]}
+    allowed = [{"type": "array", "items": one}, one] if info.is_list else [one]
+    allowed += [{"type": "null"}] if info.optional else []
+    return one if allowed == [one] else {"anyOf": allowed}
