@@ -28,7 +28,7 @@ CODES = {
     "MERGE-01": "A merge cannot be done or would not be equal.",
     "FOUND-01": "A file or directory does not exist.",
     "FOUND-02": "A hub id could not be fetched.",
-    "PACKAGE-01": "An optional package is not installed.",
+    "PACKAGE-01": "A package is missing, too old or broken.",
     "RUN-01": "Training produced a number that is not finite.",
     "RUN-02": "A worker process failed.",
     "INTERNAL-01": "An unexpected error: a bug of ours.",

@@ -39,14 +39,14 @@ def width() -> int:
 
 def command_help(name: str, cls: type, about: str, word: str | None = None) -> str:
     """The help of one command: what it does, then its options by topic; `word` is one that needs no name."""
-    groups = _groups(cls)
-    usage = f"{_values(options_of(cls)[word])}" if word else "[run.yaml] [--option value ...]"
+    groups = grouped(cls)
+    usage = f"{values(options_of(cls)[word])}" if word else "[run.yaml] [--option value ...]"
     lines = [*_wrap(about), "", f"usage: swift {name} {usage}"]
     lines += [] if word else ["", *_wrap(HOW)]
     for group, infos in groups.items():
         lines += ["", group]
         for info in infos:
-            lines += _entry(f"--{info.name} {_values(info)}", f"{info.help} {_facts(info)}")
+            lines += _entry(f"--{info.name} {values(info)}", f"{info.help} {_facts(info)}")
     lines += ["", "General"]
     for head, text in GENERAL:
         lines += _entry(head, text)
@@ -82,7 +82,7 @@ def first_line(cls: type) -> str:
     return (cls.__doc__ or "").strip().splitlines()[0]
 
 
-def _groups(cls: type) -> dict[str, list[OptionInfo]]:
+def grouped(cls: type) -> dict[str, list[OptionInfo]]:
     """The options by topic, in the order the topics first come, plug-ins last."""
     groups: dict[str, list[OptionInfo]] = {}
     for info in options_of(cls).values():
@@ -108,7 +108,7 @@ def _wrap(text: str, columns: int | None = None) -> list[str]:
     return [line.replace(GLUE, " ") for line in lines]
 
 
-def _values(info: OptionInfo) -> str:
+def values(info: OptionInfo) -> str:
     """What to type after the name."""
     if info.choices:
         shown = "|".join(str(choice) for choice in info.choices)
@@ -117,11 +117,14 @@ def _values(info: OptionInfo) -> str:
     return f"{shown} ..." if info.is_list else shown
 
 
+def default_of(info: OptionInfo) -> str:
+    """The default, and what it means when it is None."""
+    return "None, " + info.none if info.default is None and info.none else _shown(info.default)
+
+
 def _facts(info: OptionInfo) -> str:
-    """Unit, default, and what None means."""
     unit = f"{info.unit}; " if info.unit else ""
-    default = "None, " + info.none if info.default is None and info.none else _shown(info.default)
-    facts = f"[{unit}default: {default}]"
+    facts = f"[{unit}default: {default_of(info)}]"
     return facts.replace(" ", GLUE) if len(facts) <= LONGEST_GLUED else facts
 
 

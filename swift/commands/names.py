@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from swift.datasets import DATASETS
 from swift.models import MODELS
 from swift.templates import TEMPLATES
@@ -10,6 +12,7 @@ from swift.tuners.methods import available_sft_types
 ONLY_THESE = ("sft_type",)
 
 
+@cache
 def known_names() -> dict[str, list[str]]:
     """Names by option. Other values are allowed too, but for the options in `ONLY_THESE`."""
     datasets = sorted(DATASETS)

@@ -20,6 +20,7 @@ from swift.commands.names import ONLY_THESE, known_names
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 CLASSES: dict[str, type] = {"sft": SftArguments, "infer": InferArguments, "export": ExportArguments}
+SAME = {"val_dataset": "dataset"}
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 
 
@@ -40,41 +41,43 @@ def schema_of(command: str) -> dict[str, Any]:
     Raises:
         KeyError: a command that has none.
     """
-    cls, names = CLASSES[command], known_names()
-    options = options_of(cls)
-    properties = {name: property_of(info, names.get(name, [])) for name, info in options.items()}
-    old = {
-        alias: {**_values(options[name], names.get(name, [])), "description": f"Read as {name}.", "deprecated": True}
-        for alias, name in ALIASES.items()
-        if name in options and alias not in options
-    }
+    cls, options = CLASSES[command], options_of(CLASSES[command])
+    names = {name: known for name, known in known_names().items() if name in options}
+    old = {alias: _old(name) for alias, name in ALIASES.items() if name in options and alias not in options}
     if "dataset" in options:
         counts = {"type": "integer", "description": "Read as #<count> behind the data set.", "deprecated": True}
         old |= dict.fromkeys((*SAMPLES, "self_cognition_sample"), counts)
+    itself = {"$schema": {"type": "string", "description": "This schema."}}
     return {
         "$schema": DIALECT,
         "title": f"swift {command}",
         "description": first_line(cls),
         "type": "object",
-        "properties": {"$schema": {"type": "string", "description": "This schema."}, **properties, **old},
+        "properties": {**itself, **{name: property_of(info) for name, info in options.items()}, **old},
         "additionalProperties": False,
+        "$defs": {name: {"enum": known} for name, known in names.items() if name not in SAME},
     }
 
 
-def property_of(info: OptionInfo, names: list[str]) -> dict[str, Any]:
-    """What one option's value may be, with its sentence and default; `names` are values it knows."""
+def _old(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/properties/{name}", "description": f"Read as {name}.", "deprecated": True}
+
+
+def property_of(info: OptionInfo) -> dict[str, Any]:
+    """What one option's value may be, with its sentence and default."""
     unit = f" In {info.unit}." if info.unit else ""
     none = f" null: {info.none}." if info.none else ""
     described = {"title": info.group, "description": f"{info.help}{unit}{none}", "default": info.default}
-    return {**_values(info, names), **described}
+    return {**_values(info), **described}
 
 
-def _values(info: OptionInfo, names: list[str]) -> dict[str, Any]:
+def _values(info: OptionInfo) -> dict[str, Any]:
     one: dict[str, Any] = {"type": TYPES[info.kind]}
-    if info.choices or info.name in ONLY_THESE:
-        one = {"enum": list(info.choices or names)}
-    elif names:
-        one = {"anyOf": [{"enum": names}, one]}
+    if info.choices:
+        one = {"enum": list(info.choices)}
+    elif info.name in known_names():
+        known = {"$ref": f"#/$defs/{SAME.get(info.name, info.name)}"}
+        one = known if info.name in ONLY_THESE else {"anyOf": [known, one]}
     one |= {key: limit for key, limit in (("minimum", info.minimum), ("maximum", info.maximum)) if limit is not None}
     if info.optional and not info.is_list and isinstance(one.get("type"), str):
         return {**one, "type": [one["type"], "null"]}
