@@ -17,7 +17,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 # One line of the README; a module imports only from layers below its own, or from its own room.
 LAYERS = [
-    {"agent", "cli", "launch"},
+    {"agent", "cli", "completion", "launch"},
     {"commands"},
     {"decide", "trainers", "checkpoint", "inference"},
     {"models", "templates", "datasets", "tuners"},
@@ -31,6 +31,7 @@ LIGHT = {
     "_version",
     "llm",
     "cli",
+    "completion",
     "launch",
     "decide",
     "registry",
@@ -65,12 +66,16 @@ def top_imports(tree: ast.Module) -> set[str]:
     return set().union(*(imports(node) for node in body if node not in typing_only), set())
 
 
+LIGHT_FILES = {"models/source.py", "models/files.py", "models/remote_code.py"}
+LIGHT_FILES |= {f"commands/{name}.py" for name in ("doctor", "names", "packages", "schema")}
+
+
 def is_light(path: Path) -> bool:
     return (
         path.name == "__init__.py"
         or room(path) in LIGHT | {"arguments"}
         or path.parent.name == "catalog"
-        or path.relative_to(ROOT).as_posix() in {"models/source.py", "models/files.py", "models/remote_code.py"}
+        or path.relative_to(ROOT).as_posix() in LIGHT_FILES
     )
 
 
@@ -116,6 +121,9 @@ def test_light_modules_import_no_heavy_library() -> None:
         "from swift.llm import TemplateType, DatasetName, SftArguments; SftArguments(); TemplateType.qwen",
         "from swift.cli import main; import contextlib\nwith contextlib.suppress(SystemExit): main(['sft', '--help'])",
         "from swift.cli import main; import contextlib\nwith contextlib.suppress(SystemExit): main(['--help'])",
+        "import swift.completion; swift.completion.bash()",
+        "from swift.commands.schema import schema_of; schema_of('sft')",
+        "import swift.commands.doctor",
         "import swift; swift.__version__",
     ],
 )

@@ -156,6 +156,16 @@ def plugins(args: SftArguments, place: Path) -> Any:
     return "from-a-plugin" in TEMPLATES
 
 
+def trains(args: SftArguments, place: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "dry_run", lambda *a: {"dry": True})
+        patch.setattr(sft, "load_plugins", lambda *a: pytest.fail("on its way to training"))
+        try:
+            return sft.sft_main(args)
+        except pytest.fail.Exception:
+            return "trained"
+
+
 def strictness(args: SftArguments, place: Path) -> Any:
     from swift.arguments.reading import parse
 
@@ -233,6 +243,7 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "callbacks": (["mine"], training("callback_names")),
     "training_options": ({"logging_steps": 77}, training("logging_steps")),
     "output_dir": ("elsewhere", run_directory),
+    "dry_run": (True, trains),
     "add_output_dir_suffix": (False, run_directory),
     "evaluation_strategy": ("epoch", training("eval_strategy")),
     "eval_steps": (3, training("eval_steps")),

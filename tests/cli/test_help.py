@@ -101,7 +101,33 @@ def test_help_is_the_same_on_a_terminal_and_in_a_pipe() -> None:
     assert b"\x1b" not in piped
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["sft", "--help"], ["infer", "--help"], ["sft"], []])
+QUICK = [["--help"], ["--version"], ["sft", "--help"], ["infer", "--help"], ["doctor", "--help"], ["sft"], []]
+
+
+@pytest.mark.parametrize(
+    "words", [["schema", "sft"], ["schema", "export"], ["completion", "zsh"], ["completion", "fish"]]
+)
+def test_small_verbs_import_little(words: list[str]) -> None:
+    code = (
+        f"import sys\nfrom swift.cli import main\ncode = main({words!r})\n"
+        f"sys.stderr.write(str((code, sorted(set({HEAVY!r}) & set(sys.modules)))))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == "(0, ['yaml'])"
+
+
+def test_a_command_that_takes_a_word_says_which(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "usage: swift schema sft|infer|export\n" in shown("schema", "--help", capsys=capsys)
+    assert main(["completion"]) == 2
+    assert "fix: give one of: bash, zsh, fish" in capsys.readouterr().err
+    assert main(["completion", "tcsh"]) == 2
+    assert "one of: bash, zsh, fish" in capsys.readouterr().err
+    assert main(["schema", "--command", "infer"]) == 0
+    by_name = capsys.readouterr().out
+    assert shown("schema", "infer", capsys=capsys) == by_name
+
+
+@pytest.mark.parametrize("words", QUICK)
 def test_nothing_heavy_is_imported(words: list[str]) -> None:
     code = (
         "import sys\nfrom swift.cli import main\n"
