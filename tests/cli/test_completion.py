@@ -46,7 +46,7 @@ def offered(words: str, place: Path) -> list[str]:
         ("swift sft --use_dora t", ["true"]),
         ("swift sft --dataset self", ["self-cognition", "selfmade.jsonl"]),
         ("swift sft --dataset self-cognition self", ["self-cognition", "selfmade.jsonl"]),
-        ("swift sft --dtype bf16 --eval_str", ["--evaluation_strategy"]),
+        ("swift sft --dtype bf16 --evaluation_str", ["--evaluation_strategy"]),
         ("swift sft --config r", ["run.yaml"]),
         ("swift sft r", ["run.yaml"]),
         ("swift schema ", ["sft", "infer", "export"]),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from swift.commands import pictures
 from swift.commands.dry_run import dry_run, launch_line, without_dry_run
 from swift.commands.estimates import Size
 from swift.commands.sft import sft_main
-from swift.errors import ConfigError, SeveralErrors
+from swift.errors import SeveralErrors, UnknownNameError
 from tests.road.conftest import conversations, write_jsonl
 
 SFT = ["sft", "--model_id_or_path", "my-model", "--dataset", "chat.jsonl", "--dry_run"]
@@ -59,13 +59,13 @@ def test_nothing_is_written_and_no_weights_are_read(
 def test_the_run_is_as_was_said(words: list[str], here: Path) -> None:
     common = ["--model_id_or_path", "my-model", "--dataset", "chat.jsonl#24", "--dataset_test_ratio", "0", *words]
     told = sft_main([*common, "--dry_run"])
-    done = sft_main([*common, "--output_dir", "run", "--save_only_model", "true"])
+    done = sft_main([*common, "--output_dir", "run"])
     assert told["schedule"]["steps"] == done["global_step"]
     assert told["dataset_info"] == done["dataset_info"]
     assert f"{told['size']['parameters'] / 1e6:.4f}M parameters" in done["model_info"]
     assert f"({told['size']['trainable'] / 1e6:.4f}M trainable" in done["model_info"]
     saved = Path(done["last_model_checkpoint"])
-    weights = sum(path.stat().st_size for path in saved.glob("*.safetensors"))
+    weights = sum(path.stat().st_size for path in saved.rglob("*.safetensors"))
     frozen = "--freeze_parameters" in words
     mine = told["size"]["weight_bytes"] if frozen else told["size"]["gradient_bytes"]
     assert mine <= weights <= mine + 8192
@@ -132,7 +132,7 @@ def test_what_is_resumed_comes_from_the_checkpoint(here: Path) -> None:
         (["--max_length", "5"], 65, ["no row is left to train on", "to run it"]),
         (["--output_dir", "chat.jsonl/out"], 73, ["nothing can be made in"]),
         (["--sft_type", "full", "--dtype", "fp16"], 78, ["needs a GPU"]),
-        (["--lora_target_modules", "no_proj"], 78, ["no_proj"]),
+        (["--lora_target_modules", "no_proj"], 2, ["no_proj", "did you mean o_proj"]),
         (["--loss_name", "x", "--metrics", "y", "--callbacks", "z"], 2, ["no loss", "no metric", "no callback"]),
         (["--training_options", "no_such=1"], 2, ["no training argument"]),
         (["--template_type", "nothing"], 2, ["no template"]),
@@ -215,16 +215,16 @@ def test_a_long_row_is_shown_where_it_is_learnt(tokenizer: Any) -> None:
     assert " […] " in pictures.row_text({"input_ids": ids, "labels": labels}, tokenizer, colour=False)
 
 
-def test_the_sample_hides_nothing_that_is_learnt(
-    here: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(SFT) == 0
-    text = capsys.readouterr().out
-    marked = re.findall(r"⟦(.*?)⟧", text.partition("One row")[2].partition("its tokens")[0], re.S)[1:]
-    tokens = text.partition("its tokens")[2].partition("end of turn")[0]
-    pieces = re.findall(r"\*\d+('(?:[^'\\]|\\.)*')", tokens)
-    assert "".join(eval(piece) for piece in pieces) == "".join(part.replace("\n  ", "\n") for part in marked)
-    assert marked
+def test_the_tokens_say_what_the_text_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_jsonl(
+        here / "plain.jsonl", [{"query": "Who's there?\nSay.", "response": f"It is {i}.\n\nYes."} for i in range(4)]
+    )
+    assert main(["sft", "--model_id_or_path", "my-model", "--dataset", "plain.jsonl", "--dry_run"]) == 0
+    text = capsys.readouterr().out.partition("One row")[2]
+    marked = re.findall(r"⟦(.*?)⟧", text.partition("its tokens")[0], re.S)[1:]
+    pieces = re.findall(r"\*\d+('(?:[^'\\]|\\.)*')", text.partition("a *")[2])
+    assert [ast.literal_eval(piece) for piece in pieces][-1] == "<|im_end|>"
+    assert "".join(map(ast.literal_eval, pieces)) == "".join(part.replace("\n  ", "\n") for part in marked)
 
 
 @pytest.mark.parametrize(
@@ -277,8 +277,8 @@ def test_python_gets_every_error(here: Path) -> None:
     with pytest.raises(SeveralErrors) as caught:
         sft_main(args)
     assert [error.code for error in caught.value.errors] == ["USAGE-04", "USAGE-04"]
-    assert not math.isnan(caught.value.exit_code)
-    with pytest.raises(ConfigError):
+    assert caught.value.exit_code == 2
+    with pytest.raises(UnknownNameError):
         sft_main(args, loss_name=None, metrics=[], lora_target_modules=["no_proj"])
 
 
