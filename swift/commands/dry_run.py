@@ -5,6 +5,7 @@ What is wrong is gathered, so that one dry run names all of it: the error that i
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -32,7 +33,7 @@ from swift.decide import decide_sft, tidy
 from swift.errors import SeveralErrors, SwiftError, raise_all
 from swift.models.load import detect_hardware
 from swift.models.source import ModelSource
-from swift.redact import redact_text
+from swift.redact import HIDDEN, SECRET_KEY, redact, redact_text
 from swift.registry import unknown
 from swift.templates.template import Template
 from swift.trainers.arguments import Seq2SeqTrainingArguments, training_arguments
@@ -169,9 +170,37 @@ def launch_line(said: SftArguments, words: Sequence[str] | None) -> str:
         different = [info for info in options if getattr(said, info.name) != info.default and info.name != "dry_run"]
         words = [word for info in different for word in _spelt(info.name, getattr(said, info.name))]
     else:
-        words = without_dry_run(words)
+        in_a_file = places_of(SftArguments, words).get("dry_run", "command line") != "command line"
+        words = without_dry_run(words) + (["--dry_run", "false"] if in_a_file else [])
     variables = [f"{name}={shlex.quote(os.environ[name])}" for name in LAUNCH_NAMES if os.environ.get(name)]
-    return redact_text(" ".join([*variables, "swift sft", shlex.join(words)]).strip())
+    return redact_text(" ".join([*variables, "swift sft", shlex.join(without_secrets(words))]).strip())
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """The words with what stands under a secret's name blacked out: `--name x`, `name=x`, or in a JSON object."""
+    shown: list[str] = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if word.lstrip().startswith("{"):
+            shown.append(_redacted_json(word))
+        elif equals and SECRET_KEY.search(_plain(name)):
+            shown.append(f"{name}={HIDDEN}")
+        elif shown and shown[-1].startswith("--") and SECRET_KEY.search(_plain(shown[-1])):
+            shown.append(HIDDEN)
+        else:
+            shown.append(word)
+    return shown
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_")
+
+
+def _redacted_json(word: str) -> str:
+    try:
+        return json.dumps(redact(json.loads(word)))
+    except ValueError:
+        return word
 
 
 def _spelt(name: str, value: Any) -> list[str]:

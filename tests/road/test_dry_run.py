@@ -190,7 +190,25 @@ def test_the_line_that_runs_it() -> None:
     said = SftArguments(dataset=["a b.jsonl"], use_dora=True, dry_run=True, training_options={"a": 1})
     assert launch_line(said, None) == "swift sft --dataset 'a b.jsonl' --use_dora true --training_options a=1"
     secret = "hf_" + "a" * 30
-    assert secret not in launch_line(said, ["--training_options", f"hub_token={secret}"])
+    assert secret not in launch_line(said, ["--system", f"the token is {secret}"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--training_options", "hub_token=opensesame"], ["--hub-token", "opensesame"], ["--hub_token=opensesame"],
+     ["--training_options", '{"hub_token": "opensesame", "a": 1}']],
+)  # fmt: skip
+def test_secrets_are_not_in_it(words: list[str]) -> None:
+    shown = launch_line(SftArguments(), words)
+    assert "opensesame" not in shown
+    assert "hub" in shown
+
+
+def test_a_file_that_asks_for_the_dry_run_is_overruled(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "run.yaml").write_text("model_id_or_path: my-model\ndataset: chat.jsonl\ndry_run: true\n")
+    assert main(["sft", "run.yaml"]) == 0
+    assert "to run it:  swift sft run.yaml --dry_run false\n" in capsys.readouterr().out
+    assert not (here / "output").exists()
 
 
 INPUTS = {"input_ids": [1, 355, 2, 204, 204], "labels": [-100, -100, 2, 2, -100]}
