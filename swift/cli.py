@@ -150,6 +150,8 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     args = load("swift.arguments.reading:parse")(cls, argv, quiet=quiet, **command.defaults)
     check_needs(command, args)
     if command.dry_run and args.dry_run:
+        if plan is not None:
+            load("swift.agent:check_machine")(plan)
         load(command.dry_run)(args, argv, plan.processes * plan.nodes if plan else None)
         return 0
     if plan is not None:

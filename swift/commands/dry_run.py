@@ -38,6 +38,7 @@ from swift.registry import unknown
 from swift.templates.template import Template
 from swift.trainers.arguments import Seq2SeqTrainingArguments, training_arguments
 from swift.trainers.callbacks import CALLBACKS
+from swift.trainers.committing import check_same_run
 from swift.trainers.loss import find_loss
 from swift.trainers.metrics import compute_metrics
 
@@ -55,6 +56,7 @@ class Rehearsal:
         launch: the command that does the run.
         processes: how many train together.
         source: the model.
+        resumed: the whole checkpoint that an exact run goes on from; None for a fresh start.
         template: the chat template with the tokenizer.
         data: encoded rows and their account.
         schedule: steps and tokens.
@@ -68,6 +70,7 @@ class Rehearsal:
     launch: str
     processes: int
     source: ModelSource
+    resumed: Path | None = None
     template: Template | None = None
     data: Data | None = None
     schedule: Schedule | None = None
@@ -131,6 +134,8 @@ def rehearse(said: SftArguments, words: Sequence[str] | None, processes: int | N
     found = Rehearsal(args, {}, launch_line(said, words), hardware.world_size, source)
     with found.gathering():
         found.args = replace(args, **plan_run(args, source, look_only=True))
+        if found.args.resume_from_checkpoint and not args.resume_only_model:
+            found.resumed = Path(found.args.resume_from_checkpoint)
         check_writable(found.args)
         check_disk(found.args, source)
     with found.gathering():
@@ -158,9 +163,24 @@ def _check_names(found: Rehearsal) -> None:
 def _estimate(found: Rehearsal, training: Seq2SeqTrainingArguments) -> None:
     if found.data is not None:
         found.schedule = schedule(training, found.data.train, found.processes)
+        with found.gathering():
+            if found.resumed is not None:
+                _check_resumed(found.resumed, training, found.data, found.processes)
     found.unsized = unknown_size(found.args, found.source)
     if found.unsized is None:
         found.size = size_of(found.args, found.source, training)
+
+
+def _check_resumed(checkpoint: Path, training: Seq2SeqTrainingArguments, data: Data, processes: int) -> None:
+    """Whether going on from a checkpoint would be exact."""
+    now = {
+        "world_size": processes,
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "rows": len(data.train),
+        "seed": training.seed,
+    }
+    check_same_run(checkpoint, now, data_too=not training.ignore_data_skip)
 
 
 def launch_line(said: SftArguments, words: Sequence[str] | None) -> str:

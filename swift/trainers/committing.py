@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,22 +68,11 @@ class CommittingTrainer(transformers.Trainer):
             found = checkpoint.resolve(resume_from_checkpoint, self.args.output_dir)
         found = self._from_main(found)
         if found is not None:
-            self._check_same_run(found)
+            check_same_run(found, self._facts()["run"], data_too=not self.args.ignore_data_skip)
             step = checkpoint.step_of(found) or 0
             logger.info("going on from %s", found)
         self.clock = Clock(step)
         return super().train(str(found) if found else None, trial, ignore_keys_for_eval)
-
-    def _check_same_run(self, directory: Path) -> None:
-        then, now = storage.read_manifest(directory).get("run", {}), self._facts()["run"]
-        names = EXACT[:1] if self.args.ignore_data_skip else EXACT
-        differing = [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
-        if differing:
-            raise ConfigError(
-                "CONFIG-02",
-                f"going on from {directory} would not be exact: {'; '.join(differing)}",
-                fix="use the same values, or take its weights alone with --resume_only_model true",
-            )
 
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about the run."""
@@ -215,3 +204,25 @@ def _use_cache(model: nn.Module, value: bool | None) -> Iterator[None]:
         yield
     finally:
         model.config.use_cache = in_training
+
+
+def check_same_run(directory: Path, now: Mapping[str, Any], *, data_too: bool = True) -> None:
+    """Refuse to go on from a checkpoint in a run that would see other rows than the one that wrote it.
+
+    Args:
+        directory: the checkpoint.
+        now: the values of `EXACT` in this run.
+        data_too: False where the data starts anew anyway: only the number of processes counts then.
+
+    Raises:
+        ConfigError: the runs differ.
+    """
+    then = storage.read_manifest(directory).get("run", {})
+    names = EXACT if data_too else EXACT[:1]
+    differing = [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
+    if differing:
+        raise ConfigError(
+            "CONFIG-02",
+            f"going on from {directory} would not be exact: {'; '.join(differing)}",
+            fix="use the same values, or take its weights alone with --resume_only_model true",
+        )

@@ -113,6 +113,22 @@ def dry_run_of(words: list[str]) -> dict[str, Any]:
     return sft_main(words)
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [([], 0), (["--batch_size", "3"], 78), (["--seed", "7"], 78), (["--dataset", "chat.jsonl#20"], 78)],
+)
+def test_a_run_that_could_not_go_on_exactly_is_told(
+    words: list[str], code: int, here: Path, run: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = run["last_model_checkpoint"]
+    common = (
+        "--model_id_or_path my-model --batch_size 2 --gradient_accumulation_steps 2 --dataset_test_ratio 0.1".split()
+    )
+    said = ["--dataset", "chat.jsonl"] if "--dataset" not in words else []
+    assert main(["sft", *common, *said, *words, "--resume_from_checkpoint", last, "--dry_run"]) == code
+    assert ("would not be exact" in capsys.readouterr().err) is (code == 78)
+
+
 def test_what_is_resumed_comes_from_the_checkpoint(here: Path) -> None:
     common = [*SFT[1:-1], "--max_steps", "1"]
     last = sft_main(common)["last_model_checkpoint"]
@@ -173,7 +189,10 @@ def test_processes_are_counted_and_not_started(
     monkeypatch.setenv("NNODES", "2")
     monkeypatch.setenv("NODE_RANK", "0")
     monkeypatch.setattr("swift.agent.run_workers", lambda *a: pytest.fail("processes were started"))
+    machines: list[Any] = []
+    monkeypatch.setattr("swift.agent.check_machine", machines.append)
     assert main([*SFT, "--batch_size", "2"]) == 0
+    assert [plan.processes for plan in machines] == [2]
     text = capsys.readouterr().out
     assert "16 rows a step over 4 processes" in text
     assert "to run it:  NPROC_PER_NODE=2 NNODES=2 NODE_RANK=0 swift sft --model_id_or_path" in text
