@@ -9,26 +9,22 @@ import json
 import os
 import re
 import shlex
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from swift import dist, storage
+from swift import dist
 from swift.arguments.fields import options_of, to_json
-from swift.arguments.help import width
 from swift.arguments.reading import places_of
 from swift.arguments.sft import SftArguments
 from swift.commands.chat import say
+from swift.commands.dry_run_text import describe
 from swift.commands.estimates import Schedule, Size, schedule, size_of, unknown_size
-from swift.commands.pictures import histogram, row_text, row_tokens, size, table, wants_colour
+from swift.commands.pictures import wants_colour
 from swift.commands.prepare import find_source, load_plugins, load_template
 from swift.commands.ready import Data, check_disk, check_writable, plan_run, read_data
-from swift.datasets.encode import length_statistics
 from swift.decide import decide_sft, tidy
 from swift.errors import SeveralErrors, SwiftError, raise_all
 from swift.models.load import detect_hardware
@@ -258,117 +254,3 @@ def origins(said: SftArguments, decided: SftArguments, words: Sequence[str] | No
     if decided.resume_from_checkpoint and said.resume_from_checkpoint == "auto":
         found["output_dir"] = found["resume_from_checkpoint"] = "checkpoint"
     return found
-
-
-def describe(found: Rehearsal, colour: bool) -> str:
-    """Everything found, for a terminal or a pipe."""
-    parts = [_options(found)]
-    if found.data is not None and found.template is not None:
-        parts += [_rows(found.data), _sample(found.data, found.template, colour)]
-    parts += [_plan(found), [f"to run it:  {found.launch}"]]
-    return "\n\n".join("\n".join(part) for part in parts)
-
-
-def _options(found: Rehearsal) -> list[str]:
-    """A line for every option that is not its default, and the defaults in a paragraph."""
-    values = to_json(found.args)
-    said = [name for name, origin in found.origins.items() if origin != "default" and name != "dry_run"]
-    default = ", ".join(
-        f"{name}={_short(values[name])}"
-        for name, origin in found.origins.items()
-        if name not in said and name != "dry_run"
-    )
-    wrapped = textwrap.wrap(f"default: {default}", width() - 2, break_long_words=False, break_on_hyphens=False)
-    return [
-        "Options",
-        *table([(name, _short(values[name]), found.origins[name]) for name in said]),
-        "",
-        *(f"  {line}" for line in wrapped),
-    ]
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "[]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if value == "" else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _rows(data: Data) -> list[str]:
-    lines = ["Rows", f"  {data.ledger.summary()}"]
-    lines += [
-        f"  {source['dataset']}: {source['rows']:,} rows of format {source['format']}" for source in data.ledger.sources
-    ]
-    for part, rows in (("train", data.train), ("validation", data.val)):
-        if rows is not None:
-            lines += [f"  {part}: tokens per row {length_statistics(rows.lengths)}", *histogram(rows.lengths)]
-    return lines
-
-
-def _sample(data: Data, template: Template, colour: bool) -> list[str]:
-    inputs = data.train[0]
-    learnt = sum(label >= 0 for label in inputs["labels"])
-    marks = ("in green", "in green") if colour else ("between ⟦ and ⟧", "after a *")
-    return [
-        f"One row: {len(inputs['input_ids'])} tokens, {learnt} of them learnt, {marks[0]}",
-        row_text(inputs, template.tokenizer, colour),
-        "",
-        f"  its tokens, those learnt {marks[1]}",
-        row_tokens(inputs, template.tokenizer, colour),
-        f"  {template.describe_end()}",
-    ]
-
-
-def _plan(found: Rehearsal) -> list[str]:
-    lines = ["The run"]
-    plan = found.schedule
-    if plan is not None:
-        rows = f"{plan.rows_per_step} rows a step over {found.processes} process{'es' if found.processes > 1 else ''}"
-        lines += [
-            f"  steps: {plan.steps:,} ({plan.epochs:g} epochs, {rows})",
-            f"  tokens: {plan.tokens:,}, of which {plan.supervised:,} are learnt",
-            f"  evaluation: {_often(plan.evaluate_every)}; checkpoint: {_often(plan.save_every)}",
-        ]
-    if found.size is not None:
-        lines += _sizes(found.size, found)
-    elif found.unsized:
-        lines.append(f"  memory and disk: not estimated, {found.unsized}")
-    return lines
-
-
-def _often(every: int | str | None) -> str:
-    if every is None:
-        return "never"
-    return "every epoch" if every == "epoch" else f"every {every} steps and at the end"
-
-
-def _sizes(sizes: Size, found: Rehearsal) -> list[str]:
-    share = 100 * sizes.trainable / max(sizes.parameters, 1)
-    parts = [f"weights {size(sizes.weight_bytes)}", f"gradients {size(sizes.gradient_bytes)}"]
-    parts += [f"optimiser {size(sizes.optimiser_bytes)}"] if sizes.optimiser_bytes is not None else []
-    lines = [
-        f"  parameters: {sizes.parameters:,}, of which {sizes.trainable:,} train ({share:.3g} %)",
-        f"  memory: at least {size(sizes.memory_bytes)} a process ({', '.join(parts)}); activations come on top",
-    ]
-    memory = free_memory()
-    if memory is not None and memory < sizes.memory_bytes:
-        lines.append(f"  warning: only {size(memory)} of memory are free")
-    free = size(storage.free_bytes(Path(found.args.output_dir)))
-    one = (
-        f"about {size(sizes.checkpoint_bytes)} a checkpoint" if sizes.checkpoint_bytes is not None else "not estimated"
-    )
-    kept = found.schedule.checkpoints_kept if found.schedule else None
-    return [*lines, f"  disk: {one}, {kept or 'all'} kept; {free} free in {found.args.output_dir}"]
-
-
-def free_memory() -> int | None:
-    """Free bytes of the device that would train; None where that cannot be asked."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]  # needs-cuda
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
-    return int(found[1]) << 10 if found else None

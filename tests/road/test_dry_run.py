@@ -295,7 +295,7 @@ def test_sizes_in_words() -> None:
 def test_too_little_memory_and_unknown_sizes_are_said(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "free_memory", lambda: 1000)
+    monkeypatch.setattr("swift.commands.dry_run_text.free_memory", lambda: 1000)
     assert main([*SFT, "--optim", "adafactor"]) == 0
     text = capsys.readouterr().out
     assert "warning: only 1000 bytes of memory are free" in text
