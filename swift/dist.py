@@ -21,11 +21,6 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def local_world_size() -> int:
-    """How many of them run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def is_main() -> bool:
     """Whether this process is the one that prints and writes."""
     return rank() == 0

@@ -45,9 +45,10 @@ def fetch_model(hub_id: str, revision: str | None = None, *, weights: bool = Tru
         cached = _cached_model(hub_id, revision)
         if cached and (not weights or _has(cached, WEIGHTS)):
             return cached
-    path = _snapshot(hub_id, revision, [*OTHER_FORMATS, *(OLD_WEIGHTS if weights else WEIGHTS)])
+    unwanted = [*OTHER_FORMATS, *(OLD_WEIGHTS if weights else WEIGHTS)]
+    path = _snapshot(hub_id, revision, ignore_patterns=unwanted)
     if weights and not _has(path, ["*.safetensors"]):
-        path = _snapshot(hub_id, revision, OTHER_FORMATS)
+        path = _snapshot(hub_id, revision, ignore_patterns=OTHER_FORMATS)
     return path
 
 
@@ -114,31 +115,22 @@ def _has(directory: Path, patterns: list[str]) -> bool:
     return any(next(directory.glob(pattern), None) for pattern in patterns)
 
 
-def _snapshot(hub_id: str, revision: str | None, ignore: list[str]) -> Path:
+def _snapshot(hub_id: str, revision: str | None, **options: Any) -> Path:
+    """Directory of a model's files; `options` are those that both hubs' `snapshot_download` take."""
     if use_hf():
-        return Path(_from_hugging_face(hub_id, lambda: _hf_snapshot(hub_id, revision, ignore_patterns=ignore)))
-    return Path(
-        _from_modelscope(hub_id, lambda hub: hub.snapshot_download(hub_id, revision=revision, ignore_patterns=ignore))
-    )
+        import huggingface_hub
+
+        return Path(
+            _from_hugging_face(hub_id, lambda: huggingface_hub.snapshot_download(hub_id, revision=revision, **options))
+        )
+    return Path(_from_modelscope(hub_id, lambda hub: hub.snapshot_download(hub_id, revision=revision, **options)))
 
 
 def _cached_model(hub_id: str, revision: str | None) -> Path | None:
     try:
-        if use_hf():
-            return Path(_from_hugging_face(hub_id, lambda: _hf_snapshot(hub_id, revision, local_files_only=True)))
-        return Path(
-            _from_modelscope(
-                hub_id, lambda hub: hub.snapshot_download(hub_id, revision=revision, local_files_only=True)
-            )
-        )
+        return _snapshot(hub_id, revision, local_files_only=True)
     except (NotFoundError, TemporaryError):
         return None
-
-
-def _hf_snapshot(hub_id: str, revision: str | None, **options: Any) -> str:
-    import huggingface_hub
-
-    return huggingface_hub.snapshot_download(hub_id, revision=revision, **options)
 
 
 def _from_hugging_face(hub_id: str, fetch: Callable[[], Any], hub: str = "Hugging Face") -> Any:

@@ -199,7 +199,7 @@ def get_max_model_len(config: Mapping[str, Any]) -> int | None:
     return min(lengths, default=None)
 
 
-def _finish_tokenizer(tokenizer: PreTrainedTokenizerBase, source: ModelSource) -> None:
+def _finish_tokenizer(tokenizer: Any, source: ModelSource) -> None:
     wanted = source.record.eos_token if source.record else None
     if wanted and wanted in tokenizer.get_vocab():
         tokenizer.eos_token = wanted
@@ -212,14 +212,14 @@ def _finish_tokenizer(tokenizer: PreTrainedTokenizerBase, source: ModelSource) -
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.model_type = source.name  # type: ignore[attr-defined]
-    tokenizer.model_dir = str(source.path)  # type: ignore[attr-defined]
+    tokenizer.model_type = source.name
+    tokenizer.model_dir = str(source.path)
 
 
-def _finish_model(model: PreTrainedModel, source: ModelSource) -> None:
-    model.model_type = source.name  # type: ignore[assignment]
-    model.model_dir = str(source.path)  # type: ignore[assignment]
-    model.max_model_len = get_max_model_len(source.config)  # type: ignore[assignment]
+def _finish_model(model: Any, source: ModelSource) -> None:
+    model.model_type = source.name
+    model.model_dir = str(source.path)
+    model.max_model_len = get_max_model_len(source.config)
     generation = model.generation_config
     if generation is not None and not generation.do_sample:
         try:

@@ -134,10 +134,10 @@ class Template(ABC):
         results: list[dict[str, Any]] = []
         for k, conversation in enumerate(conversations):
             result = conversation if isinstance(conversation, DataError) else next(encoded)
-            if isinstance(result, DataError) and errors is None:
-                raise result
             if isinstance(result, DataError):
-                errors.append((k, result))  # type: ignore[union-attr]
+                if errors is None:
+                    raise result
+                errors.append((k, result))
                 result = {}
             results.append(result)
         return results

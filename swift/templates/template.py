@@ -68,22 +68,18 @@ class Run:
     """Texts and ids of one status, in order; texts that touch are one text."""
 
     def __init__(self, said: bool) -> None:
-        self.said, self.units, self._open = said, list[str | list[int]](), False
+        self.said, self.units = said, list[str | list[int]]()
 
     def text(self, *parts: str) -> None:
         """Add text; between `parts` the tokenizer must not look across."""
-        first, rest = parts[0], parts[1:]
-        if self._open:
-            self.units[-1] += first  # type: ignore[operator]
-            self.units += rest
-        else:
-            self.units += parts
-        self._open = True
+        if self.units and isinstance(self.units[-1], str):
+            self.units[-1] += parts[0]
+            parts = parts[1:]
+        self.units += parts
 
     def ids(self, ids: list[int]) -> None:
         """Add ids."""
         self.units.append(ids)
-        self._open = False
 
 
 class RecordTemplate(Template):
