@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,9 +20,9 @@ from swift.commands.prepare import find_source, load_plugins, load_template
 from swift.commands.report import save_arguments, write_report
 from swift.datasets.encode import EncodedDataset, encode
 from swift.datasets.ledger import Ledger
-from swift.datasets.load import load_datasets
+from swift.datasets.load import load_datasets, parse_specs
 from swift.decide import decide_sft, tidy
-from swift.errors import DiskError, OutputError
+from swift.errors import DiskError, OutputError, SeveralErrors, SwiftError, raise_all
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, detect_hardware, load_model
 from swift.models.source import ModelSource
@@ -48,18 +50,18 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
     """
     args = tidy(read_arguments(SftArguments, said, **options))
     load_plugins(args.custom_register_path)
-    source = find_source(args)
+    source = find_inputs(args)
     args = decide_sft(args, detect_hardware(), source)
     join_group(args)
     args = replace(args, **choose_run(args, source))
-    check_disk(args, source)
-
-    template = load_template(args, source)
-    data = read_data(args, template)
-    if data.val is None:
-        args = replace(args, evaluation_strategy="no")
-    training = training_arguments(args)
-    save_arguments(args, training, data.ledger)
+    with no_empty_run(args):
+        check_disk(args, source)
+        template = load_template(args, source)
+        data = read_data(args, template)
+        if data.val is None:
+            args = replace(args, evaluation_strategy="no")
+        training = training_arguments(args)
+        save_arguments(args, training, data.ledger)
 
     torch.manual_seed(args.seed)
     model = add_tuner(args, load_base(args, source), source)
@@ -86,6 +88,23 @@ class Data:
     train: EncodedDataset
     val: EncodedDataset | None
     ledger: Ledger
+
+
+def find_inputs(args: SftArguments) -> ModelSource:
+    """The model to tune. What is wrong with its name and with those of the data sets is said at once."""
+    mistakes: list[SwiftError] = []
+    try:
+        parse_specs([*args.dataset, *args.val_dataset])
+    except SwiftError as error:
+        mistakes.append(error)
+    try:
+        source = find_source(args)
+    except SwiftError as error:
+        if not mistakes:
+            raise
+        raise SeveralErrors([error, *mistakes]) from None
+    raise_all(mistakes)
+    return source
 
 
 def read_data(args: SftArguments, template: Template) -> Data:
@@ -164,6 +183,18 @@ def _choose_run(args: SftArguments, source: ModelSource) -> dict[str, Any]:
             "OUTPUT-01", f"--output_dir {args.output_dir}: {error.strerror}", fix="name another"
         ) from None
     return {"output_dir": str(run), "resume_from_checkpoint": resume}
+
+
+@contextmanager
+def no_empty_run(args: SftArguments) -> Iterator[None]:
+    """Take the run's directory away again when the block ends before anything was written there."""
+    try:
+        yield
+    finally:
+        if dist.is_main() and args.add_output_dir_suffix:
+            with suppress(OSError):  # what holds something stays
+                Path(args.output_dir).rmdir()
+                Path(args.output_dir).parent.rmdir()
 
 
 def next_version(runs: Path) -> str:

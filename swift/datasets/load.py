@@ -79,7 +79,7 @@ def load_datasets(
     """
     if not 0 <= test_ratio <= 1:
         raise UsageError("USAGE-02", f"the validation share {test_ratio} is not between 0 and 1")
-    train_specs, held_out = _parse_all(_listed(specs)), _parse_all(_listed(val_specs))
+    train_specs, held_out = parse_specs(_listed(specs)), parse_specs(_listed(val_specs))
     identity = _identity(train_specs + held_out, model_name, model_author)
     reading = Reading(_renames(columns), identity, answers)
     ledger = Ledger(max_bad_rows)
@@ -98,6 +98,19 @@ def load_datasets(
         val += split_rows(rows, spec.sample, 1.0, seed, ledger)[1]
     _check_left(train, val, train_specs, held_out, ratio, ledger)
     return Loaded(train, val or None, ledger)
+
+
+def parse_specs(texts: Sequence[str]) -> list[DatasetSpec]:
+    """Every data set as typed; what is wrong with any of them is raised at once."""
+    specs: list[DatasetSpec] = []
+    mistakes: list[SwiftError] = []
+    for text in texts:
+        try:
+            specs.append(parse_spec(text))
+        except SwiftError as error:
+            mistakes.append(error)
+    raise_all(mistakes)
+    return specs
 
 
 def get_dataset(
@@ -125,19 +138,6 @@ def get_dataset(
 
 def _listed(specs: str | Sequence[str]) -> list[str]:
     return [specs] if isinstance(specs, str) else list(specs)
-
-
-def _parse_all(texts: Sequence[str]) -> list[DatasetSpec]:
-    """Every data set as typed, or every mistake in them at once."""
-    specs: list[DatasetSpec] = []
-    mistakes: list[SwiftError] = []
-    for text in texts:
-        try:
-            specs.append(parse_spec(text))
-        except SwiftError as error:
-            mistakes.append(error)
-    raise_all(mistakes)
-    return specs
 
 
 def _renames(columns: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:

@@ -1,0 +1,47 @@
+"""What `swift sft` refuses before it loads a model, and what it then leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from swift.commands.sft import sft_main
+from swift.errors import DataError, NotFoundError, SeveralErrors
+
+
+def test_a_run_that_never_began_leaves_no_directory(tiny_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"query": "a"', encoding="utf-8")
+    words = ["--model_id_or_path", str(tiny_dir), "--dataset", str(tmp_path / "bad.jsonl")]
+    with pytest.raises(DataError):
+        sft_main([*words, "--output_dir", str(tmp_path / "out")])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_directory_that_the_user_made_stays(tiny_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text("[1]\n", encoding="utf-8")
+    (tmp_path / "mine").mkdir()
+    words = ["--model_id_or_path", str(tiny_dir), "--dataset", str(tmp_path / "bad.jsonl")]
+    with pytest.raises(DataError):
+        sft_main([*words, "--output_dir", str(tmp_path / "mine"), "--add_output_dir_suffix", "false"])
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_a_missing_model_and_missing_data_are_said_at_once(tmp_path: Path) -> None:
+    words = ["--model_id_or_path", str(tmp_path / "none"), "--dataset", str(tmp_path / "a.csv"), "self-cogntion"]
+    with pytest.raises(SeveralErrors) as caught:
+        sft_main([*words, "--output_dir", str(tmp_path / "out")])
+    assert caught.value.exit_code == 66
+    said = str(caught.value)
+    assert said.index("none is not a directory") < said.index("a.csv does not exist") < said.index("self-cogntion")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_data_alone_keeps_its_class(tiny_dir: Path, tmp_path: Path) -> None:
+    words = ["--model_id_or_path", str(tiny_dir), "--dataset", str(tmp_path / "a.csv")]
+    with pytest.raises(NotFoundError):
+        sft_main([*words, "--output_dir", str(tmp_path / "out")])
+    (tmp_path / "ok.jsonl").write_text(json.dumps({"query": "a", "response": "b"}), encoding="utf-8")
+    with pytest.raises(NotFoundError):
+        sft_main(["--model_id_or_path", str(tmp_path / "none"), "--dataset", str(tmp_path / "ok.jsonl")])
