@@ -21,6 +21,7 @@ from swift.storage import StagedDirectory, staged_directory
 
 PREFIX = "checkpoint-"
 STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+WEIGHTS = (".safetensors", ".bin")
 HEADROOM = 1.2
 
 logger = get_logger()
@@ -116,6 +117,24 @@ def check_resumable(directory: Path | str, *, fast: bool = False) -> None:
             f"{directory} cannot be gone on from: {shown}",
             why="going on without a part of the state would quietly train something else",
             fix="take another checkpoint, or `auto` for the newest whole one",
+        )
+
+
+def check_weights(directory: Path | str) -> None:
+    """Make sure that the weights of a checkpoint are those that were written; the rest of it may be gone.
+
+    Raises:
+        DataError: a file of weights is missing or damaged. Directories without a manifest are not looked at.
+    """
+    directory = Path(directory)
+    if not (directory / storage.MANIFEST).is_file():
+        return
+    faults = storage.verify(directory, suffixes=WEIGHTS)
+    if faults:
+        raise DataError(
+            "CKPT-01",
+            f"{directory} is damaged: {'; '.join(faults[:5])}",
+            fix="take another checkpoint, or copy it again",
         )
 
 

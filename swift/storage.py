@@ -194,7 +194,7 @@ def read_manifest(directory: Path | str) -> dict[str, Any]:
     return body
 
 
-def verify(directory: Path | str, *, fast: bool = False) -> list[str]:
+def verify(directory: Path | str, *, fast: bool = False, suffixes: tuple[str, ...] = ("",)) -> list[str]:
     """What is wrong with a committed directory, one sentence each; empty when it is whole.
 
     Files that the manifest does not list are ignored: people add results to a checkpoint.
@@ -202,13 +202,15 @@ def verify(directory: Path | str, *, fast: bool = False) -> list[str]:
     Args:
         directory: the directory to check.
         fast: compare sizes only, not SHA-256.
+        suffixes: how the names of the files to look at end.
     """
     directory = Path(directory)
     try:
         files = read_manifest(directory)["files"]
     except ValueError as error:
         return [str(error)]
-    return [f"{name} {fault}" for name, entry in files.items() if (fault := _fault(directory / name, entry, fast))]
+    listed = {name: entry for name, entry in files.items() if name.endswith(suffixes)}
+    return [f"{name} {fault}" for name, entry in listed.items() if (fault := _fault(directory / name, entry, fast))]
 
 
 def rewrite(directory: Path | str, name: str, data: bytes) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from swift import checkpoint
+from swift import checkpoint, storage
 from swift.arguments.data import DataOptions
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
@@ -80,11 +80,12 @@ def from_checkpoint(said: C) -> C:
 
     Raises:
         NotFoundError: there is no such checkpoint.
-        DataError: the directory is neither a model nor an adapter.
+        DataError: the directory is neither a model nor an adapter, or its weights are not those that were written.
     """
     if said.ckpt_dir is None:
         return said
     directory = find_checkpoint(said.ckpt_dir)
+    checkpoint.check_weights(directory)
     whole = not files.folders(directory)
     saved = read_saved(directory) if said.load_args_from_ckpt_dir else {}
     if whole:
@@ -110,13 +111,18 @@ def find_checkpoint(said: str) -> Path:
     if (directory / "config.json").is_file() or files.folders(directory):
         return directory
     below = [checkpoint.latest_of_runs(path) for path in (directory, *directory.glob("*/"))]
-    found = sorted((path for path in below if path is not None), key=lambda path: path.stat().st_mtime)
+    found = sorted((path for path in below if path is not None), key=_written)
     if not found:
         raise DataError(
             "CKPT-01", f"{said} holds neither a model nor an adapter", fix="name a checkpoint-<step> directory"
         )
     logger.info(f"newest checkpoint: {found[-1]}")
     return found[-1]
+
+
+def _written(path: Path) -> float:
+    """When a checkpoint was committed: its directory is younger once answers lie in it."""
+    return (path / storage.MANIFEST).stat().st_mtime
 
 
 def _base_of_adapter(args: C, directory: Path) -> C:
