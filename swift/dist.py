@@ -34,6 +34,5 @@ class Hardware:
     """
 
     accelerator: str | None = None
-    count: int = 0
     bf16: bool = False
     world_size: int = 1

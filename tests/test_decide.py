@@ -16,8 +16,8 @@ from swift.errors import ConfigError, SeveralErrors, SwiftError, UsageError
 from swift.models.source import ModelSource, find_model
 
 CPU = Hardware()
-OLD_GPU = Hardware("cuda", 1, bf16=False)
-NEW_GPU = Hardware("cuda", 1, bf16=True)
+OLD_GPU = Hardware("cuda", bf16=False)
+NEW_GPU = Hardware("cuda", bf16=True)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from swift import dist
 from swift.dist import Hardware
-from swift.errors import DataError, MissingPackageError, SwiftError
+from swift.errors import DataError, MissingPackageError, SwiftError, brief
 from swift.log import get_logger
 from swift.models.files import file_settings
 from swift.models.source import ModelSource, find_model, with_weights
@@ -44,8 +44,7 @@ def detect_hardware() -> Hardware:
     if accelerator is None:
         return Hardware(world_size=dist.world_size())
     bf16 = accelerator.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)  # needs-cuda
-    count = torch.accelerator.device_count()  # needs-cuda
-    return Hardware(accelerator.type, count, bf16, dist.world_size())  # needs-cuda
+    return Hardware(accelerator.type, bf16, dist.world_size())  # needs-cuda
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -107,7 +106,7 @@ def load_model(
             **{name: value for name, value in options.items() if value is not None},
         )
     except ImportError as error:
-        raise MissingPackageError("PACKAGE-01", f"{source.path} cannot be loaded: {_line(error)}") from error
+        raise MissingPackageError("PACKAGE-01", f"{source.path} cannot be loaded: {brief(error)}") from error
     except UnpicklingError as error:
         raise DataError(
             "MODEL-01",
@@ -246,10 +245,6 @@ def _check_complete(directory: Path, report: Mapping[str, Any]) -> None:
 def _unloadable(directory: Path, what: str, error: Exception) -> SwiftError:
     return DataError(
         "MODEL-01",
-        f"{directory}: the {what} cannot be loaded: {_line(error)}",
+        f"{directory}: the {what} cannot be loaded: {brief(error)}",
         fix="check its files, or download it again",
     )
-
-
-def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

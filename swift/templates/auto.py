@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from swift.errors import DataError
 from swift.templates.align import Frame, Marked, align
 from swift.templates.conversation import Message, split_system
-from swift.templates.encoding import Inputs, Said, Shown, Template, attempt
+from swift.templates.encoding import Labelled, Said, Shown, Template, attempt
 from swift.templates.replies import FIX, Replies, refuse, unused
 from swift.templates.tokens import added_texts, any_of, cuts, split, token_id, tokenise
 
@@ -132,7 +132,7 @@ class AutoTemplate(Template):
         aligned = align([probe], self._frame, self._tokenise)[0]
         return aligned.ids[slice(*aligned.positions)]
 
-    def _encode(self, conversations: Sequence[list[Message]]) -> list[Inputs | DataError]:
+    def _encode(self, conversations: Sequence[list[Message]]) -> list[Labelled | DataError]:
         rendered = attempt(self._read, conversations)
         texts = [
             Marked(row.text, [at for said in row.said for at in (said.start, said.stop)], row.cuts)
@@ -141,7 +141,7 @@ class AutoTemplate(Template):
         ]
         aligned = iter(align(texts, self._frame, self._tokenise))
 
-        def finish(row: Rendered | DataError) -> Inputs:
+        def finish(row: Rendered | DataError) -> Labelled:
             if isinstance(row, DataError):
                 raise row
             ids, positions = (found := next(aligned)).ids, found.positions

@@ -42,7 +42,8 @@ class Said:
     ended: bool = False
 
 
-Inputs = tuple[list[int], list[int]]
+# Ids and their labels, of equal length.
+Labelled = tuple[list[int], list[int]]
 
 
 class Template(ABC):
@@ -98,7 +99,7 @@ class Template(ABC):
         self.stop_ids, self.stop_words = stop.stops(tokenizer, end_text, end_ids, stop_texts)
 
     @abstractmethod
-    def _encode(self, conversations: Sequence[list[Message]]) -> list[Inputs | DataError]:
+    def _encode(self, conversations: Sequence[list[Message]]) -> list[Labelled | DataError]:
         """Ids and labels of each conversation, in one tokenizer call; or why it does not fit this template."""
 
     def encode(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -142,7 +143,7 @@ class Template(ABC):
             results.append(result)
         return results
 
-    def _fit(self, conversation: list[Message], encoded: Inputs | DataError) -> dict[str, Any] | DataError:
+    def _fit(self, conversation: list[Message], encoded: Labelled | DataError) -> dict[str, Any] | DataError:
         """What `encode` gives for a conversation, `{}` when it is too long."""
         if isinstance(encoded, DataError):
             return encoded
@@ -153,7 +154,7 @@ class Template(ABC):
             ids, labels = ids[-self.max_length :], labels[-self.max_length :]
         return {"input_ids": ids, "labels": labels if conversation[-1]["role"] == "assistant" else None}
 
-    def lay(self, parts: Iterable[Shown | Said]) -> Inputs:
+    def lay(self, parts: Iterable[Shown | Said]) -> Labelled:
         """Ids and labels of the parts in order: the one place where labels are made.
 
         Raises:

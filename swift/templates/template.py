@@ -18,7 +18,7 @@ from swift.templates import TEMPLATES, Piece, TemplateRecord
 from swift.templates.atoms import SYSTEM, Atom, Place, bind, ids_of, text_of, without_piece, without_place
 from swift.templates.auto import AutoTemplate, has_chat_template
 from swift.templates.conversation import Message, split_system
-from swift.templates.encoding import MASKED, Inputs, Said, Shown, Template, attempt, logger
+from swift.templates.encoding import MASKED, Labelled, Said, Shown, Template, attempt, logger
 from swift.templates.tokens import cuts, split
 
 AUTO = "auto"
@@ -128,13 +128,13 @@ class RecordTemplate(Template):
                 "the template may belong to another model"
             )
 
-    def _encode(self, conversations: Sequence[list[Message]]) -> list[Inputs | DataError]:
+    def _encode(self, conversations: Sequence[list[Message]]) -> list[Labelled | DataError]:
         laid = attempt(self._runs, conversations)
         runs = [run for row in laid if not isinstance(row, DataError) for run in row]
         ids = iter(self._tokenise([unit for run in runs for unit in run.units if isinstance(unit, str)]))
         return attempt(partial(self._finish, ids=ids), laid)
 
-    def _finish(self, row: list[Run] | DataError, ids: Iterator[list[int]]) -> Inputs:
+    def _finish(self, row: list[Run] | DataError, ids: Iterator[list[int]]) -> Labelled:
         if isinstance(row, DataError):
             raise row
         # every part is made before `lay` can refuse the row, so that the next row finds its own ids
