@@ -110,14 +110,20 @@ def find_checkpoint(said: str) -> Path:
         raise NotFoundError("FOUND-01", f"--ckpt_dir {said} is not a directory", fix="name a checkpoint-<step>")
     if (directory / "config.json").is_file() or files.folders(directory):
         return directory
-    below = [checkpoint.latest_of_runs(path) for path in (directory, *directory.glob("*/"))]
-    found = sorted((path for path in below if path is not None), key=_written)
-    if not found:
+    runs = (directory, *directory.glob("*/"), *directory.glob("*/*/"))
+    newest = max(filter(None, map(_last_whole, runs)), key=_written, default=None)
+    if newest is None:
         raise DataError(
             "CKPT-01", f"{said} holds neither a model nor an adapter", fix="name a checkpoint-<step> directory"
         )
-    logger.info(f"newest checkpoint: {found[-1]}")
-    return found[-1]
+    logger.info(f"newest checkpoint: {newest}")
+    return newest
+
+
+def _last_whole(run: Path) -> Path | None:
+    """The last checkpoint of a run whose weights are all there; what only training needs may be gone."""
+    found = reversed(checkpoint.committed(run))
+    return next((path for path in found if not storage.verify(path, fast=True, suffixes=checkpoint.WEIGHTS)), None)
 
 
 def _written(path: Path) -> float:

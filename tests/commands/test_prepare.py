@@ -49,11 +49,13 @@ def test_a_run_and_what_is_above_it_mean_its_newest_checkpoint(tmp_path: Path) -
     for step in (1, 2):
         with checkpoint.save(checkpoint.directory_of(run, step), {}) as stage:
             (stage / "adapter_config.json").write_text("{}")
-            for name in (*checkpoint.STATE_FILES, "rng_state.pth"):
-                (stage / name).touch()
+            (stage / "adapter_model.safetensors").touch()
+            (stage / "trainer_state.json").touch()  # and no optimiser, as with --save_only_model
     for said in (run / "checkpoint-2", run, run.parent, run.parent.parent):
         assert find_checkpoint(str(said)) == run / "checkpoint-2"
     assert find_checkpoint(str(run / "checkpoint-1")) == run / "checkpoint-1"
+    (run / "checkpoint-2" / "adapter_model.safetensors").unlink()
+    assert find_checkpoint(str(run)) == run / "checkpoint-1"
 
 
 def test_answers_in_a_checkpoint_do_not_make_it_newer(tmp_path: Path) -> None:
