@@ -69,9 +69,7 @@ def save_model(directory: Path, template_type: str) -> None:
     tokenizer.save_pretrained(directory)
 
 
-@pytest.fixture(
-    scope="module", params=CASES, ids=[f"{name}-{'lora' if how is LORA else 'full'}" for name, how in CASES]
-)
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that knows the conversations by heart."""
     template_type, how = request.param
@@ -84,7 +82,17 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         [
             *("--model_id_or_path", str(home / "model"), "--dataset", str(data), "--output_dir", str(home / "out")),
             *("--template_type", template_type, "--dataset_test_ratio", "0", "--lr_scheduler_type", "constant"),
-            *("--batch_size", "5", "--gradient_accumulation_steps", "1", "--logging_steps", "20", *how),
+            *(
+                "--batch_size",
+                "5",
+                "--gradient_accumulation_steps",
+                "1",
+                "--logging_steps",
+                "20",
+                "--report_to",
+                "none",
+                *how,
+            ),
         ]
     )
     return Path(report["last_model_checkpoint"])
