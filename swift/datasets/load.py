@@ -19,7 +19,7 @@ from swift.log import get_logger
 logger = get_logger()
 HERE = Path(__file__).parent
 HIDDEN = "-"
-Names = str | Sequence[str | None] | None
+Forms = str | Sequence[str | None] | None  # a name in Chinese, then in English; one serves for both
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def load_datasets(
     test_ratio: float = 0.01,
     seed: int = 42,
     columns: Mapping[str, str] | Sequence[str] | None = None,
-    model_name: Names = None,
-    model_author: Names = None,
+    model_name: Forms = None,
+    model_author: Forms = None,
     max_bad_rows: int = 0,
     answers: bool = True,
 ) -> Loaded:
@@ -119,8 +119,8 @@ def get_dataset(
     seed: int = 42,
     *,
     columns: Mapping[str, str] | Sequence[str] | None = None,
-    model_name: Names = None,
-    model_author: Names = None,
+    model_name: Forms = None,
+    model_author: Forms = None,
     max_bad_rows: int = 0,
 ) -> tuple[list[Conversation] | None, list[Conversation] | None]:
     """The rows of data sets as (train, validation); None for a part that has none. See `load_datasets`."""
@@ -150,7 +150,7 @@ def _renames(columns: Mapping[str, str] | Sequence[str] | None) -> dict[str, str
     return {theirs: ours for theirs, _, ours in pairs}
 
 
-def _identity(specs: Sequence[DatasetSpec], name: Names, author: Names) -> dict[str, tuple[str, str]] | None:
+def _identity(specs: Sequence[DatasetSpec], name: Forms, author: Forms) -> dict[str, tuple[str, str]] | None:
     """Who the model says it is, by language: (name, author). None when no data set asks."""
     if not any(spec.record and spec.record.name == "self-cognition" for spec in specs):
         return None
@@ -164,7 +164,7 @@ def _identity(specs: Sequence[DatasetSpec], name: Names, author: Names) -> dict[
     return {"zh": (names[0], authors[0]), "en": (names[1], authors[1])}
 
 
-def _both(value: Names) -> tuple[str, str] | None:
+def _both(value: Forms) -> tuple[str, str] | None:
     """The Chinese and the English form; a single one serves for both."""
     said = [text for text in ([value] if isinstance(value, str) else value or []) if text]
     if len(said) > 2:
