@@ -177,6 +177,8 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
     errors: list[SwiftError] = []
     if args.sft_type not in available_sft_types():
         errors.append(unknown("sft_type", args.sft_type, available_sft_types()))
+    if args.num_train_epochs == 0 and args.max_steps < 1:
+        errors.append(_conflict("--num_train_epochs 0 without --max_steps trains nothing", "--num_train_epochs 1"))
     if args.sft_type != "full" and args.freeze_parameters:
         errors.append(_conflict("--freeze_parameters only works with --sft_type full"))
     if args.sft_type != "full" and args.additional_trainable_parameters:

@@ -77,6 +77,7 @@ def test_a_registered_model_brings_its_template(registered: ModelSource) -> None
 @pytest.mark.parametrize(
     ("options", "hardware", "message"),
     [
+        ({"num_train_epochs": 0}, CPU, "trains nothing"),
         ({"freeze_parameters": 0.5}, CPU, "--freeze_parameters only works"),
         ({"additional_trainable_parameters": ["lm_head"]}, CPU, "--additional_trainable_parameters only works"),
         ({"sft_type": "full", "dtype": "fp16"}, NEW_GPU, "cannot train fp16"),

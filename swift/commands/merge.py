@@ -64,7 +64,7 @@ def merge_lora(
             raise DataError(
                 "MERGE-01", f"{output} exists and is damaged: {problems[0]}", fix="--replace_if_exists true"
             )
-        logger.info(f"already merged: {output}")
+        logger.info(f"already merged: {output} (--replace_if_exists true merges anew)")
         return str(output)
     load_plugins(wanted.custom_register_path)
     _merge(wanted, find_source(wanted), directory, output, device_map or wanted.merge_device_map or "cpu")

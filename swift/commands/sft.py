@@ -75,7 +75,8 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         sft_args=args,
         template=template,
     )
-    trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
+    with what_is_saved(args):
+        trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
     report = write_report(args, trainer, data.ledger)
     leave_group()
     return report
@@ -195,6 +196,20 @@ def no_empty_run(args: SftArguments) -> Iterator[None]:
             with suppress(OSError):  # what holds something stays
                 Path(args.output_dir).rmdir()
                 Path(args.output_dir).parent.rmdir()
+
+
+@contextmanager
+def what_is_saved(args: SftArguments) -> Iterator[None]:
+    """Say, when the block is interrupted or ended by a signal, where one can go on from."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        found = checkpoint.committed(args.output_dir)
+        if found:
+            logger.warning(f"last checkpoint: {found[-1]}; --resume_from_checkpoint auto goes on from there")
+        else:
+            logger.warning("stopped before the first checkpoint: nothing was saved")
+        raise
 
 
 def next_version(runs: Path) -> str:

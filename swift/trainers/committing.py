@@ -25,6 +25,7 @@ from swift.log import get_logger
 from swift.trainers import saving
 from swift.trainers.arguments import OwnTrainingArguments
 from swift.trainers.tally import Clock
+from swift.tuners import files
 from swift.tuners.model import SwiftModel
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ class CommittingTrainer(transformers.Trainer):
         then, now = storage.read_manifest(directory).get("run", {}), self._facts()["run"]
         names = EXACT[:1] if self.args.ignore_data_skip else EXACT
         differing = [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
+        stored, tuned = bool(files.folders(directory)), isinstance(self.model, (PeftModel, SwiftModel))
+        if stored != tuned:
+            differing.append("it holds " + ("adapters, not a whole model" if stored else "a whole model, not adapters"))
         if differing:
             raise ConfigError(
                 "CONFIG-02",
@@ -107,6 +111,14 @@ class CommittingTrainer(transformers.Trainer):
             },
         }
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Gone on from its last step, a run is over; transformers looks only after one more.
+        if 0 < self.state.max_steps <= self.state.global_step:
+            logger.info("step %s of %s: nothing is left to train", self.state.global_step, self.state.max_steps)
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target = model if model is not None else self.model
         if isinstance(target, SwiftModel):
@@ -133,7 +145,8 @@ class CommittingTrainer(transformers.Trainer):
             with self._stage(final) as stage:
                 self._write_checkpoint(stage)
             if self.args.should_save:
-                checkpoint.rotate(self.args.output_dir, self.args.save_total_limit, [self.state.best_model_checkpoint])
+                keep = [final, self.state.best_model_checkpoint]
+                checkpoint.rotate(self.args.output_dir, self.args.save_total_limit, keep)
 
     def _write_checkpoint(self, stage: Path) -> None:
         self.save_model(str(stage), _internal_call=True)

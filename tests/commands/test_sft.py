@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from swift.commands.sft import sft_main
+from swift import checkpoint
+from swift.arguments.sft import SftArguments
+from swift.commands.sft import sft_main, what_is_saved
 from swift.errors import DataError, NotFoundError, SeveralErrors
 
 
@@ -45,3 +47,18 @@ def test_missing_data_alone_keeps_its_class(tiny_dir: Path, tmp_path: Path) -> N
     (tmp_path / "ok.jsonl").write_text(json.dumps({"query": "a", "response": "b"}), encoding="utf-8")
     with pytest.raises(NotFoundError):
         sft_main(["--model_id_or_path", str(tmp_path / "none"), "--dataset", str(tmp_path / "ok.jsonl")])
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_a_stopped_run_says_what_is_saved(
+    end: type[BaseException], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    args = SftArguments(output_dir=str(tmp_path))
+    with pytest.raises(end), what_is_saved(args):
+        raise end
+    assert "nothing was saved" in caplog.text
+    with checkpoint.save(checkpoint.directory_of(tmp_path, 3), {}) as stage:
+        (stage / "a").touch()
+    with pytest.raises(end), what_is_saved(args):
+        raise end
+    assert f"last checkpoint: {tmp_path / 'checkpoint-3'}" in caplog.text
