@@ -167,7 +167,7 @@ def get_model_tokenizer(
     return _load_model(source, torch_dtype or default_dtype(source, hardware), **options), tokenizer
 
 
-_load_model = load_model
+_load_model = load_model  # by the name that the flag `load_model` of `get_model_tokenizer` does not hide
 
 
 def _argument_names() -> list[str]:
