@@ -151,6 +151,7 @@ def choose_run(args: SftArguments, source: ModelSource) -> dict[str, Any]:
 
     Raises:
         DataError: a checkpoint named to resume from is not whole.
+        OutputError: nothing can be written there, or another run has written its checkpoints there.
     """
     chosen = _choose_run(args, source) if dist.is_main() else {}
     if dist.world_size() > 1:
@@ -175,6 +176,12 @@ def _choose_run(args: SftArguments, source: ModelSource) -> dict[str, Any]:
         if not args.resume_only_model:
             checkpoint.check_resumable(Path(resume))
     run = runs / next_version(runs) if args.add_output_dir_suffix else runs
+    if checkpoint.committed(run) and (resume is None or Path(resume).parent != run):
+        raise OutputError(
+            "OUTPUT-01",
+            f"--output_dir {args.output_dir} holds the checkpoints of another run",
+            fix="--resume_from_checkpoint auto goes on from them; or name another directory",
+        )
     try:
         run.mkdir(parents=True, exist_ok=True)
         (run / ".writable").touch()

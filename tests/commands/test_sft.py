@@ -10,7 +10,7 @@ import pytest
 from swift import checkpoint
 from swift.arguments.sft import SftArguments
 from swift.commands.sft import sft_main, what_is_saved
-from swift.errors import DataError, NotFoundError, SeveralErrors
+from swift.errors import DataError, NotFoundError, OutputError, SeveralErrors
 
 
 def test_a_run_that_never_began_leaves_no_directory(tiny_dir: Path, tmp_path: Path) -> None:
@@ -28,6 +28,16 @@ def test_a_directory_that_the_user_made_stays(tiny_dir: Path, tmp_path: Path) ->
     with pytest.raises(DataError):
         sft_main([*words, "--output_dir", str(tmp_path / "mine"), "--add_output_dir_suffix", "false"])
     assert (tmp_path / "mine").is_dir()
+
+
+def test_a_directory_with_the_checkpoints_of_another_run_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "ok.jsonl").write_text(json.dumps({"query": "a", "response": "b"}), encoding="utf-8")
+    with checkpoint.save(checkpoint.directory_of(tmp_path / "out", 3), {}) as stage:
+        (stage / "a").touch()
+    words = ["--model_id_or_path", str(tiny_dir), "--dataset", str(tmp_path / "ok.jsonl"), "--max_steps", "1"]
+    with pytest.raises(OutputError, match="checkpoints of another run"):
+        sft_main([*words, "--output_dir", str(tmp_path / "out"), "--add_output_dir_suffix", "false"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-3"]
 
 
 def test_a_missing_model_and_missing_data_are_said_at_once(tmp_path: Path) -> None:
