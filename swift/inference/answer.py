@@ -30,7 +30,7 @@ class Reader:
         stop_words: Sequence[str] = (),
         tokenizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        self.tokenizer, self.end_ids = template.tokenizer, template.end_ids
+        self.tokenizer, self.end_ids, self.lead = template.tokenizer, template.end_ids, template.lead
         self.stop_ids = list(stop_ids)
         self.stop_words = list(dict.fromkeys(word for word in [*template.stop_words, *stop_words] if word))
         self.tokenizer_kwargs = tokenizer_kwargs or {}

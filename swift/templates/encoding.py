@@ -54,6 +54,7 @@ class Template(ABC):
         tokenizer: of the model.
         end_text: the text that ends a reply.
         end_ids: its ids: supervised after every reply.
+        lead: the text that the template, and so the model, writes between the prompt and a reply.
         marks: texts that structure a conversation, besides the tokenizer's special tokens.
         stop_texts: further texts where inference stops.
         default_system: the system text of a row that says none; None is no text.
@@ -73,6 +74,7 @@ class Template(ABC):
         *,
         end_text: str,
         end_ids: list[int],
+        lead: str = "",
         marks: Iterable[str] = (),
         stop_texts: Iterable[str] = (),
         default_system: str | None = None,
@@ -87,7 +89,7 @@ class Template(ABC):
                 fix="--truncation_strategy delete|truncation_left",
             )
         self.name, self.tokenizer, self.generation = name, tokenizer, generation
-        self.end_text, self.end_ids = end_text, end_ids
+        self.end_text, self.end_ids, self.lead = end_text, end_ids, lead
         self.default_system, self.max_length = default_system, max_length
         self.truncation_strategy = truncation_strategy
         added = added_texts(tokenizer)

@@ -14,9 +14,10 @@ MAY_SHOW = re.compile(r"[\s\u3000-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\
 
 
 class Ends(Protocol):
-    """What says where a reply ends: a template, or whoever knows more ends than it."""
+    """What says where a reply begins and ends: a template, or whoever knows more ends than it."""
 
     tokenizer: PreTrainedTokenizerBase
+    lead: str
     end_ids: list[int]
     stop_ids: list[int]
     stop_words: list[str]
@@ -86,10 +87,10 @@ def generate_ids_to_response(
     return_delta: bool = False,
     print_idx: list[int] | None = None,
 ) -> str:
-    """The text of a reply without its end.
+    """The text of a reply without its end, and without what a template itself writes before one.
 
     Args:
-        ends: a template, or what else says where a reply ends.
+        ends: a template, or what else says where a reply ends and what comes before it.
         generate_ids: the ids written so far, without the prompt.
         is_finished: False while more may come: then only whole words and characters are given.
         tokenizer_kwargs: what `Template.encode` said to decode with.
@@ -107,6 +108,8 @@ def generate_ids_to_response(
     text = text[:at]
     if not is_finished and not ended and at is None:
         text = text[: _showable(text, ends.stop_words)]
+        text = "" if ends.lead.startswith(text) else text
+    text = text.removeprefix(ends.lead)
     given = print_idx or [0]
     start, given[0] = given[0], max(given[0], len(text))
     return text[start:] if return_delta else text
