@@ -47,7 +47,8 @@ def quiet_libraries() -> None:
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        for noise in (".*is_gradient_checkpointing.*", ".*`broadcast_buffers` is deprecated.*"):
+            warnings.filterwarnings("ignore", message=noise, category=FutureWarning)
 
 
 def prepare_model_template(said: InferArguments) -> Prepared:
@@ -132,10 +133,13 @@ def _written(path: Path) -> float:
 
 
 def _base_of_adapter(args: C, directory: Path) -> C:
-    if args.model_id_or_path or args.model_type:
-        return args
     folder = next(iter(files.folders(directory).values()))
     base = files.read_json(folder / files.CONFIG_FILE).get("base_model_name_or_path")
+    if args.model_id_or_path or args.model_type:
+        said = Path(args.model_id_or_path or "").expanduser().resolve()
+        if base and args.model_id_or_path and said != Path(base).resolve() and Path(base).is_dir():
+            logger.warning(f"the adapter was trained on {base}, and is put onto {said}")
+        return args
     if not base:
         raise UsageError("USAGE-03", "the adapter does not name its model", fix="--model_id_or_path <model>")
     logger.info(f"from the adapter: model_id_or_path={base!r}")

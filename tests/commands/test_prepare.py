@@ -44,6 +44,16 @@ def test_a_plain_adapter_names_its_model(tmp_path: Path) -> None:
         from_checkpoint(ExportArguments(ckpt_dir=str(nameless)))
 
 
+def test_an_adapter_on_another_model_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base, other = tmp_path / "base", tmp_path / "other"
+    base.mkdir()
+    directory = adapter(tmp_path / "lora", base_model_name_or_path=str(base))
+    from_checkpoint(InferArguments(ckpt_dir=str(directory), model_id_or_path=str(base)))
+    assert "was trained on" not in caplog.text
+    from_checkpoint(InferArguments(ckpt_dir=str(directory), model_id_or_path=str(other)))
+    assert f"was trained on {base}, and is put onto {other}" in caplog.text
+
+
 def test_a_run_and_what_is_above_it_mean_its_newest_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "output" / "m" / "v0-1"
     for step in (1, 2):

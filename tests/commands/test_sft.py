@@ -72,3 +72,12 @@ def test_a_stopped_run_says_what_is_saved(
     with pytest.raises(end), what_is_saved(args):
         raise end
     assert f"last checkpoint: {tmp_path / 'checkpoint-3'}" in caplog.text
+
+
+def test_a_run_that_was_over_keeps_its_last_checkpoint(tiny_dir: Path, tmp_path: Path) -> None:
+    rows = [json.dumps({"query": f"a{i}", "response": "b"}) for i in range(40)]
+    (tmp_path / "ok.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    words = ["--model_id_or_path", str(tiny_dir), "--dataset", str(tmp_path / "ok.jsonl"), "--max_steps", "1"]
+    last = sft_main([*words, "--output_dir", str(tmp_path)])["last_model_checkpoint"]
+    again = sft_main([*words, "--output_dir", str(tmp_path), "--resume_from_checkpoint", last])
+    assert (again["last_model_checkpoint"], again["global_step"]) == (last, 1)
