@@ -40,6 +40,10 @@ def choice(field: str) -> Observe:
     return lambda args, place: getattr(decided(args), field)
 
 
+def scheduler(args: SftArguments, place: Path) -> Any:
+    return training("lr_scheduler_kwargs")(replace(args, lr_scheduler_type="cosine_with_restarts"), place)
+
+
 def tuner(args: SftArguments, place: Path) -> Any:
     chosen = choose_tuner(decided(args), tiny_model(), ("q_proj",))
     return chosen if isinstance(chosen, dict) else dict(vars(chosen))
@@ -136,7 +140,10 @@ def attention(args: SftArguments, place: Path) -> Any:
     seen: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sft, "load_model", lambda *a, **options: seen.update(options))
-        sft.load_base(decided(args), prepare.find_source(args))
+        sft.load_base(
+            replace(decided(replace(args, use_flash_attn=None)), use_flash_attn=args.use_flash_attn),
+            prepare.find_source(args),
+        )
     return seen
 
 
@@ -216,7 +223,7 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "max_steps": (3, training("max_steps")),
     "learning_rate": (0.3, training("learning_rate")),
     "lr_scheduler_type": ("cosine", training("lr_scheduler_type")),
-    "lr_scheduler_kwargs": ({"num_cycles": 2}, training("lr_scheduler_kwargs")),
+    "lr_scheduler_kwargs": ({"num_cycles": 2}, scheduler),
     "warmup_ratio": (0.5, training("warmup_steps")),
     "warmup_steps": (9, training("warmup_steps")),
     "optim": ("adafactor", training("optim")),

@@ -82,6 +82,14 @@ def test_an_existing_model_is_kept_or_replaced(
     assert (path / "model.safetensors").stat().st_mtime_ns != before
 
 
+def test_a_merge_into_another_base_is_not_taken_for_this_one(checkpoint: Path, tiny_dir: Path, tmp_path: Path) -> None:
+    path = merge_lora(export(checkpoint, tiny_dir))
+    shutil.copytree(tiny_dir, tmp_path / "other")
+    with pytest.raises(DataError, match="was merged into"):
+        merge_lora(export(checkpoint, tmp_path / "other"))
+    assert merge_lora(export(checkpoint, tmp_path / "other", replace_if_exists=True)) == path
+
+
 def test_what_cannot_be_merged(checkpoint: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="needs a checkpoint"):
         merge_lora(InferArguments())
