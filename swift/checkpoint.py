@@ -72,6 +72,15 @@ def committed(output_dir: Path | str) -> list[Path]:
     return sorted(found, key=lambda path: step_of(path) or 0)
 
 
+def say_last(output_dir: Path | str) -> None:
+    """Tell whoever stopped a run where it can be gone on from."""
+    found = committed(output_dir)
+    if found:
+        logger.warning(f"last checkpoint: {found[-1]}; --resume_from_checkpoint auto goes on from there")
+    else:
+        logger.warning("stopped before the first checkpoint: nothing was saved")
+
+
 def latest(output_dir: Path | str, *, fast: bool = False) -> Path | None:
     """The newest checkpoint that verifies and can be gone on from, None when there is none.
 
@@ -160,7 +169,8 @@ def rotate(output_dir: Path | str, limit: int | None, keep: Iterable[Path | str 
     Args:
         output_dir: the run's directory.
         limit: how many may stay; None or less than 1 keeps all.
-        keep: further ones to keep whatever their age, such as the best.
+        keep: further ones to keep: the best, and the one just written, beside which newer ones may lie that the run
+            passed over because they are damaged.
     """
     found = committed(output_dir)
     if limit is None or limit < 1 or not found:

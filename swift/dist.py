@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
+
+WORKERS = "SWIFT_WORKERS"  # names the directory in which workers leave word for the process that started them
+RUN = "run"
 
 
 def rank() -> int:
@@ -24,6 +28,14 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this process is the one that prints and writes."""
     return rank() == 0
+
+
+def record_run(directory: str) -> bool:
+    """Tell the process that started this worker where the run writes; False when none did."""
+    if WORKERS not in os.environ:
+        return False
+    Path(os.environ[WORKERS], RUN).write_text(directory, encoding="utf-8")
+    return True
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,12 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
     args = replace(args, **choose_run(args, source))
     with no_empty_run(args):
         check_disk(args, source)
+        training = training_arguments(args)  # before the data: it refuses what transformers does not know
         template = load_template(args, source)
         data = read_data(args, template)
         if data.val is None:
             args = replace(args, evaluation_strategy="no")
-        training = training_arguments(args)
+            training = training_arguments(args)
         save_arguments(args, training, data.ledger)
 
     torch.manual_seed(args.seed)
@@ -176,11 +177,12 @@ def _choose_run(args: SftArguments, source: ModelSource) -> dict[str, Any]:
         if not args.resume_only_model:
             checkpoint.check_resumable(Path(resume))
     run = runs / next_version(runs) if args.add_output_dir_suffix else runs
-    if checkpoint.committed(run) and (resume is None or Path(resume).parent != run):
+    goes_on = resume is not None and not args.resume_only_model and Path(resume).parent == run
+    if checkpoint.committed(run) and not goes_on:
         raise OutputError(
             "OUTPUT-01",
             f"--output_dir {args.output_dir} holds the checkpoints of another run",
-            fix="--resume_from_checkpoint auto goes on from them; or name another directory",
+            fix="--resume_from_checkpoint auto goes on from one that is whole; or name another directory",
         )
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -208,14 +210,12 @@ def no_empty_run(args: SftArguments) -> Iterator[None]:
 @contextmanager
 def what_is_saved(args: SftArguments) -> Iterator[None]:
     """Say, when the block is interrupted or ended by a signal, where one can go on from."""
+    told = dist.record_run(args.output_dir)  # whoever started this worker says it then, for all of them
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        found = checkpoint.committed(args.output_dir)
-        if found:
-            logger.warning(f"last checkpoint: {found[-1]}; --resume_from_checkpoint auto goes on from there")
-        else:
-            logger.warning("stopped before the first checkpoint: nothing was saved")
+        if not told:
+            checkpoint.say_last(args.output_dir)
         raise
 
 

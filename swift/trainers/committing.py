@@ -112,8 +112,9 @@ class CommittingTrainer(transformers.Trainer):
         }
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Gone on from its last step, a run is over; transformers looks only after one more.
-        if 0 < self.state.max_steps <= self.state.global_step:
+        # Gone on from its last step, or from where it stopped early, a run is over; transformers looks only after one
+        # more step.
+        if self.control.should_training_stop or 0 < self.state.max_steps <= self.state.global_step:
             logger.info("step %s of %s: nothing is left to train", self.state.global_step, self.state.max_steps)
             self.control.should_training_stop = True
             return

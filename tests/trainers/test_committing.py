@@ -84,6 +84,15 @@ def test_auto_takes_the_newest_whole_one(tmp_path: Path) -> None:
     assert steps[0] == steps[1] == [2, 3, 4, 6, 8, 9]
 
 
+def test_what_was_just_written_stays_beside_newer_ones_that_are_damaged(tmp_path: Path) -> None:
+    trainer_of(lora(), tmp_path, **SAVING).train()
+    for step in (6, 9):
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    again = trainer_of(lora(), tmp_path, **{**SAVING, "save_steps": 1, "save_total_limit": 1, "max_steps": 5})
+    again.train(resume_from_checkpoint="auto")
+    assert checkpoint.latest(tmp_path) == tmp_path / "checkpoint-5"
+
+
 @pytest.mark.parametrize("end", [{}, {"max_steps": 7}])
 def test_a_run_that_is_over_stays_as_it_is(tmp_path: Path, end: dict[str, int]) -> None:
     straight = trainer_of(lora(0.2), tmp_path, **SAVING)
