@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
-from swift import launch
+from swift import checkpoint, launch
 from swift.errors import ConfigError
 from swift.launch import Failure, Launch
 from swift.log import get_logger
@@ -52,6 +53,9 @@ def run_workers(plan: Launch, command: Sequence[str]) -> int:
             launch_agent(config, sys.executable, list(command))
     except SignalException as ended:
         number = int(ended.sigval)
+        run = launch.run_of(directory)
+        if run is not None:
+            checkpoint.say_last(run)
         logger.info(f"ended by {signal.Signals(number).name}")
         return 128 + number
     except ChildFailedError as failed:
@@ -61,6 +65,7 @@ def run_workers(plan: Launch, command: Sequence[str]) -> int:
         return _explain(launch.first_failure(directory, codes), plan)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        Console(stderr=True).show_cursor()  # a worker's progress bar hides it, and a signal leaves it hidden
     return 0
 
 

@@ -21,6 +21,7 @@ from swift.storage import StagedDirectory, staged_directory
 
 PREFIX = "checkpoint-"
 STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+WEIGHTS = (".safetensors", ".bin")
 HEADROOM = 1.2
 
 logger = get_logger()
@@ -69,6 +70,15 @@ def committed(output_dir: Path | str) -> list[Path]:
     """The checkpoints of a run that have a sound manifest, oldest first; their files are not looked at."""
     found = [path for path in _candidates(output_dir) if not _manifest_fault(path)]
     return sorted(found, key=lambda path: step_of(path) or 0)
+
+
+def say_last(output_dir: Path | str) -> None:
+    """Tell whoever stopped a run where it can be gone on from."""
+    found = committed(output_dir)
+    if found:
+        logger.warning(f"last checkpoint: {found[-1]}; --resume_from_checkpoint auto goes on from there")
+    else:
+        logger.warning("stopped before the first checkpoint: nothing was saved")
 
 
 def latest(output_dir: Path | str, *, fast: bool = False, look_only: bool = False) -> Path | None:
@@ -122,6 +132,24 @@ def check_resumable(directory: Path | str, *, fast: bool = False) -> None:
         )
 
 
+def check_weights(directory: Path | str) -> None:
+    """Make sure that the weights of a checkpoint are those that were written; the rest of it may be gone.
+
+    Raises:
+        DataError: a file of weights is missing or damaged. Directories without a manifest are not looked at.
+    """
+    directory = Path(directory)
+    if not (directory / storage.MANIFEST).is_file():
+        return
+    faults = storage.verify(directory, suffixes=WEIGHTS)
+    if faults:
+        raise DataError(
+            "CKPT-01",
+            f"{directory} is damaged: {'; '.join(faults[:5])}",
+            fix="take another checkpoint, or copy it again",
+        )
+
+
 def resolve(said: Path | str | bool | None, output_dir: Path | str) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` means, verified; None for a fresh start.
 
@@ -144,7 +172,8 @@ def rotate(output_dir: Path | str, limit: int | None, keep: Iterable[Path | str 
     Args:
         output_dir: the run's directory.
         limit: how many may stay; None or less than 1 keeps all.
-        keep: further ones to keep whatever their age, such as the best.
+        keep: further ones to keep: the best, and the one just written, beside which newer ones may lie that the run
+            passed over because they are damaged.
     """
     found = committed(output_dir)
     if limit is None or limit < 1 or not found:

@@ -108,13 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
-    except SwiftError as error:
-        return _fail(_with_traceback(error) if debug else with_docs(error), error.exit_code)
     except Exception as error:  # the one place where an unexpected error ends
-        known = _from_system(error)
-        if known is not None:
-            return _fail(_with_traceback(error) if debug else with_docs(known), known.exit_code)
-        return _fail(_with_traceback(error) if debug else _internal(error), InternalError.exit_code)
+        known = error if isinstance(error, SwiftError) else _from_system(error)
+        message = _with_traceback(error) if debug else with_docs(known) if known else _internal(error)
+        return _fail(message, known.exit_code if known else InternalError.exit_code)
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)

@@ -41,6 +41,18 @@ DATA_FROM_CHECKPOINT = (
     "model_author",
 )
 ROWS_PER_STEP = 16
+LORA_ALONE = (
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout_p",
+    "lora_bias_trainable",
+    "lora_modules_to_save",
+    "lora_dtype",
+    "lora_lr_ratio",
+    "use_rslora",
+    "use_dora",
+    "init_lora_weights",
+)
 LEARNING_RATE = {"full": 1e-5}
 
 
@@ -51,7 +63,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
         ConfigError: options contradict each other or the machine; all contradictions at once.
     """
     args = _decide_data(_decide_model(said, hardware, source))
-    raise_all([*check_values(args), *_contradictions(args)])
+    raise_all([*check_values(args), *_beyond(args, hardware), *_contradictions(args)])
     accumulation = args.gradient_accumulation_steps or math.ceil(ROWS_PER_STEP / args.batch_size / hardware.world_size)
     checkpointing = args.gradient_checkpointing if args.gradient_checkpointing is not None else True
     return replace(
@@ -72,7 +84,7 @@ def decide_infer(said: InferArguments, hardware: Hardware, source: ModelSource) 
     """The options of one inference run; `said` has inherited from its checkpoint already (`inherit`)."""
     args = _decide_data(_decide_model(said, hardware, source))
     has_data = bool(args.dataset or args.val_dataset)
-    errors = check_values(args)
+    errors = [*check_values(args), *_beyond(args, hardware)]
     if args.eval_human is False and not has_data and args.query is None:
         errors.append(UsageError("USAGE-03", "--eval_human false needs a data set", fix="--dataset rows.jsonl"))
     raise_all(errors)
@@ -113,6 +125,17 @@ def tidy(said: A) -> A:
             if "," in one and not Path(one).exists() and not (set(one) & set("^$(|[\\")):
                 changes[info.name] = [part.strip() for part in one.split(",") if part.strip()]
     return replace(said, **changes) if changes else said
+
+
+def without_effect(args: SftArguments) -> list[str]:
+    """Options that were said and that this `sft_type` does not look at."""
+    of_other_types = {
+        "lora": ("adapter_length", "adapter_act"),
+        "adapter": LORA_ALONE,
+        "full": (*LORA_ALONE, "lora_target_modules", "adapter_length", "adapter_act"),
+    }
+    infos = options_of(SftArguments)
+    return [name for name in of_other_types.get(args.sft_type, ()) if getattr(args, name) != infos[name].default]
 
 
 def decide_dtype(said: str, hardware: Hardware, source: ModelSource) -> str:
@@ -177,6 +200,10 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
     errors: list[SwiftError] = []
     if args.sft_type not in available_sft_types():
         errors.append(unknown("sft_type", args.sft_type, available_sft_types()))
+    if args.max_steps == 0:
+        errors.append(_conflict("--max_steps 0 trains nothing", "-1 to go by the epochs"))
+    if args.num_train_epochs == 0 and args.max_steps < 1:
+        errors.append(_conflict("--num_train_epochs 0 without --max_steps trains nothing", "--num_train_epochs 1"))
     if args.sft_type != "full" and args.freeze_parameters:
         errors.append(_conflict("--freeze_parameters only works with --sft_type full"))
     if args.sft_type != "full" and args.additional_trainable_parameters:
@@ -188,6 +215,13 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
     return errors
+
+
+def _beyond(args: ModelOptions, hardware: Hardware) -> list[SwiftError]:
+    """What this machine cannot do."""
+    if args.use_flash_attn and hardware.accelerator is None:
+        return [ConfigError("CONFIG-03", "--use_flash_attn needs a GPU", fix="--use_flash_attn false")]
+    return []
 
 
 def _evaluates(args: SftArguments) -> bool:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
+
+WORKERS = "SWIFT_WORKERS"  # names the directory in which workers leave word for the process that started them
+RUN = "run"
 
 
 def rank() -> int:
@@ -21,14 +25,17 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def local_world_size() -> int:
-    """How many of them run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def is_main() -> bool:
     """Whether this process is the one that prints and writes."""
     return rank() == 0
+
+
+def record_run(directory: str) -> bool:
+    """Tell the process that started this worker where the run writes; False when none did."""
+    if WORKERS not in os.environ:
+        return False
+    Path(os.environ[WORKERS], RUN).write_text(directory, encoding="utf-8")
+    return True
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,5 @@ class Hardware:
     """
 
     accelerator: str | None = None
-    count: int = 0
     bf16: bool = False
     world_size: int = 1

@@ -141,6 +141,11 @@ class SeveralErrors(SwiftError, ValueError):
         return "\n".join(str(error) for error in self.errors)
 
 
+def brief(error: BaseException) -> str:
+    """What an error of a library says in its first line; the name of its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def raise_all(errors: Sequence[SwiftError]) -> None:
     """Raise nothing, the only error, or all of them as one."""
     if len(errors) == 1:

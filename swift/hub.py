@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from swift.errors import DataError, DiskError, NotFoundError, SwiftError, TemporaryError
+from swift.errors import DataError, DiskError, NotFoundError, SwiftError, TemporaryError, brief
 
 OLD_WEIGHTS = ["*.bin", "*.pt", "*.pth", "*.ckpt"]
 WEIGHTS = ["*.safetensors", *OLD_WEIGHTS]
@@ -45,9 +45,10 @@ def fetch_model(hub_id: str, revision: str | None = None, *, weights: bool = Tru
         cached = _cached_model(hub_id, revision)
         if cached and (not weights or _has(cached, WEIGHTS)):
             return cached
-    path = _snapshot(hub_id, revision, [*OTHER_FORMATS, *(OLD_WEIGHTS if weights else WEIGHTS)])
+    unwanted = [*OTHER_FORMATS, *(OLD_WEIGHTS if weights else WEIGHTS)]
+    path = _snapshot(hub_id, revision, ignore_patterns=unwanted)
     if weights and not _has(path, ["*.safetensors"]):
-        path = _snapshot(hub_id, revision, OTHER_FORMATS)
+        path = _snapshot(hub_id, revision, ignore_patterns=OTHER_FORMATS)
     return path
 
 
@@ -114,31 +115,22 @@ def _has(directory: Path, patterns: list[str]) -> bool:
     return any(next(directory.glob(pattern), None) for pattern in patterns)
 
 
-def _snapshot(hub_id: str, revision: str | None, ignore: list[str]) -> Path:
+def _snapshot(hub_id: str, revision: str | None, **options: Any) -> Path:
+    """Directory of a model's files; `options` are those that both hubs' `snapshot_download` take."""
     if use_hf():
-        return Path(_from_hugging_face(hub_id, lambda: _hf_snapshot(hub_id, revision, ignore_patterns=ignore)))
-    return Path(
-        _from_modelscope(hub_id, lambda hub: hub.snapshot_download(hub_id, revision=revision, ignore_patterns=ignore))
-    )
+        import huggingface_hub
+
+        return Path(
+            _from_hugging_face(hub_id, lambda: huggingface_hub.snapshot_download(hub_id, revision=revision, **options))
+        )
+    return Path(_from_modelscope(hub_id, lambda hub: hub.snapshot_download(hub_id, revision=revision, **options)))
 
 
 def _cached_model(hub_id: str, revision: str | None) -> Path | None:
     try:
-        if use_hf():
-            return Path(_from_hugging_face(hub_id, lambda: _hf_snapshot(hub_id, revision, local_files_only=True)))
-        return Path(
-            _from_modelscope(
-                hub_id, lambda hub: hub.snapshot_download(hub_id, revision=revision, local_files_only=True)
-            )
-        )
+        return _snapshot(hub_id, revision, local_files_only=True)
     except (NotFoundError, TemporaryError):
         return None
-
-
-def _hf_snapshot(hub_id: str, revision: str | None, **options: Any) -> str:
-    import huggingface_hub
-
-    return huggingface_hub.snapshot_download(hub_id, revision=revision, **options)
 
 
 def _from_hugging_face(hub_id: str, fetch: Callable[[], Any], hub: str = "Hugging Face") -> Any:
@@ -157,7 +149,7 @@ def _from_hugging_face(hub_id: str, fetch: Callable[[], Any], hub: str = "Huggin
     except hf.HTTPError as error:  # type: ignore[attr-defined]  # of the httpx it was built with
         raise _no_answer(hub_id, hub, error) from error
     except (DatasetsError, RuntimeError) as error:
-        raise DataError("DATA-01", f"{hub_id} cannot be read: {_line(error)}") from error
+        raise DataError("DATA-01", f"{hub_id} cannot be read: {brief(error)}") from error
 
 
 def _from_modelscope(hub_id: str, fetch: Callable[[Any], Any]) -> Any:
@@ -180,7 +172,7 @@ def _not_found(hub_id: str, hub: str, error: Exception) -> NotFoundError:
     other = "USE_HF=1 asks Hugging Face instead" if hub == "ModelScope" else "USE_HF=0 asks ModelScope instead"
     return NotFoundError(
         "FOUND-02",
-        f"{hub} gives no {hub_id}: {_line(error)}",
+        f"{hub} gives no {hub_id}: {brief(error)}",
         why="no such repository, revision or split, or one that needs a login",
         fix=f"check the id, or name a local directory; {other}",
     )
@@ -189,16 +181,12 @@ def _not_found(hub_id: str, hub: str, error: Exception) -> NotFoundError:
 def _no_answer(hub_id: str, hub: str, error: Exception) -> TemporaryError:
     return TemporaryError(
         "FOUND-02",
-        f"{hub} did not answer for {hub_id}: {_line(error)}",
+        f"{hub} did not answer for {hub_id}: {brief(error)}",
         fix="try again, or name a local directory; --check_model_is_latest false uses what is downloaded",
     )
 
 
 def _disk_or_network(hub_id: str, hub: str, error: OSError) -> SwiftError:
     if error.errno == errno.ENOSPC:
-        return DiskError("DISK-01", f"No space left on device while downloading {hub_id}", why=_line(error))
+        return DiskError("DISK-01", f"No space left on device while downloading {hub_id}", why=brief(error))
     return _no_answer(hub_id, hub, error)
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from swift import dist
 from swift.errors import InternalError, UsageError, raise_all
 
-WORKERS = "SWIFT_WORKERS"
+WORKERS = dist.WORKERS
 DEFAULT_PORT = 29500
 
 
@@ -97,6 +98,12 @@ def record_success(env: Mapping[str, str]) -> None:
     _file(env, "done").touch()
 
 
+def run_of(directory: Path) -> str | None:
+    """Where the workers that leave their words in `directory` write their run; None before training."""
+    path = directory / dist.RUN
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
 def _file(env: Mapping[str, str], kind: str) -> Path:
     return Path(env[WORKERS], f"{env['LOCAL_RANK']}.{kind}")
 
@@ -111,20 +118,22 @@ def first_failure(directory: Path, codes: Mapping[int, int]) -> Failure:
 
     When one worker fails the rest lose their connection, and what is left is ended by SIGTERM. So an error with a
     known cause comes first, then a worker that was killed, an unexpected error, a silent exit, and SIGTERM last; among
-    equals the earliest.
+    equals the earliest. A worker that SIGTERM ended before all others was not ended by us: it was killed.
 
     Args:
         directory: where the workers leave their errors.
-        codes: rank -> exit code of those that failed, negative for the number of the signal that ended it.
+        codes: rank -> exit code of those that failed, negative for the number of the signal that ended it; the first
+            to end comes first.
     """
     found = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.failed")]
     told = {failure.rank for failure in found}
-    silent = [_silent(rank, code) for rank, code in sorted(codes.items()) if rank not in told]
-    return min([*found, *silent], key=lambda failure: (_precedence(failure), failure.time))
+    silent = [_silent(rank, code) for rank, code in codes.items() if rank not in told]
+    first = next(iter(codes), None)
+    return min([*found, *silent], key=lambda failure: (_precedence(failure, first), failure.time))
 
 
-def _precedence(failure: Failure) -> int:
-    if failure.exit_code == 128 + signal.SIGTERM:
+def _precedence(failure: Failure, first: int | None) -> int:
+    if failure.exit_code == 128 + signal.SIGTERM and failure.rank != first:
         return 4
     if failure.time == 0:
         return 1 if failure.exit_code > 128 else 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from swift.errors import UnknownNameError
@@ -100,9 +100,9 @@ def slug(name: str) -> str:
     return name.replace("-", "_").replace(".", "_")
 
 
-def unknown(kind: str, name: str, known: object) -> UnknownNameError:
+def unknown(kind: str, name: str, known: Iterable[object]) -> UnknownNameError:
     """The error for a `name` that none of the `known` ones is, with the nearest of them."""
-    names = [str(k) for k in known]  # type: ignore[attr-defined]
+    names = [str(k) for k in known]
     near = difflib.get_close_matches(name, names, 3, cutoff=0.5)
     fix = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(names)[:20])}"
     return UnknownNameError("USAGE-04", f"no {kind} is called {name!r}", fix=fix)

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from swift.errors import DiskError
 
@@ -48,10 +48,7 @@ def write_bytes(path: Path | str, data: bytes, *, private: bool = False) -> None
         _sync(path.parent)
     except OSError as error:
         stage.unlink(missing_ok=True)
-        full = disk_error(error, path, len(data))
-        if full is None:
-            raise
-        raise full from error
+        _raise(error, path, len(data))
 
 
 def write_text(path: Path | str, text: str, *, private: bool = False) -> None:
@@ -76,7 +73,7 @@ def append_jsonl(path: Path | str, value: Any) -> None:
             if file.write(line) != len(line):  # what a disk that has just become full does
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise disk_error(error, path, len(line)) or error from error
+        _raise(error, path, len(line))
 
 
 def staged_directory(final: Path | str, facts: Mapping[str, Any] | None = None) -> StagedDirectory:
@@ -107,7 +104,7 @@ class StagedDirectory:
         try:
             self.stage.mkdir(parents=True)
         except OSError as error:
-            raise disk_error(error, self.final) or error from error
+            _raise(error, self.final)
         return self.stage
 
     def __exit__(
@@ -118,16 +115,15 @@ class StagedDirectory:
                 commit(self.stage, self.final, self.facts)
             except OSError as failure:
                 self._abandon(failure)
-                raise
         else:
             self._abandon(error)
 
-    def _abandon(self, error: BaseException) -> None:
+    def _abandon(self, error: BaseException) -> NoReturn:
         written = sum(path.stat().st_size for path in _files(self.stage)) if self.stage.is_dir() else 0
-        full = disk_error(error, self.final, written)
-        shutil.rmtree(self.stage, ignore_errors=True)
-        if full is not None:
-            raise full from error
+        try:
+            _raise(error, self.final, written)
+        finally:
+            shutil.rmtree(self.stage, ignore_errors=True)
 
 
 def commit(stage: Path, final: Path, facts: Mapping[str, Any]) -> None:
@@ -194,7 +190,7 @@ def read_manifest(directory: Path | str) -> dict[str, Any]:
     return body
 
 
-def verify(directory: Path | str, *, fast: bool = False) -> list[str]:
+def verify(directory: Path | str, *, fast: bool = False, suffixes: tuple[str, ...] = ("",)) -> list[str]:
     """What is wrong with a committed directory, one sentence each; empty when it is whole.
 
     Files that the manifest does not list are ignored: people add results to a checkpoint.
@@ -202,13 +198,15 @@ def verify(directory: Path | str, *, fast: bool = False) -> list[str]:
     Args:
         directory: the directory to check.
         fast: compare sizes only, not SHA-256.
+        suffixes: how the names of the files to look at end.
     """
     directory = Path(directory)
     try:
         files = read_manifest(directory)["files"]
     except ValueError as error:
         return [str(error)]
-    return [f"{name} {fault}" for name, entry in files.items() if (fault := _fault(directory / name, entry, fast))]
+    listed = {name: entry for name, entry in files.items() if name.endswith(suffixes)}
+    return [f"{name} {fault}" for name, entry in listed.items() if (fault := _fault(directory / name, entry, fast))]
 
 
 def rewrite(directory: Path | str, name: str, data: bytes) -> None:
@@ -251,6 +249,14 @@ def disk_error(error: BaseException, path: Path | str, needed_bytes: int | None 
         if any(text in str(cause) for text in NATIVE_WRITE_ERRORS):
             return _full(path, needed_bytes, free_bytes(path))
     return error if isinstance(error, DiskError) else None
+
+
+def _raise(error: BaseException, path: Path | str, needed_bytes: int | None = None) -> NoReturn:
+    """Raise `error` again, or the DiskError that it means."""
+    full = disk_error(error, path, needed_bytes)
+    if full is None or full is error:
+        raise error
+    raise full from error
 
 
 def _full(path: Path | str, needed: int | None, free: int) -> DiskError:

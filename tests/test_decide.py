@@ -10,14 +10,14 @@ import pytest
 
 from swift.arguments.infer import InferArguments
 from swift.arguments.sft import SftArguments
-from swift.decide import decide_dtype, decide_infer, decide_sft, decide_template, inherit, tidy
+from swift.decide import decide_dtype, decide_infer, decide_sft, decide_template, inherit, tidy, without_effect
 from swift.dist import Hardware
 from swift.errors import ConfigError, SeveralErrors, SwiftError, UsageError
 from swift.models.source import ModelSource, find_model
 
 CPU = Hardware()
-OLD_GPU = Hardware("cuda", 1, bf16=False)
-NEW_GPU = Hardware("cuda", 1, bf16=True)
+OLD_GPU = Hardware("cuda", bf16=False)
+NEW_GPU = Hardware("cuda", bf16=True)
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +77,13 @@ def test_a_registered_model_brings_its_template(registered: ModelSource) -> None
 @pytest.mark.parametrize(
     ("options", "hardware", "message"),
     [
+        ({"num_train_epochs": 0}, CPU, "trains nothing"),
         ({"freeze_parameters": 0.5}, CPU, "--freeze_parameters only works"),
         ({"additional_trainable_parameters": ["lm_head"]}, CPU, "--additional_trainable_parameters only works"),
         ({"sft_type": "full", "dtype": "fp16"}, NEW_GPU, "cannot train fp16"),
         ({"dtype": "fp16"}, CPU, "needs a GPU"),
+        ({"use_flash_attn": True}, CPU, "needs a GPU"),
+        ({"max_steps": 0}, CPU, "trains nothing"),
         ({"early_stopping_patience": 2, "evaluation_strategy": "no"}, CPU, "needs evaluation"),
         ({"early_stopping_patience": 2, "dataset_test_ratio": 0.0}, CPU, "needs evaluation"),
         ({"save_only_model": True, "resume_from_checkpoint": "auto"}, CPU, "cannot be resumed"),
@@ -176,3 +179,10 @@ def test_tidy_accepts_what_python_callers_write(tmp_path: Path) -> None:
     assert tidy(SftArguments(dataset=[str(named)])).dataset == [str(named)]
     assert tidy(SftArguments(lora_target_modules=("q",))).lora_target_modules == ["q"]  # type: ignore[arg-type]
     assert tidy(SftArguments(lora_target_modules=["q{1,2}|^k"])).lora_target_modules == ["q{1,2}|^k"]
+
+
+def test_options_without_an_effect_are_named() -> None:
+    assert without_effect(said()) == []
+    assert without_effect(said(sft_type="full", lora_rank=77, use_dora=True)) == ["lora_rank", "use_dora"]
+    assert without_effect(said(sft_type="adapter", lora_alpha=1, lora_target_modules=["mlp"])) == ["lora_alpha"]
+    assert without_effect(said(adapter_length=3)) == ["adapter_length"]

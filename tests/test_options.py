@@ -15,7 +15,7 @@ from torch import nn
 from swift import dist, hub
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
-from swift.commands import prepare, sft
+from swift.commands import prepare, ready, run, sft
 from swift.decide import decide_sft
 from swift.errors import RefusedError
 from swift.models.load import load_tokenizer
@@ -40,6 +40,10 @@ def choice(field: str) -> Observe:
     return lambda args, place: getattr(decided(args), field)
 
 
+def scheduler(args: SftArguments, place: Path) -> Any:
+    return training("lr_scheduler_kwargs")(replace(args, lr_scheduler_type="cosine_with_restarts"), place)
+
+
 def tuner(args: SftArguments, place: Path) -> Any:
     chosen = choose_tuner(decided(args), tiny_model(), ("q_proj",))
     return chosen if isinstance(chosen, dict) else dict(vars(chosen))
@@ -54,7 +58,7 @@ def data(args: SftArguments, place: Path) -> Any:
     max_length = None if args.max_length < 0 else args.max_length
     tokenizer = load_tokenizer(prepare.find_source(args))
     template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
-    read = sft.read_data(args, template)
+    read = ready.read_data(args, template)
     return [row["input_ids"] for row in read.train], [row["input_ids"] for row in read.val or []], read.ledger.to_json()
 
 
@@ -81,7 +85,7 @@ def renamed(args: SftArguments, place: Path) -> Any:
 def trainable(args: SftArguments, place: Path) -> Any:
     share = args.freeze_parameters or 0.5
     args = replace(args, sft_type="full", freeze_parameters=args.freeze_parameters if not _thawed(args) else share)
-    model = sft.add_tuner(args, tiny_model(), prepare.find_source(args))
+    model = ready.add_tuner(args, tiny_model(), prepare.find_source(args))
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
@@ -91,16 +95,16 @@ def _thawed(args: SftArguments) -> bool:
 
 def run_directory(args: SftArguments, place: Path) -> Any:
     args = replace(args, output_dir=str(place / args.output_dir))
-    return Path(sft.choose_run(args, prepare.find_source(args))["output_dir"]).relative_to(place).parts[:2]
+    return Path(run.choose_run(args, prepare.find_source(args))["output_dir"]).relative_to(place).parts[:2]
 
 
 def resumed(args: SftArguments, place: Path) -> Any:
-    return sft.choose_run(replace(args, resume_only_model=True), prepare.find_source(args))["resume_from_checkpoint"]
+    return run.choose_run(replace(args, resume_only_model=True), prepare.find_source(args))["resume_from_checkpoint"]
 
 
 def weights_alone(args: SftArguments, place: Path) -> Any:
     try:
-        return sft.choose_run(replace(args, resume_from_checkpoint=str(place)), prepare.find_source(args)) is not None
+        return run.choose_run(replace(args, resume_from_checkpoint=str(place)), prepare.find_source(args)) is not None
     except ValueError as error:
         return error.code  # type: ignore[attr-defined]
 
@@ -135,8 +139,11 @@ def consent(args: SftArguments, place: Path) -> Any:
 def attention(args: SftArguments, place: Path) -> Any:
     seen: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sft, "load_model", lambda *a, **options: seen.update(options))
-        sft.load_base(decided(args), prepare.find_source(args))
+        patch.setattr(ready, "load_model", lambda *a, **options: seen.update(options))
+        ready.load_base(
+            replace(decided(replace(args, use_flash_attn=None)), use_flash_attn=args.use_flash_attn),
+            prepare.find_source(args),
+        )
     return seen
 
 
@@ -226,7 +233,7 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "max_steps": (3, training("max_steps")),
     "learning_rate": (0.3, training("learning_rate")),
     "lr_scheduler_type": ("cosine", training("lr_scheduler_type")),
-    "lr_scheduler_kwargs": ({"num_cycles": 2}, training("lr_scheduler_kwargs")),
+    "lr_scheduler_kwargs": ({"num_cycles": 2}, scheduler),
     "warmup_ratio": (0.5, training("warmup_steps")),
     "warmup_steps": (9, training("warmup_steps")),
     "optim": ("adafactor", training("optim")),

@@ -111,6 +111,16 @@ def test_a_full_disk_names_the_directory_that_was_to_be(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_that_is_not_the_disk_s_passes_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, storage.staged_directory(tmp_path / "final"):
+        storage.append_jsonl(tmp_path / "no" / "such" / "file", {})
+    assert caught.value.__cause__ is None
+    outer, inner = storage.staged_directory(tmp_path / "outer"), storage.staged_directory(tmp_path / "inner")
+    with pytest.raises(DiskError, match="odd"), outer, inner:
+        raise DiskError("DISK-01", "odd")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_of_a_committed_directory_is_rewritten(tmp_path: Path) -> None:
     final = make(tmp_path / "final", a="1")
     storage.rewrite(final, "a", b"22")

@@ -5,6 +5,8 @@ An alias counts only for a command that has the option it stands for. Whoever us
 
 from __future__ import annotations
 
+import re
+
 ALIASES = {
     # transformers
     "model_name_or_path": "model_id_or_path",
@@ -92,7 +94,8 @@ def current_name(option: str, said: str) -> str:
     """What a value of `--model_type`, `--template_type`, `--dataset` or `--val_dataset` is called today."""
     name, sharp, count = said.partition("#")
     renamed = NAMES.get(option, {}).get(name, name)
-    if option in ("dataset", "val_dataset") and name not in SUBSETS:
+    may_be_subset = option in ("dataset", "val_dataset") and re.fullmatch(r"[\w-]+", name)  # no path, no hub id
+    if may_be_subset and name not in SUBSETS:
         for prefix in SUBSETS:
             if name.startswith(f"{prefix}-"):
                 renamed = f"{prefix}:{name.removeprefix(f'{prefix}-').replace('-', '_')}"

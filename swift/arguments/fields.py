@@ -77,8 +77,8 @@ def options_of(cls: type) -> dict[str, OptionInfo]:
     infos = {}
     for field in dataclasses.fields(cls):
         kind, is_list, optional = _take_apart(hints[field.name])
-        has_factory = field.default_factory is not dataclasses.MISSING
-        default = field.default_factory() if has_factory else field.default  # type: ignore[misc]
+        made = field.default_factory
+        default = field.default if made is dataclasses.MISSING else made()
         infos[field.name] = OptionInfo(field.name, kind, is_list, optional, default, **field.metadata)
     return infos
 

@@ -23,8 +23,9 @@ from swift.commands.chat import say
 from swift.commands.dry_run_text import describe
 from swift.commands.estimates import Schedule, Size, schedule, size_of, unknown_size
 from swift.commands.pictures import wants_colour
-from swift.commands.prepare import find_source, load_plugins, load_template
-from swift.commands.ready import Data, check_disk, check_writable, plan_run, read_data
+from swift.commands.prepare import load_plugins, load_template
+from swift.commands.ready import Data, find_inputs, read_data
+from swift.commands.run import check_disk, check_writable, plan_run
 from swift.decide import decide_sft, tidy
 from swift.errors import SeveralErrors, SwiftError, raise_all
 from swift.models.load import detect_hardware
@@ -123,7 +124,7 @@ def rehearse(said: SftArguments, words: Sequence[str] | None, processes: int | N
     """Go through a run up to where weights would be loaded."""
     said = tidy(said)
     load_plugins(said.custom_register_path)
-    source = find_source(said)
+    source = find_inputs(said)
     hardware = detect_hardware()
     hardware = replace(hardware, world_size=processes or hardware.world_size)
     args = decide_sft(said, hardware, source)
@@ -161,22 +162,22 @@ def _estimate(found: Rehearsal, training: Seq2SeqTrainingArguments) -> None:
         found.schedule = schedule(training, found.data.train, found.processes)
         with found.gathering():
             if found.resumed is not None:
-                _check_resumed(found.resumed, training, found.data, found.processes)
+                _check_resumed(found, training, found.resumed, found.data)
     found.unsized = unknown_size(found.args, found.source)
     if found.unsized is None:
         found.size = size_of(found.args, found.source, training)
 
 
-def _check_resumed(checkpoint: Path, training: Seq2SeqTrainingArguments, data: Data, processes: int) -> None:
+def _check_resumed(found: Rehearsal, training: Seq2SeqTrainingArguments, checkpoint: Path, data: Data) -> None:
     """Whether going on from a checkpoint would be exact."""
     now = {
-        "world_size": processes,
+        "world_size": found.processes,
         "per_device_train_batch_size": training.per_device_train_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "rows": len(data.train),
         "seed": training.seed,
     }
-    check_same_run(checkpoint, now, data_too=not training.ignore_data_skip)
+    check_same_run(checkpoint, now, found.args.sft_type != "full", data_too=not training.ignore_data_skip)
 
 
 def launch_line(said: SftArguments, words: Sequence[str] | None) -> str:

@@ -170,7 +170,9 @@ def in_file_order(rows: Sequence[Conversation]) -> list[Conversation]:
     files: dict[str, int] = {}
 
     def place(row: Conversation) -> list[int]:
-        file, *numbers = PLACE.fullmatch(row["where"]).groups(default="1")  # type: ignore[union-attr]
+        match = PLACE.fullmatch(row["where"])
+        assert match
+        file, *numbers = match.groups(default="1")
         return [files.setdefault(file, len(files)), *map(int, numbers)]
 
     return sorted(rows, key=place)

@@ -58,17 +58,24 @@ def merge_lora(
         raise DataError("MERGE-01", f"{directory} is a whole model: there is no LoRA in it to merge")
     output = _output_of(wanted, directory)
     replacing = replace_if_exists or (isinstance(args, ExportArguments) and args.replace_if_exists)
-    if output.exists() and not replacing:
-        problems = storage.verify(output)
-        if problems:
-            raise DataError(
-                "MERGE-01", f"{output} exists and is damaged: {problems[0]}", fix="--replace_if_exists true"
-            )
-        logger.info(f"already merged: {output}")
-        return str(output)
     load_plugins(wanted.custom_register_path)
-    _merge(wanted, find_source(wanted), directory, output, device_map or wanted.merge_device_map or "cpu")
+    source = find_source(wanted)
+    if output.exists() and not replacing:
+        _check_existing(output, source)
+        logger.info(f"already merged: {output} (--replace_if_exists true merges anew)")
+        return str(output)
+    _merge(wanted, source, directory, output, device_map or wanted.merge_device_map or "cpu")
     return str(output)
+
+
+def _check_existing(output: Path, source: ModelSource) -> None:
+    """Refuse a merged model that is damaged or was merged into another base."""
+    problems = storage.verify(output)
+    what = f"is damaged: {problems[0]}" if problems else None
+    if not problems and (base := storage.read_manifest(output).get("base")) != str(source.path):
+        what = f"was merged into {base}, not into {source.path}"
+    if what:
+        raise DataError("MERGE-01", f"{output} exists and {what}", fix="--replace_if_exists true")
 
 
 def _output_of(args: CheckpointOptions, checkpoint: Path) -> Path:
@@ -92,7 +99,7 @@ def _merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, outpu
         f"merged = unmerged: largest logit difference {equality.difference:.1e} in float32, "
         f"{equality.agreement:.1%} of likeliest tokens equal in {str(dtype).removeprefix('torch.')}"
     )
-    with storage.staged_directory(output) as stage:
+    with storage.staged_directory(output, {"base": str(source.path)}) as stage:
         merged.save_pretrained(stage)
         tokenizer.save_pretrained(stage)
         _save_side_files(args, source, checkpoint, stage)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from swift import checkpoint
+from swift import checkpoint, storage
 from swift.arguments.data import DataOptions
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
@@ -47,7 +47,8 @@ def quiet_libraries() -> None:
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        for noise in (".*is_gradient_checkpointing.*", ".*`broadcast_buffers` is deprecated.*"):
+            warnings.filterwarnings("ignore", message=noise, category=FutureWarning)
 
 
 def prepare_model_template(said: InferArguments) -> Prepared:
@@ -80,11 +81,12 @@ def from_checkpoint(said: C) -> C:
 
     Raises:
         NotFoundError: there is no such checkpoint.
-        DataError: the directory is neither a model nor an adapter.
+        DataError: the directory is neither a model nor an adapter, or its weights are not those that were written.
     """
     if said.ckpt_dir is None:
         return said
     directory = find_checkpoint(said.ckpt_dir)
+    checkpoint.check_weights(directory)
     whole = not files.folders(directory)
     saved = read_saved(directory) if said.load_args_from_ckpt_dir else {}
     if whole:
@@ -109,21 +111,35 @@ def find_checkpoint(said: str) -> Path:
         raise NotFoundError("FOUND-01", f"--ckpt_dir {said} is not a directory", fix="name a checkpoint-<step>")
     if (directory / "config.json").is_file() or files.folders(directory):
         return directory
-    below = [checkpoint.latest_of_runs(path) for path in (directory, *directory.glob("*/"))]
-    found = sorted((path for path in below if path is not None), key=lambda path: path.stat().st_mtime)
-    if not found:
+    runs = (directory, *directory.glob("*/"), *directory.glob("*/*/"))
+    newest = max(filter(None, map(_last_whole, runs)), key=_written, default=None)
+    if newest is None:
         raise DataError(
             "CKPT-01", f"{said} holds neither a model nor an adapter", fix="name a checkpoint-<step> directory"
         )
-    logger.info(f"newest checkpoint: {found[-1]}")
-    return found[-1]
+    logger.info(f"newest checkpoint: {newest}")
+    return newest
+
+
+def _last_whole(run: Path) -> Path | None:
+    """The last checkpoint of a run whose weights are all there; what only training needs may be gone."""
+    found = reversed(checkpoint.committed(run))
+    return next((path for path in found if not storage.verify(path, fast=True, suffixes=checkpoint.WEIGHTS)), None)
+
+
+def _written(path: Path) -> float:
+    """When a checkpoint was committed: its directory is younger once answers lie in it."""
+    return (path / storage.MANIFEST).stat().st_mtime
 
 
 def _base_of_adapter(args: C, directory: Path) -> C:
-    if args.model_id_or_path or args.model_type:
-        return args
     folder = next(iter(files.folders(directory).values()))
     base = files.read_json(folder / files.CONFIG_FILE).get("base_model_name_or_path")
+    if args.model_id_or_path or args.model_type:
+        said = Path(args.model_id_or_path or "").expanduser().resolve()
+        if base and args.model_id_or_path and said != Path(base).resolve() and Path(base).is_dir():
+            logger.warning(f"the adapter was trained on {base}, and is put onto {said}")
+        return args
     if not base:
         raise UsageError("USAGE-03", "the adapter does not name its model", fix="--model_id_or_path <model>")
     logger.info(f"from the adapter: model_id_or_path={base!r}")

@@ -38,7 +38,8 @@ def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) ->
     state, model = trainer.state, trainer.model
     assert model is not None
     run = Path(args.output_dir)
-    last = checkpoint.latest(run)
+    resumed = None if args.resume_only_model else args.resume_from_checkpoint
+    last = checkpoint.latest(run) or resumed  # a run that was over when it went on has written none
     best = state.best_model_checkpoint or (str(last) if last else None)
     report = {
         "last_model_checkpoint": str(last) if last else None,

@@ -13,13 +13,13 @@ from swift import dist
 from swift.arguments.reading import command_words, read_arguments
 from swift.arguments.sft import SftArguments
 from swift.commands.dry_run import dry_run
-from swift.commands.prepare import find_source, load_plugins, load_template
-from swift.commands.ready import add_tuner, check_disk, choose_run, read_data
+from swift.commands.prepare import load_plugins, load_template
+from swift.commands.ready import add_tuner, find_inputs, load_base, read_data
 from swift.commands.report import save_arguments, write_report
-from swift.decide import decide_sft, tidy
+from swift.commands.run import check_disk, choose_run, no_empty_run, what_is_saved
+from swift.decide import decide_sft, tidy, without_effect
 from swift.log import get_logger
-from swift.models.load import TORCH_DTYPES, detect_hardware, load_model
-from swift.models.source import ModelSource
+from swift.models.load import detect_hardware
 from swift.trainers.arguments import training_arguments
 from swift.trainers.trainer import Seq2SeqTrainer
 
@@ -41,20 +41,23 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
     if args.dry_run:
         return dry_run(args, command_words(said, options))
     load_plugins(args.custom_register_path)
-    source = find_source(args)
+    source = find_inputs(args)
     args = decide_sft(args, detect_hardware(), source)
+    for name in without_effect(args):
+        logger.warning(f"--{name} has no effect with --sft_type {args.sft_type}")
     join_group(args)
     args = replace(args, **choose_run(args, source))
-    check_disk(args, source)
-
-    template = load_template(args, source)
-    data = read_data(args, template)
-    logger.info(template.show(data.train[0]))
-    logger.info(data.ledger.summary())
-    if data.val is None:
-        args = replace(args, evaluation_strategy="no")
-    training = training_arguments(args)
-    save_arguments(args, training, data.ledger)
+    with no_empty_run(args):
+        check_disk(args, source)
+        training = training_arguments(args)  # before the data: it refuses what transformers does not know
+        template = load_template(args, source)
+        data = read_data(args, template)
+        logger.info(template.show(data.train[0]))
+        logger.info(data.ledger.summary())
+        if data.val is None:
+            args = replace(args, evaluation_strategy="no")
+            training = training_arguments(args)
+        save_arguments(args, training, data.ledger)
 
     torch.manual_seed(args.seed)
     model = add_tuner(args, load_base(args, source), source)
@@ -68,19 +71,11 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         sft_args=args,
         template=template,
     )
-    trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
+    with what_is_saved(args):
+        trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
     report = write_report(args, trainer, data.ledger)
     leave_group()
     return report
-
-
-def load_base(args: SftArguments, source: ModelSource) -> torch.nn.Module:
-    """The model to tune, in its decided dtype."""
-    return load_model(
-        source,
-        TORCH_DTYPES[args.dtype],
-        attn_implementation="flash_attention_2" if args.use_flash_attn else None,
-    )
 
 
 def join_group(args: SftArguments) -> None:

@@ -49,7 +49,4 @@ DatasetName = Names(DATASETS)
 def find_by_hub_id(hub_id: str) -> DatasetRecord | None:
     """The row with this ModelScope or Hugging Face id, whatever its case; the first where several share it."""
     wanted = hub_id.lower()
-    for record in DATASETS.values():
-        if wanted in {hub_id.lower() for hub_id in (record.ms, record.hf) if hub_id}:
-            return record
-    return None
+    return next((row for row in DATASETS.values() if wanted in {i.lower() for i in (row.ms, row.hf) if i}), None)

@@ -112,7 +112,10 @@ class Ledger:
         """One line: where every row went."""
         train, validation = self.parts["train"], self.parts["validation"]
         terms = [f"{train.rows:,} trained", f"{validation.rows:,} validation"]
-        terms += [f"{len(rows):,} {reason}" for reason, rows in self.dropped.items()]
+        terms += [
+            f"{len(rows):,} {reason}{'s' if reason == BAD and len(rows) > 1 else ''}"
+            for reason, rows in self.dropped.items()
+        ]
         again = sum(share.examples - share.rows for share in self.parts.values())
         notes = [f"{again:,} drawn again"] if again else []
         notes += [f"{len(self.cut):,} cut to the maximal length"] if self.cut else []

@@ -19,7 +19,7 @@ from swift.log import get_logger
 logger = get_logger()
 HERE = Path(__file__).parent
 HIDDEN = "-"
-Names = str | Sequence[str | None] | None
+Forms = str | Sequence[str | None] | None  # a name in Chinese, then in English; one serves for both
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def load_datasets(
     test_ratio: float = 0.01,
     seed: int = 42,
     columns: Mapping[str, str] | Sequence[str] | None = None,
-    model_name: Names = None,
-    model_author: Names = None,
+    model_name: Forms = None,
+    model_author: Forms = None,
     max_bad_rows: int = 0,
     answers: bool = True,
 ) -> Loaded:
@@ -79,7 +79,7 @@ def load_datasets(
     """
     if not 0 <= test_ratio <= 1:
         raise UsageError("USAGE-02", f"the validation share {test_ratio} is not between 0 and 1")
-    train_specs, held_out = _parse_all(_listed(specs)), _parse_all(_listed(val_specs))
+    train_specs, held_out = parse_specs(_listed(specs)), parse_specs(_listed(val_specs))
     identity = _identity(train_specs + held_out, model_name, model_author)
     reading = Reading(_renames(columns), identity, answers)
     ledger = Ledger(max_bad_rows)
@@ -100,14 +100,27 @@ def load_datasets(
     return Loaded(train, val or None, ledger)
 
 
+def parse_specs(texts: Sequence[str]) -> list[DatasetSpec]:
+    """Every data set as typed; what is wrong with any of them is raised at once."""
+    specs: list[DatasetSpec] = []
+    mistakes: list[SwiftError] = []
+    for text in texts:
+        try:
+            specs.append(parse_spec(text))
+        except SwiftError as error:
+            mistakes.append(error)
+    raise_all(mistakes)
+    return specs
+
+
 def get_dataset(
     specs: str | Sequence[str],
     test_ratio: float = 0.0,
     seed: int = 42,
     *,
     columns: Mapping[str, str] | Sequence[str] | None = None,
-    model_name: Names = None,
-    model_author: Names = None,
+    model_name: Forms = None,
+    model_author: Forms = None,
     max_bad_rows: int = 0,
 ) -> tuple[list[Conversation] | None, list[Conversation] | None]:
     """The rows of data sets as (train, validation); None for a part that has none. See `load_datasets`."""
@@ -127,19 +140,6 @@ def _listed(specs: str | Sequence[str]) -> list[str]:
     return [specs] if isinstance(specs, str) else list(specs)
 
 
-def _parse_all(texts: Sequence[str]) -> list[DatasetSpec]:
-    """Every data set as typed, or every mistake in them at once."""
-    specs: list[DatasetSpec] = []
-    mistakes: list[SwiftError] = []
-    for text in texts:
-        try:
-            specs.append(parse_spec(text))
-        except SwiftError as error:
-            mistakes.append(error)
-    raise_all(mistakes)
-    return specs
-
-
 def _renames(columns: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
     if columns is None or isinstance(columns, Mapping):
         return dict(columns or {})
@@ -150,7 +150,7 @@ def _renames(columns: Mapping[str, str] | Sequence[str] | None) -> dict[str, str
     return {theirs: ours for theirs, _, ours in pairs}
 
 
-def _identity(specs: Sequence[DatasetSpec], name: Names, author: Names) -> dict[str, tuple[str, str]] | None:
+def _identity(specs: Sequence[DatasetSpec], name: Forms, author: Forms) -> dict[str, tuple[str, str]] | None:
     """Who the model says it is, by language: (name, author). None when no data set asks."""
     if not any(spec.record and spec.record.name == "self-cognition" for spec in specs):
         return None
@@ -164,7 +164,7 @@ def _identity(specs: Sequence[DatasetSpec], name: Names, author: Names) -> dict[
     return {"zh": (names[0], authors[0]), "en": (names[1], authors[1])}
 
 
-def _both(value: Names) -> tuple[str, str] | None:
+def _both(value: Forms) -> tuple[str, str] | None:
     """The Chinese and the English form; a single one serves for both."""
     said = [text for text in ([value] if isinstance(value, str) else value or []) if text]
     if len(said) > 2:

@@ -7,29 +7,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from swift.arguments.aliases import current_name
 from swift.datasets import DATASETS, DatasetRecord, find_by_hub_id
 from swift.datasets.read import READERS
 from swift.errors import NotFoundError, UnknownNameError, UsageError
 from swift.registry import unknown
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w][\w.-]*")
-OLD_NAMES = {
-    "deepctrl-sft-en": "deepctrl-sft:en",
-    "deepctrl-sft-zh": "deepctrl-sft:default",
-    "firefly-all-zh": "firefly-zh",
-    "instinwild-en": "instinwild:subset",
-    "instinwild-zh": "instinwild:default",
-    "medical-mini-zh": "medical-zh#50000",
-    "ms-agent-for-agentfabric-addition": "ms-agent-for-agentfabric:addition",
-    "ms-agent-for-agentfabric-default": "ms-agent-for-agentfabric:default",
-    "ms-bench-mini": "ms-bench#20000",
-    "multi-alpaca-all": "multi-alpaca",
-    "open-orca-gpt4": "open-orca:default",
-    "sharegpt-en": "sharegpt:common-en/computer-en",
-    "sharegpt-gpt4-mini": "sharegpt-gpt4:default",
-    "sharegpt-zh": "sharegpt:common-zh/computer-zh/unknow-zh",
-}
-"""Names of earlier years and what they mean now."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +57,8 @@ def parse_spec(text: str) -> DatasetSpec:
         raise UsageError("USAGE-02", f"--dataset {text}: a URL is not fetched", fix="download it and give its path")
     name, _, subset_text = rest.partition(":")
     subsets = tuple(part for part in subset_text.split("/") if part)
-    if name in OLD_NAMES:
-        now = parse_spec(OLD_NAMES[name])
+    if current_name("dataset", name) != name:
+        now = parse_spec(current_name("dataset", name))
         return DatasetSpec(
             text, record=now.record, subsets=subsets or now.subsets, sample=sample or now.sample, use_hf=use_hf
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import StoppingCriteria
@@ -30,7 +30,7 @@ class Reader:
         stop_words: Sequence[str] = (),
         tokenizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        self.tokenizer, self.end_ids = template.tokenizer, template.end_ids
+        self.tokenizer, self.end_ids, self.lead = template.tokenizer, template.end_ids, template.lead
         self.stop_ids = list(stop_ids)
         self.stop_words = list(dict.fromkeys(word for word in [*template.stop_words, *stop_words] if word))
         self.tokenizer_kwargs = tokenizer_kwargs or {}
@@ -55,8 +55,7 @@ class Reader:
         return any(word in text for word in self.stop_words)
 
     def _text(self, ids: Sequence[int], finished: bool) -> str:
-        ends = cast(Template, self)  # it reads only what says where a reply ends, and here more ends are known
-        return generate_ids_to_response(ends, ids, finished, tokenizer_kwargs=self.tokenizer_kwargs)
+        return generate_ids_to_response(self, ids, finished, tokenizer_kwargs=self.tokenizer_kwargs)
 
 
 class StopWhen(StoppingCriteria):

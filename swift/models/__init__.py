@@ -66,7 +66,7 @@ ModelType = Names(MODELS)
 def find_by_hub_id(hub_id: str) -> ModelRecord | None:
     """The row with this id on either hub, whatever its capitals; None when there is none."""
     wanted = hub_id.lower()
-    return next((row for row in MODELS.values() if wanted in ((row.ms or "").lower(), (row.hf or "").lower())), None)
+    return next((row for row in MODELS.values() if wanted in {i.lower() for i in (row.ms, row.hf) if i}), None)
 
 
 def find_by_arch(arch: str) -> ModelRecord | None:

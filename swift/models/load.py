@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from swift import dist
 from swift.dist import Hardware
-from swift.errors import DataError, MissingPackageError, SwiftError
+from swift.errors import DataError, MissingPackageError, SwiftError, brief
 from swift.log import get_logger
 from swift.models.files import file_settings
 from swift.models.source import ModelSource, find_model, with_weights
@@ -44,8 +44,7 @@ def detect_hardware() -> Hardware:
     if accelerator is None:
         return Hardware(world_size=dist.world_size())
     bf16 = accelerator.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)  # needs-cuda
-    count = torch.accelerator.device_count()  # needs-cuda
-    return Hardware(accelerator.type, count, bf16, dist.world_size())  # needs-cuda
+    return Hardware(accelerator.type, bf16, dist.world_size())  # needs-cuda
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -107,7 +106,7 @@ def load_model(
             **{name: value for name, value in options.items() if value is not None},
         )
     except ImportError as error:
-        raise MissingPackageError("PACKAGE-01", f"{source.path} cannot be loaded: {_line(error)}") from error
+        raise MissingPackageError("PACKAGE-01", f"{source.path} cannot be loaded: {brief(error)}") from error
     except UnpicklingError as error:
         raise DataError(
             "MODEL-01",
@@ -168,7 +167,7 @@ def get_model_tokenizer(
     return _load_model(source, torch_dtype or default_dtype(source, hardware), **options), tokenizer
 
 
-_load_model = load_model
+_load_model = load_model  # by the name that the flag `load_model` of `get_model_tokenizer` does not hide
 
 
 def _argument_names() -> list[str]:
@@ -199,7 +198,7 @@ def get_max_model_len(config: Mapping[str, Any]) -> int | None:
     return min(lengths, default=None)
 
 
-def _finish_tokenizer(tokenizer: PreTrainedTokenizerBase, source: ModelSource) -> None:
+def _finish_tokenizer(tokenizer: Any, source: ModelSource) -> None:
     wanted = source.record.eos_token if source.record else None
     if wanted and wanted in tokenizer.get_vocab():
         tokenizer.eos_token = wanted
@@ -212,14 +211,14 @@ def _finish_tokenizer(tokenizer: PreTrainedTokenizerBase, source: ModelSource) -
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.model_type = source.name  # type: ignore[attr-defined]
-    tokenizer.model_dir = str(source.path)  # type: ignore[attr-defined]
+    tokenizer.model_type = source.name
+    tokenizer.model_dir = str(source.path)
 
 
-def _finish_model(model: PreTrainedModel, source: ModelSource) -> None:
-    model.model_type = source.name  # type: ignore[assignment]
-    model.model_dir = str(source.path)  # type: ignore[assignment]
-    model.max_model_len = get_max_model_len(source.config)  # type: ignore[assignment]
+def _finish_model(model: Any, source: ModelSource) -> None:
+    model.model_type = source.name
+    model.model_dir = str(source.path)
+    model.max_model_len = get_max_model_len(source.config)
     generation = model.generation_config
     if generation is not None and not generation.do_sample:
         try:
@@ -246,10 +245,6 @@ def _check_complete(directory: Path, report: Mapping[str, Any]) -> None:
 def _unloadable(directory: Path, what: str, error: Exception) -> SwiftError:
     return DataError(
         "MODEL-01",
-        f"{directory}: the {what} cannot be loaded: {_line(error)}",
+        f"{directory}: the {what} cannot be loaded: {brief(error)}",
         fix="check its files, or download it again",
     )
-
-
-def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,6 @@ from swift.errors import MissingPackageError, NotFoundError, UsageError
 from swift.models import MODELS, ModelRecord, find_by_arch, find_by_hub_id
 from swift.models.files import check_tokenizer, check_weights, read_config
 from swift.models.remote_code import check_remote_code, check_unchanged
-from swift.registry import unknown
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -131,8 +131,9 @@ def _local(said: str | None) -> Path | None:
         raise UsageError("USAGE-02", f"{said} is a file, not a model's directory", fix="name its directory")
     if not HUB_ID.fullmatch(said) or said[0] in "./~":
         if "/" not in said and "\\" not in said:
-            near = f"--model_type {said}" if said in MODELS else unknown("model", said, MODELS).fix
-            raise NotFoundError("FOUND-01", f"no directory and no hub id is called {said!r}", fix=near)
+            near = difflib.get_close_matches(said, MODELS, 1)
+            fix = f"--model_type {near[0]}" if near else "name a directory that is there, or owner/name on the hub"
+            raise NotFoundError("FOUND-01", f"no directory and no hub id is called {said!r}", fix=fix)
         raise NotFoundError("FOUND-01", f"{said} is not a directory", fix="a hub id looks like owner/name")
     return None
 

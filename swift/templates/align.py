@@ -94,7 +94,8 @@ class _Row:
         for segment in self.segments:
             offsets.append(len(joined))
             joined += ids[segment]
-        found = [self._position(boundary, ids) for boundary in self.boundaries]
+        places = [self._places(n, ids[segment]) for n, segment in enumerate(self.segments)]
+        found = [self._position(boundary, ids, places) for boundary in self.boundaries]
         across = [b for b, at in zip(self.boundaries, found, strict=True) if at is None]
         positions = [
             offsets[self._segment(b)] + at for b, at in zip(self.boundaries, found, strict=True) if at is not None
@@ -112,7 +113,12 @@ class _Row:
             return ""
         return self.segments[n][max((start for start, end, _ in marks if end < local), default=0) : local]
 
-    def _position(self, boundary: int, ids: dict[str, list[int]]) -> int | None:
+    def _places(self, n: int, own: list[int]) -> list[int] | None:
+        """Where the structural tokens are among the ids of segment `n`; None when they are not those of its text."""
+        places, marks = self.frame.in_ids(own), self.marks[n]
+        return places if [own[k] for k in places] == [mark[2] for mark in marks] else None
+
+    def _position(self, boundary: int, ids: dict[str, list[int]], all_places: list[list[int] | None]) -> int | None:
         """How many ids of its segment stand before a boundary; None when a token reaches across."""
         n = self._segment(boundary)
         segment, marks = self.segments[n], self.marks[n]
@@ -121,8 +127,8 @@ class _Row:
             return 0
         if local == len(segment):
             return len(own)
-        places = self.frame.in_ids(own)
-        if [own[k] for k in places] != [mark[2] for mark in marks]:
+        places = all_places[n]
+        if places is None:
             return None
         for (start, end, _), place in zip(marks, places, strict=True):
             if local in (start, end):

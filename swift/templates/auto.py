@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from swift.errors import DataError
 from swift.templates.align import Frame, Marked, align
 from swift.templates.conversation import Message, split_system
-from swift.templates.encoding import Inputs, Said, Shown, Template, attempt
+from swift.templates.encoding import Labelled, Said, Shown, Template, attempt
 from swift.templates.replies import FIX, Replies, refuse, unused
 from swift.templates.tokens import added_texts, any_of, cuts, split, token_id, tokenise
 
@@ -83,6 +83,7 @@ class AutoTemplate(Template):
             refuse(f"the chat template has more than {MAX_SOURCE_BYTES // 1024} kB")
         with _time_limit(PROBE_SECONDS):
             chat, end_text, self._blank_system = self._probe()
+            lead = self._find_lead()
         self._frame = self._make_frame(chat, end_text)
         self._replies = Replies(tokenizer, self._render, end_text)
         super().__init__(
@@ -90,6 +91,7 @@ class AutoTemplate(Template):
             tokenizer,
             end_text=end_text,
             end_ids=self._find_end_ids(chat, end_text),
+            lead=lead,
             marks=[chat],
             default_system=default_system,
             max_length=max_length,
@@ -132,7 +134,13 @@ class AutoTemplate(Template):
         aligned = align([probe], self._frame, self._tokenise)[0]
         return aligned.ids[slice(*aligned.positions)]
 
-    def _encode(self, conversations: Sequence[list[Message]]) -> list[Inputs | DataError]:
+    def _find_lead(self) -> str:
+        """What comes between the prompt for a reply and the reply: an empty thought, the name of a channel."""
+        talk = _talk(("user", ASKED), ("assistant", REPLIED))
+        prompt, said = self._render(talk[:1], True), self._render(talk).partition(REPLIED)[0]
+        return said[len(prompt) :] if said.startswith(prompt) else ""
+
+    def _encode(self, conversations: Sequence[list[Message]]) -> list[Labelled | DataError]:
         rendered = attempt(self._read, conversations)
         texts = [
             Marked(row.text, [at for said in row.said for at in (said.start, said.stop)], row.cuts)
@@ -141,7 +149,7 @@ class AutoTemplate(Template):
         ]
         aligned = iter(align(texts, self._frame, self._tokenise))
 
-        def finish(row: Rendered | DataError) -> Inputs:
+        def finish(row: Rendered | DataError) -> Labelled:
             if isinstance(row, DataError):
                 raise row
             ids, positions = (found := next(aligned)).ids, found.positions

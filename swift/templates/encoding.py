@@ -42,7 +42,8 @@ class Said:
     ended: bool = False
 
 
-Inputs = tuple[list[int], list[int]]
+# Ids and their labels, of equal length.
+Labelled = tuple[list[int], list[int]]
 
 
 class Template(ABC):
@@ -53,6 +54,7 @@ class Template(ABC):
         tokenizer: of the model.
         end_text: the text that ends a reply.
         end_ids: its ids: supervised after every reply.
+        lead: the text that the template, and so the model, writes between the prompt and a reply.
         marks: texts that structure a conversation, besides the tokenizer's special tokens.
         stop_texts: further texts where inference stops.
         default_system: the system text of a row that says none; None is no text.
@@ -72,6 +74,7 @@ class Template(ABC):
         *,
         end_text: str,
         end_ids: list[int],
+        lead: str = "",
         marks: Iterable[str] = (),
         stop_texts: Iterable[str] = (),
         default_system: str | None = None,
@@ -86,7 +89,7 @@ class Template(ABC):
                 fix="--truncation_strategy delete|truncation_left",
             )
         self.name, self.tokenizer, self.generation = name, tokenizer, generation
-        self.end_text, self.end_ids = end_text, end_ids
+        self.end_text, self.end_ids, self.lead = end_text, end_ids, lead
         self.default_system, self.max_length = default_system, max_length
         self.truncation_strategy = truncation_strategy
         added = added_texts(tokenizer)
@@ -98,7 +101,7 @@ class Template(ABC):
         self.stop_ids, self.stop_words = stop.stops(tokenizer, end_text, end_ids, stop_texts)
 
     @abstractmethod
-    def _encode(self, conversations: Sequence[list[Message]]) -> list[Inputs | DataError]:
+    def _encode(self, conversations: Sequence[list[Message]]) -> list[Labelled | DataError]:
         """Ids and labels of each conversation, in one tokenizer call; or why it does not fit this template."""
 
     def encode(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -134,15 +137,15 @@ class Template(ABC):
         results: list[dict[str, Any]] = []
         for k, conversation in enumerate(conversations):
             result = conversation if isinstance(conversation, DataError) else next(encoded)
-            if isinstance(result, DataError) and errors is None:
-                raise result
             if isinstance(result, DataError):
-                errors.append((k, result))  # type: ignore[union-attr]
+                if errors is None:
+                    raise result
+                errors.append((k, result))
                 result = {}
             results.append(result)
         return results
 
-    def _fit(self, conversation: list[Message], encoded: Inputs | DataError) -> dict[str, Any] | DataError:
+    def _fit(self, conversation: list[Message], encoded: Labelled | DataError) -> dict[str, Any] | DataError:
         """What `encode` gives for a conversation, `{}` when it is too long."""
         if isinstance(encoded, DataError):
             return encoded
@@ -153,7 +156,7 @@ class Template(ABC):
             ids, labels = ids[-self.max_length :], labels[-self.max_length :]
         return {"input_ids": ids, "labels": labels if conversation[-1]["role"] == "assistant" else None}
 
-    def lay(self, parts: Iterable[Shown | Said]) -> Inputs:
+    def lay(self, parts: Iterable[Shown | Said]) -> Labelled:
         """Ids and labels of the parts in order: the one place where labels are made.
 
         Raises:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
-if TYPE_CHECKING:
-    from swift.templates.encoding import Template
-
 BROKEN = "\ufffd"
 MAY_SHOW = re.compile(r"[\s\u3000-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
+
+
+class Ends(Protocol):
+    """What says where a reply begins and ends: a template, or whoever knows more ends than it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    lead: str
+    end_ids: list[int]
+    stop_ids: list[int]
+    stop_words: list[str]
 
 
 def stops(
@@ -72,7 +79,7 @@ def get_generate_ids(generate_ids: Any, token_len: int) -> list[int]:
 
 
 def generate_ids_to_response(
-    template: Template,
+    ends: Ends,
     generate_ids: Sequence[int],
     is_finished: bool = True,
     *,
@@ -80,10 +87,10 @@ def generate_ids_to_response(
     return_delta: bool = False,
     print_idx: list[int] | None = None,
 ) -> str:
-    """The text of a reply without its end.
+    """The text of a reply without its end, and without what a template itself writes before one.
 
     Args:
-        template: says what ends a reply.
+        ends: a template, or what else says where a reply ends and what comes before it.
         generate_ids: the ids written so far, without the prompt.
         is_finished: False while more may come: then only whole words and characters are given.
         tokenizer_kwargs: what `Template.encode` said to decode with.
@@ -91,16 +98,18 @@ def generate_ids_to_response(
         print_idx: `[0]` at first; remembers between calls how much was given, so that texts only grow.
     """
     ids = list(generate_ids)
-    ids = ids[: next((k for k, i in enumerate(ids) if i in template.stop_ids), len(ids))]
+    ids = ids[: next((k for k, i in enumerate(ids) if i in ends.stop_ids), len(ids))]
     kwargs = {"clean_up_tokenization_spaces": False, **(tokenizer_kwargs or {})}
     ended = len(ids) < len(generate_ids)
-    if ended and template.end_ids[:-1] and ids[-len(template.end_ids) + 1 :] == template.end_ids[:-1]:
-        ids = ids[: -len(template.end_ids) + 1]
-    text = str(template.tokenizer.decode(ids, **kwargs))
-    at = min((k for k in map(text.find, template.stop_words) if k >= 0), default=None)
+    if ended and ends.end_ids[:-1] and ids[-len(ends.end_ids) + 1 :] == ends.end_ids[:-1]:
+        ids = ids[: -len(ends.end_ids) + 1]
+    text = str(ends.tokenizer.decode(ids, **kwargs))
+    at = min((k for k in map(text.find, ends.stop_words) if k >= 0), default=None)
     text = text[:at]
     if not is_finished and not ended and at is None:
-        text = text[: _showable(text, template.stop_words)]
+        text = text[: _showable(text, ends.stop_words)]
+        text = "" if ends.lead.startswith(text) else text
+    text = text.removeprefix(ends.lead)
     given = print_idx or [0]
     start, given[0] = given[0], max(given[0], len(text))
     return text[start:] if return_delta else text

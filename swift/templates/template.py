@@ -18,7 +18,7 @@ from swift.templates import TEMPLATES, Piece, TemplateRecord
 from swift.templates.atoms import SYSTEM, Atom, Place, bind, ids_of, text_of, without_piece, without_place
 from swift.templates.auto import AutoTemplate, has_chat_template
 from swift.templates.conversation import Message, split_system
-from swift.templates.encoding import MASKED, Inputs, Said, Shown, Template, attempt, logger
+from swift.templates.encoding import MASKED, Labelled, Said, Shown, Template, attempt, logger
 from swift.templates.tokens import cuts, split
 
 AUTO = "auto"
@@ -68,22 +68,18 @@ class Run:
     """Texts and ids of one status, in order; texts that touch are one text."""
 
     def __init__(self, said: bool) -> None:
-        self.said, self.units, self._open = said, list[str | list[int]](), False
+        self.said, self.units = said, list[str | list[int]]()
 
     def text(self, *parts: str) -> None:
         """Add text; between `parts` the tokenizer must not look across."""
-        first, rest = parts[0], parts[1:]
-        if self._open:
-            self.units[-1] += first  # type: ignore[operator]
-            self.units += rest
-        else:
-            self.units += parts
-        self._open = True
+        if self.units and isinstance(self.units[-1], str):
+            self.units[-1] += parts[0]
+            parts = parts[1:]
+        self.units += parts
 
     def ids(self, ids: list[int]) -> None:
         """Add ids."""
         self.units.append(ids)
-        self._open = False
 
 
 class RecordTemplate(Template):
@@ -132,13 +128,13 @@ class RecordTemplate(Template):
                 "the template may belong to another model"
             )
 
-    def _encode(self, conversations: Sequence[list[Message]]) -> list[Inputs | DataError]:
+    def _encode(self, conversations: Sequence[list[Message]]) -> list[Labelled | DataError]:
         laid = attempt(self._runs, conversations)
         runs = [run for row in laid if not isinstance(row, DataError) for run in row]
         ids = iter(self._tokenise([unit for run in runs for unit in run.units if isinstance(unit, str)]))
         return attempt(partial(self._finish, ids=ids), laid)
 
-    def _finish(self, row: list[Run] | DataError, ids: Iterator[list[int]]) -> Inputs:
+    def _finish(self, row: list[Run] | DataError, ids: Iterator[list[int]]) -> Labelled:
         if isinstance(row, DataError):
             raise row
         # every part is made before `lay` can refuse the row, so that the next row finds its own ids

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 import transformers
+from transformers import get_scheduler
+from transformers.training_args import OptimizerNames
 
 from swift.arguments.sft import SftArguments
-from swift.errors import ConfigError, MissingPackageError
+from swift.errors import ConfigError, MissingPackageError, UsageError
 from swift.log import get_logger
 from swift.registry import unknown
 
@@ -113,9 +115,14 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
     """The trainer's arguments for decided options; `--training_options` win over everything.
 
     Raises:
-        UnknownNameError: a name in `--training_options` that transformers does not have.
+        UnknownNameError: an optimiser, or a name in `--training_options`, that transformers does not have.
+        UsageError: a schedule that it does not have or that cannot be set so; values that it refuses.
         MissingPackageError: a tracker in `--report_to` that is not installed.
     """
+    optimisers = [name.value for name in OptimizerNames]
+    if args.optim not in optimisers:
+        raise unknown("optimiser", args.optim, optimisers)
+    check_schedule(args)
     on_gpu = torch.cuda.is_available()
     limit = args.save_total_limit
     decided = {
@@ -153,6 +160,7 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         "logging_first_step": True,
         "report_to": trackers(args.report_to),
         "logging_dir": args.logging_dir,
+        "log_level_replica": "error",
         "disable_tqdm": args.disable_tqdm,
         "remove_unused_columns": False,
         "dataloader_num_workers": args.dataloader_num_workers,
@@ -169,7 +177,26 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         "callback_names": args.callbacks,
         "early_stopping_patience": args.early_stopping_patience,
     }
-    return Seq2SeqTrainingArguments(**decided | modern(args.training_options))
+    options = decided | modern(args.training_options)
+    try:
+        return Seq2SeqTrainingArguments(**options)
+    except (TypeError, ValueError) as error:
+        raise UsageError("USAGE-02", f"--training_options {args.training_options}: {error}") from None
+
+
+def check_schedule(args: SftArguments) -> None:
+    """Make a schedule as training will, so that what it cannot be is said before anything is loaded.
+
+    Raises:
+        UsageError: there is no such schedule, or it does not take these settings.
+    """
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    settings = args.lr_scheduler_kwargs
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, scheduler_specific_kwargs=settings)
+    except (TypeError, ValueError) as error:
+        said = f"--lr_scheduler_type {args.lr_scheduler_type}" + (f" with {settings}" if settings else "")
+        raise UsageError("USAGE-02", f"{said}: {error}") from None
 
 
 def trackers(said: list[str] | None) -> list[str]:

@@ -42,7 +42,7 @@ def find_callbacks(names: Sequence[str]) -> list[TrainerCallback]:
 class LogFile(TrainerCallback):
     """Writes every log event as one line of JSON.
 
-    A run that goes on from a checkpoint first removes the lines of the steps that it will do again.
+    The file is of one run: lines of steps that the run will do, or do again, are removed before it begins.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -51,8 +51,8 @@ class LogFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Forget what was logged after the checkpoint that the run goes on from."""
-        if state.is_world_process_zero and state.global_step and self.path.is_file():
+        """Forget what was logged after the checkpoint that the run goes on from, or all when it starts afresh."""
+        if state.is_world_process_zero and self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             storage.write_text(self.path, "".join(line for line in lines if _step(line) <= state.global_step))
 
@@ -85,12 +85,15 @@ def _step(line: str) -> float:
     return row.get("global_step", float("inf")) if is_event else float("inf")
 
 
-class LogWithSaves(TrainerCallback):
-    """Logs at every checkpoint and at the last step.
+class SaveLast(TrainerCallback):
+    """Lets a checkpoint come after all that belongs to its step, so that a run that goes on from it misses nothing.
 
-    The sums behind a log line are not in a checkpoint, so a line must end where one does: then the lines of a run that
-    goes on are those of a run that was never stopped.
+    The sums behind a log line are not in a checkpoint, so a line must end where one does. Where evaluation waits for
+    the end of the epoch, a checkpoint of the epoch's last step waits for evaluation: only then can it be the best.
     """
+
+    def __init__(self) -> None:
+        self.waits = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -98,12 +101,15 @@ class LogWithSaves(TrainerCallback):
         """Ask for a log line when a checkpoint will be written or training ends."""
         if control.should_save or state.global_step >= state.max_steps:
             control.should_log = True
+        if args.eval_strategy == "epoch" and (control.should_training_stop or float(state.epoch or 0).is_integer()):
+            self.waits, control.should_save = control.should_save, False
         return control
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Ask for a log line when a checkpoint will be written."""
+        """Ask for the checkpoint that waited, and for a log line when one will be written."""
+        control.should_save, self.waits = control.should_save or self.waits, False
         control.should_log = control.should_log or control.should_save
         return control
 
@@ -117,16 +123,26 @@ class EarlyStopping(TrainerCallback):
     def __init__(self, patience: int) -> None:
         self.patience = patience
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Do not go on with a run that was stopped."""
+        control.should_training_stop = self._waited_enough(args, state)
+        return control
+
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Stop when the best value is `patience` evaluations old."""
-        key = f"eval_{str(args.metric_for_best_model or 'loss').removeprefix('eval_')}"
-        values = [entry[key] for entry in state.log_history if key in entry]
-        if evaluations_since_best(values, bool(args.greater_is_better)) >= self.patience:
+        if self._waited_enough(args, state):
             control.should_training_stop = True
             control.should_save = args.save_strategy != "no"
         return control
+
+    def _waited_enough(self, args: TrainingArguments, state: TrainerState) -> bool:
+        key = f"eval_{str(args.metric_for_best_model or 'loss').removeprefix('eval_')}"
+        values = [entry[key] for entry in state.log_history if key in entry]
+        return evaluations_since_best(values, bool(args.greater_is_better)) >= self.patience
 
 
 def evaluations_since_best(values: Sequence[float], greater_is_better: bool) -> int:

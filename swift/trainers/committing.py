@@ -25,6 +25,7 @@ from swift.log import get_logger
 from swift.trainers import saving
 from swift.trainers.arguments import OwnTrainingArguments
 from swift.trainers.tally import Clock
+from swift.tuners import files
 from swift.tuners.model import SwiftModel
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class CommittingTrainer(transformers.Trainer):
             found = checkpoint.resolve(resume_from_checkpoint, self.args.output_dir)
         found = self._from_main(found)
         if found is not None:
-            check_same_run(found, self._facts()["run"], data_too=not self.args.ignore_data_skip)
+            tuned = isinstance(self.model, (PeftModel, SwiftModel))
+            check_same_run(found, self._facts()["run"], tuned, data_too=not self.args.ignore_data_skip)
             step = checkpoint.step_of(found) or 0
             logger.info("going on from %s", found)
         self.clock = Clock(step)
@@ -96,6 +98,15 @@ class CommittingTrainer(transformers.Trainer):
             },
         }
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Gone on from its last step, or from where it stopped early, a run is over; transformers looks only after one
+        # more step.
+        if self.control.should_training_stop or 0 < self.state.max_steps <= self.state.global_step:
+            logger.info("step %s of %s: nothing is left to train", self.state.global_step, self.state.max_steps)
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target = model if model is not None else self.model
         if isinstance(target, SwiftModel):
@@ -122,7 +133,8 @@ class CommittingTrainer(transformers.Trainer):
             with self._stage(final) as stage:
                 self._write_checkpoint(stage)
             if self.args.should_save:
-                checkpoint.rotate(self.args.output_dir, self.args.save_total_limit, [self.state.best_model_checkpoint])
+                keep = [final, self.state.best_model_checkpoint]
+                checkpoint.rotate(self.args.output_dir, self.args.save_total_limit, keep)
 
     def _write_checkpoint(self, stage: Path) -> None:
         self.save_model(str(stage), _internal_call=True)
@@ -206,12 +218,13 @@ def _use_cache(model: nn.Module, value: bool | None) -> Iterator[None]:
         model.config.use_cache = in_training
 
 
-def check_same_run(directory: Path, now: Mapping[str, Any], *, data_too: bool = True) -> None:
+def check_same_run(directory: Path, now: Mapping[str, Any], tuned: bool, *, data_too: bool = True) -> None:
     """Refuse to go on from a checkpoint in a run that would see other rows than the one that wrote it.
 
     Args:
         directory: the checkpoint.
         now: the values of `EXACT` in this run.
+        tuned: whether this run trains adapters and not a whole model.
         data_too: False where the data starts anew anyway: only the number of processes counts then.
 
     Raises:
@@ -220,6 +233,8 @@ def check_same_run(directory: Path, now: Mapping[str, Any], *, data_too: bool = 
     then = storage.read_manifest(directory).get("run", {})
     names = EXACT if data_too else EXACT[:1]
     differing = [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
+    if bool(files.folders(directory)) != tuned:
+        differing.append("it holds " + ("a whole model, not adapters" if tuned else "adapters, not a whole model"))
     if differing:
         raise ConfigError(
             "CONFIG-02",

@@ -27,8 +27,8 @@ LABELS = {
 logger = get_logger()
 
 
-def progress(plain: bool) -> TrainerCallback:
-    """The callback that shows progress: lines when `plain` or when stderr is no terminal."""
+def progress(plain: bool) -> LineProgress | BarProgress:
+    """The callback that shows progress, to be closed: lines when `plain` or when stderr is no terminal."""
     return LineProgress() if plain or not sys.stderr.isatty() else BarProgress()
 
 
@@ -45,6 +45,9 @@ def describe(logs: dict[str, Any], state: TrainerState) -> str | None:
 
 class LineProgress(TrainerCallback):
     """A line for every log event."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def on_log(
         self,
@@ -121,10 +124,7 @@ class BarProgress(TrainerCallback):
             self.bars.remove_task(self.eval)
             self.eval = None
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Leave the bar as it ended."""
-        if self.train is not None:
-            self.bars.stop()
-            self.train = None
+    def close(self) -> None:
+        """Leave the bar as it ended, and give the cursor back."""
+        self.bars.stop()
+        self.train = self.eval = None

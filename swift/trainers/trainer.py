@@ -20,15 +20,16 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
+from transformers.training_args import OptimizerNames
 
 from swift import checkpoint, dist
 from swift.arguments.sft import SftArguments
-from swift.errors import ConfigError, DataError, InternalError
+from swift.errors import ConfigError, DataError, InternalError, MissingPackageError
 from swift.trainers import loss as losses
 from swift.trainers import metrics, saving
 from swift.trainers.arguments import OwnTrainingArguments, Seq2SeqTrainingArguments
-from swift.trainers.callbacks import EarlyStopping, LogFile, LogWithSaves, find_callbacks
+from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_callbacks
 from swift.trainers.committing import CommittingTrainer
 from swift.trainers.loss import IGNORED, TokenLoss
 from swift.trainers.progress import MEMORY, STEP_SPEED, TOKEN_SPEED, progress
@@ -119,9 +120,10 @@ class Seq2SeqTrainer(CommittingTrainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback):
                 callback.logging_dir = args.logging_dir or str(Path(args.output_dir) / "runs")
-        self.add_callback(LogWithSaves())
+        self.add_callback(SaveLast())
         self.add_callback(LogFile(Path(args.output_dir) / LOG_FILE))
-        self.add_callback(progress(plain=bool(args.disable_tqdm)))
+        self.progress = progress(plain=bool(args.disable_tqdm))
+        self.add_callback(self.progress)
         if args.early_stopping_patience:
             self.add_callback(EarlyStopping(args.early_stopping_patience))
         for callback in find_callbacks(args.callback_names):
@@ -132,10 +134,30 @@ class Seq2SeqTrainer(CommittingTrainer):
         """The tokenizer, by the name that transformers once used."""
         return self.processing_class
 
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train, as `CommittingTrainer.train` says; however that ends, the progress bar is closed."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.progress.close()
+
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             parameters = inspect.signature(saving.base_of(self.model).forward).parameters
             self._signature_columns = [*parameters, "label", "label_ids", *self.label_names]
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, Any]:
+        """The optimiser's class and its options.
+
+        Raises:
+            MissingPackageError: it is of a package that is not installed.
+        """
+        try:
+            return CommittingTrainer.get_optimizer_cls_and_kwargs(args, model)
+        except ImportError as error:
+            name = OptimizerNames(args.optim).value
+            raise MissingPackageError("PACKAGE-01", f"--optim {name}: {error}") from None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser, with the parameter groups that the tuners ask for."""
@@ -250,10 +272,14 @@ class Seq2SeqTrainer(CommittingTrainer):
             self._wants_all_logits = False
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate; loss and accuracy are over all supervised tokens, however they fall into batches."""
+        """Evaluate; loss and accuracy are over all supervised tokens, however they fall into batches.
+
+        Training goes on as if it had not been: its random state is put back.
+        """
         of_training, self._tally, self._evaluating = self._tally, Tally(self.args.device), True
         try:
-            with self.clock.pause():
+            gpus = [self.args.device] if self.args.device.type == "cuda" else []
+            with self.clock.pause(), torch.random.fork_rng(gpus):
                 output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
             totals = self._tally.reduced(self.accelerator)
         finally:

@@ -151,13 +151,8 @@ def _choose(stored: Mapping[str, Stored], names: Names) -> dict[str, Stored]:
     """The adapters asked for, by the names that they get here."""
     if names is None:
         return dict(stored)
-    wanted = (
-        {names: names}
-        if isinstance(names, str)
-        else dict(names)
-        if isinstance(names, Mapping)
-        else {n: n for n in names}
-    )
+    names = [names] if isinstance(names, str) else names
+    wanted = dict(names) if isinstance(names, Mapping) else {name: name for name in names}
     for name in wanted:
         if name not in stored:
             raise unknown("adapter in this checkpoint", name, stored)

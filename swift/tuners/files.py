@@ -60,12 +60,12 @@ def find(directory: Path) -> dict[str, Stored]:
         raise NotFoundError("FOUND-01", f"{directory} does not exist")
     found = {name: Stored(name, folder, *read_config(folder)) for name, folder in folders(directory).items()}
     if not found:
-        runs = [child for child in directory.iterdir() if (child / RUN_FILE).is_file()]
+        runs = sorted((file.parent for file in directory.glob(f"*/{RUN_FILE}")), key=lambda run: run.stat().st_mtime)
         raise NotFoundError(
             "FOUND-01",
             f"no adapter in {directory}",
             why=f"neither it nor a folder of an adapter in it has {CONFIG_FILE}",
-            fix=f"give one of its checkpoints, such as {max(runs)}" if runs else None,
+            fix=f"give one of its checkpoints, such as {runs[-1]}" if runs else None,
         )
     order = read_order(directory)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))

@@ -294,8 +294,7 @@ class SwiftModel(nn.Module):
 
     def merge(self) -> None:
         """Add the active LoRA adapters (all of PEFT's kinds) to the weights; they stay installed."""
-        if self._active.per_thread:
-            raise ConfigError("CONFIG-02", "a model whose threads have their own adapters cannot be merged")
+        self._check_shared()
         self._merged = tuple(name for name in self._active if isinstance(self.adapters[name], peft.PeftConfig))
         peft_layers.merge(self.base_model, self._merged)
 
@@ -318,8 +317,7 @@ class SwiftModel(nn.Module):
             if not isinstance(self.adapters[self._known(name)], peft.PeftConfig):
                 raise ConfigError("MERGE-01", f"adapter {name!r} adds modules of its own and cannot be merged")
             self._bring_back(name)
-        if self._active.per_thread:
-            raise ConfigError("CONFIG-02", "a model whose threads have their own adapters cannot be merged")
+        self._check_shared()
         gone = [n for n in self._active if isinstance(self.adapters[n], peft.PeftConfig)] if names is None else names
         peft_layers.merge(self.base_model, gone)
         peft_layers.unload(self.base_model, self._tuners, gone)
@@ -360,6 +358,10 @@ class SwiftModel(nn.Module):
         for name in names:
             self._bring_back(name)
         self._active.names = names
+
+    def _check_shared(self) -> None:
+        if self._active.per_thread:
+            raise ConfigError("CONFIG-02", "a model whose threads have their own adapters cannot be merged")
 
     def _check_not_merged(self) -> None:
         if self._merged:

@@ -196,7 +196,7 @@ def unmerge(model: nn.Module) -> None:
 def unload(model: nn.Module, tuners: Tuners, names: Collection[str]) -> None:
     """Take the adapters `names` out, with the layers that hold no other; what is merged stays in the weights."""
     with branches_aside(model):
-        places = [path for path, module in outside(model) if isinstance(module, LAYERS)]
+        places = [path for path, module in outside(model) if _is_layer(module)]
         for path in places:
             parent, _, key = path.rpartition(".")
             setattr(model.get_submodule(parent), key, _without(model.get_submodule(path), names))

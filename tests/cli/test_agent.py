@@ -21,7 +21,7 @@ RUN = (
 )
 WORKER = """
 import os, signal, sys, time
-from swift import launch
+from swift import dist, launch
 rank, mode = int(os.environ["RANK"]), sys.argv[1]
 sys.stdout.write(f"{rank} {os.environ['WORLD_SIZE']} {os.environ['MASTER_PORT']} {sys.argv[2:]}\\n")
 sys.stdout.flush()
@@ -33,6 +33,8 @@ if mode == "kill" and rank == 1:
 if mode == "done":
     launch.record_success(os.environ)
     os.abort() if rank == 1 else None
+if mode == "sleep" and rank == 0:
+    dist.record_run(sys.argv[2])
 if mode in ("fail", "kill", "sleep"):
     time.sleep(60)
 """
@@ -83,15 +85,16 @@ def test_the_first_failure_becomes_ours(worker: str, mode: str, code: int, says:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_the_workers(worker: str, number: signal.Signals) -> None:
-    process = start([worker, "sleep"], NPROC_PER_NODE="2")
+def test_signals_reach_the_workers(worker: str, number: signal.Signals, tmp_path: Path) -> None:
+    process = start([worker, "sleep", str(tmp_path)], NPROC_PER_NODE="2")
     assert process.stdout
     process.stdout.readline()
     process.stdout.readline()
     began = time.monotonic()
     process.send_signal(number)
-    code, _, _ = end(process)  # its pipes close when the workers are gone too
+    code, _, err = end(process)  # its pipes close when the workers are gone too
     assert code == 128 + number
+    assert err.endswith(f"stopped before the first checkpoint: nothing was saved\nended by {number.name}\n")
     assert time.monotonic() - began < 10
 
 

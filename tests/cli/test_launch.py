@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from swift import launch
+from swift import dist, launch
 from swift.errors import SwiftError
 from swift.launch import Launch
 
@@ -68,7 +68,8 @@ def leave(directory: Path, rank: int, code: int, when: int) -> None:
         ([(0, 70, 5)], {0: 70, 1: -9}, 1, 137),  # killed: the other only lost its connection
         ([(0, 70, 5)], {0: 70, 1: -15}, 0, 70),  # ended by the agent, because of the other
         ([(0, 65, 5)], {0: 65, 1: -6}, 0, 65),
-        ([], {0: -15, 1: 3}, 1, 3),
+        ([], {1: 3, 0: -15}, 1, 3),
+        ([(0, 70, 5)], {1: -15, 0: 70}, 1, 143),  # ended by somebody else, and before the other
         ([], {0: 3, 1: 4}, 0, 3),
         ([], {0: -15, 1: -15}, 0, 143),
         ([], {1: -11}, 1, 139),
@@ -84,7 +85,7 @@ def test_the_failure_that_explains_the_others(
     assert ("out of memory" in found.message) == (code == 137)
 
 
-def test_words_that_workers_leave(tmp_path: Path) -> None:
+def test_words_that_workers_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = {"SWIFT_WORKERS": str(tmp_path), "LOCAL_RANK": "1", "RANK": "5"}
     assert launch.is_worker(env)
     assert not launch.is_worker({"LOCAL_RANK": "1"})
@@ -93,6 +94,11 @@ def test_words_that_workers_leave(tmp_path: Path) -> None:
     found = launch.first_failure(tmp_path, {5: 65})
     assert (found.rank, found.message, found.exit_code) == (5, "error[X]: no", 65)
     assert found.time >= before
+    assert launch.run_of(tmp_path) is None
+    assert not dist.record_run("a run")
+    monkeypatch.setenv("SWIFT_WORKERS", str(tmp_path))
+    assert dist.record_run("a run")
+    assert launch.run_of(tmp_path) == "a run"
     assert not launch.all_done(tmp_path, 2)
     for rank in "01":
         launch.record_success({**env, "LOCAL_RANK": rank})

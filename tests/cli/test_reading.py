@@ -329,6 +329,8 @@ def test_aliases_lead_to_no_alias() -> None:
         ("val_dataset", "hh-rlhf-cn-helpful-base", "hh-rlhf-cn:helpful_base"),
         ("dataset", "hh-rlhf-cn", "hh-rlhf-cn"),
         ("dataset", "hh-rlhf-red-team#3", "hh-rlhf:red_team#3"),
+        ("dataset", "ruozhiba-mine.jsonl#5", "ruozhiba-mine.jsonl#5"),
+        ("dataset", "ruozhiba-fans/jokes", "ruozhiba-fans/jokes"),
         ("dataset", "alpaca-en", "alpaca-en"),
         ("template_type", "chatglm2-generation", "chatglm-generation"),
         ("model_type", "ms-bench-mini", "ms-bench-mini"),

@@ -64,7 +64,9 @@ def test_bfloat16_weights_stay_bfloat16(checkpoint: Path, tiny_dir: Path, tmp_pa
     assert AutoModelForCausalLM.from_pretrained(merge_lora(said)).dtype == torch.float32
 
 
-def test_an_existing_model_is_kept_or_replaced(checkpoint: Path, tiny_dir: Path) -> None:
+def test_an_existing_model_is_kept_or_replaced(
+    checkpoint: Path, tiny_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     args = export(checkpoint, tiny_dir)
     path = Path(merge_lora(args))
     (path / "model.safetensors").write_bytes(b"damaged")
@@ -74,9 +76,18 @@ def test_an_existing_model_is_kept_or_replaced(checkpoint: Path, tiny_dir: Path)
     assert not storage.verify(path)
     before = (path / "model.safetensors").stat().st_mtime_ns
     assert merge_lora(args) == str(path)
+    assert "--replace_if_exists true merges anew" in caplog.text
     assert (path / "model.safetensors").stat().st_mtime_ns == before
     merge_lora_main(args)
     assert (path / "model.safetensors").stat().st_mtime_ns != before
+
+
+def test_a_merge_into_another_base_is_not_taken_for_this_one(checkpoint: Path, tiny_dir: Path, tmp_path: Path) -> None:
+    path = merge_lora(export(checkpoint, tiny_dir))
+    shutil.copytree(tiny_dir, tmp_path / "other")
+    with pytest.raises(DataError, match="was merged into"):
+        merge_lora(export(checkpoint, tmp_path / "other"))
+    assert merge_lora(export(checkpoint, tmp_path / "other", replace_if_exists=True)) == path
 
 
 def test_what_cannot_be_merged(checkpoint: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -43,16 +44,52 @@ def test_a_plain_adapter_names_its_model(tmp_path: Path) -> None:
         from_checkpoint(ExportArguments(ckpt_dir=str(nameless)))
 
 
+def test_an_adapter_on_another_model_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base, other = tmp_path / "base", tmp_path / "other"
+    base.mkdir()
+    directory = adapter(tmp_path / "lora", base_model_name_or_path=str(base))
+    from_checkpoint(InferArguments(ckpt_dir=str(directory), model_id_or_path=str(base)))
+    assert "was trained on" not in caplog.text
+    from_checkpoint(InferArguments(ckpt_dir=str(directory), model_id_or_path=str(other)))
+    assert f"was trained on {base}, and is put onto {other}" in caplog.text
+
+
 def test_a_run_and_what_is_above_it_mean_its_newest_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "output" / "m" / "v0-1"
     for step in (1, 2):
         with checkpoint.save(checkpoint.directory_of(run, step), {}) as stage:
             (stage / "adapter_config.json").write_text("{}")
-            for name in (*checkpoint.STATE_FILES, "rng_state.pth"):
-                (stage / name).touch()
+            (stage / "adapter_model.safetensors").touch()
+            (stage / "trainer_state.json").touch()  # and no optimiser, as with --save_only_model
     for said in (run / "checkpoint-2", run, run.parent, run.parent.parent):
         assert find_checkpoint(str(said)) == run / "checkpoint-2"
     assert find_checkpoint(str(run / "checkpoint-1")) == run / "checkpoint-1"
+    (run / "checkpoint-2" / "adapter_model.safetensors").unlink()
+    assert find_checkpoint(str(run)) == run / "checkpoint-1"
+
+
+def test_answers_in_a_checkpoint_do_not_make_it_newer(tmp_path: Path) -> None:
+    for number, model in enumerate(("first", "second")):
+        written = tmp_path / model / "v0-1" / "checkpoint-1"
+        with checkpoint.save(written, {}) as stage:
+            for name in ("adapter_config.json", *checkpoint.STATE_FILES, "rng_state.pth"):
+                (stage / name).write_text("{}")
+        os.utime(written / "manifest.json", (number, number))
+    (tmp_path / "first" / "v0-1" / "checkpoint-1" / "infer_result").mkdir()
+    assert find_checkpoint(str(tmp_path)) == tmp_path / "second" / "v0-1" / "checkpoint-1"
+
+
+def test_changed_weights_are_refused_and_a_dropped_optimizer_is_not(tmp_path: Path) -> None:
+    with checkpoint.save(tmp_path / "checkpoint-1", {}) as stage:
+        (stage / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "b"}')
+        (stage / "adapter_model.safetensors").write_bytes(b"0123")
+        (stage / "optimizer.pt").write_bytes(b"0")
+    said = InferArguments(ckpt_dir=str(tmp_path / "checkpoint-1"))
+    (tmp_path / "checkpoint-1" / "optimizer.pt").unlink()
+    assert from_checkpoint(said).model_id_or_path == "b"
+    (tmp_path / "checkpoint-1" / "adapter_model.safetensors").write_bytes(b"0124")
+    with pytest.raises(DataError, match=r"adapter_model\.safetensors was changed"):
+        from_checkpoint(said)
 
 
 def test_saved_options_are_taken_and_code_is_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -232,7 +232,7 @@ def test_the_longest_sequence_is_the_smallest_that_the_config_says(config: dict,
     assert get_max_model_len(config) == length
 
 
-GPU, OLD_GPU = Hardware("cuda", 1, bf16=True), Hardware("cuda", 1, bf16=False)
+GPU, OLD_GPU = Hardware("cuda", bf16=True), Hardware("cuda", bf16=False)
 
 
 @pytest.mark.parametrize(

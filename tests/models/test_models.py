@@ -80,6 +80,7 @@ def test_hub_ids_are_found_whatever_their_capitals():
     assert find_by_hub_id("QWEN/qwen2-7b-INSTRUCT") is MODELS["qwen2-7b-instruct"]
     assert find_by_hub_id("meta-llama/Meta-Llama-3-8B") is MODELS["llama3-8b"]
     assert find_by_hub_id("nobody/nothing") is None
+    assert find_by_hub_id("") is None
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,13 @@ def test_nothing_named():
         find_model(None, None)
 
 
+@pytest.mark.parametrize(("said", "fix"), [("qwen-7b-chta", "--model_type qwen-7b-chat"), ("nomodel", "owner/name")])
+def test_what_is_neither_here_nor_on_a_hub(said: str, fix: str):
+    with pytest.raises(NotFoundError) as caught:
+        find_model(None, said)
+    assert fix in str(caught.value.fix)
+
+
 def test_an_unknown_type_hears_the_nearest():
     with pytest.raises(UnknownNameError, match="qwen-7b-chat"):
         find_model("qwen-7b-chta", None)

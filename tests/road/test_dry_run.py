@@ -37,7 +37,7 @@ def everything_in(place: Path) -> set[tuple[str, int, int]]:
 def test_nothing_is_written_and_no_weights_are_read(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("swift.commands.sft.load_model", lambda *a, **k: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("swift.commands.ready.load_model", lambda *a, **k: pytest.fail("weights were loaded"))
     monkeypatch.setattr("swift.models.load.load_model", lambda *a, **k: pytest.fail("weights were loaded"))
     (here / "output" / "my-model" / ".tmp-checkpoint-1-999999").mkdir(parents=True)
     before = everything_in(here)

@@ -214,6 +214,18 @@ def test_thoughts_where_the_prompt_opens_them():
         assert inputs["input_ids"] == own_ids("qwen3.6", row)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("reply", ["Fine, thanks.", "x", "<think>\nHm.\n</think>\n\nNo."])
+def test_an_answer_is_the_reply_without_what_the_template_adds(name, reply):
+    """And while it grows nothing is shown that is taken back."""
+    template = template_of(name)
+    ids = said(template, template.encode(talk("Q", reply))[0])[0]
+    want = reply.removeprefix("<think>\n") if name == "qwen3.6" else reply
+    assert template.generate_ids_to_response(ids) == want
+    for count in range(len(ids)):
+        assert want.startswith(template.generate_ids_to_response(ids[:count], False))
+
+
 def test_an_earlier_thought_that_is_kept_out_of_place_is_refused():
     source = CHATS["qwen3.6"].replace("set content = content.split", "set content = thought + content.split")
     template = get_template("auto", with_template(source))

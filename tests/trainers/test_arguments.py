@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from swift.arguments.sft import SftArguments
-from swift.errors import ConfigError, MissingPackageError, UnknownNameError
+from swift.errors import ConfigError, MissingPackageError, UnknownNameError, UsageError
 from swift.trainers import Seq2SeqTrainingArguments, training_arguments
 from swift.trainers.arguments import trackers
 
@@ -99,6 +99,23 @@ def test_training_options_win(tmp_path: Path) -> None:
     assert (args.optim, args.warmup_steps, args.eval_strategy) == ("adafactor", 0.5, "no")
     with pytest.raises(UnknownNameError, match="optimm"):
         training_arguments(decided(tmp_path, training_options={"optimm": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ({"optim": "adamw_troch"}, "adamw_torch"),
+        ({"lr_scheduler_type": "cosin"}, "'cosine'"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"powr": 2}}, "powr"),
+        ({"training_options": {"eval_strategy": "often"}}, "often"),
+    ],
+)
+def test_what_transformers_does_not_know_is_told_as_it_was_said(
+    tmp_path: Path, said: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        training_arguments(decided(tmp_path, **said))
+    assert word in str(caught.value)
 
 
 def test_precision_follows_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

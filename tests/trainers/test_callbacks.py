@@ -27,7 +27,7 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize(("step", "left"), [(0, 6), (2, 2), (3, 3)])
+@pytest.mark.parametrize(("step", "left"), [(0, 0), (2, 2), (3, 3)])
 def test_lines_of_steps_to_be_done_again_are_dropped(tmp_path: Path, step: int, left: int) -> None:
     path = tmp_path / "log"
     path.write_text("".join(json.dumps(line) + "\n" for line in LINES) + '{"torn')
@@ -109,9 +109,23 @@ def test_the_bar_shows_both_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "4/4" in text
     assert "tokens/s" in text
     assert ("\x1b[3" in text) == colours  # a colour
+    bar.close()
+    assert text.count("\x1b[?25l") == screen.getvalue().count("\x1b[?25h") == 1
     trainer.evaluate()
     assert bar.train is None
     assert bar.eval is None
+
+
+def test_the_cursor_comes_back_however_training_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(lora(), tmp_path, max_steps=2)
+    trainer.remove_callback(trainer.progress)
+    screen = Terminal()
+    trainer.progress = progress.BarProgress(Console(file=screen, force_terminal=True))
+    trainer.add_callback(trainer.progress)
+    monkeypatch.setattr(trainer, "training_step", lambda *_: pytest.fail("as a user who stops it"))
+    with pytest.raises(pytest.fail.Exception):
+        trainer.train()
+    assert screen.getvalue().endswith("\x1b[?25h")
 
 
 def test_the_plain_lines_go_to_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

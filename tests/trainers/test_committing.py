@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from swift import storage
+from swift import checkpoint, storage
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, DataError, DiskError, InternalError, NotFoundError
 from swift.tuners import AdapterConfig, LoraConfig, Swift
@@ -82,6 +82,35 @@ def test_auto_takes_the_newest_whole_one(tmp_path: Path) -> None:
         [json.loads(line)["global_step"] for line in part if "loss" in json.loads(line)] for part in (lines, after)
     ]
     assert steps[0] == steps[1] == [2, 3, 4, 6, 8, 9]
+
+
+def test_what_was_just_written_stays_beside_newer_ones_that_are_damaged(tmp_path: Path) -> None:
+    trainer_of(lora(), tmp_path, **SAVING).train()
+    for step in (6, 9):
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    again = trainer_of(lora(), tmp_path, **{**SAVING, "save_steps": 1, "save_total_limit": 1, "max_steps": 5})
+    again.train(resume_from_checkpoint="auto")
+    assert checkpoint.latest(tmp_path) == tmp_path / "checkpoint-5"
+
+
+@pytest.mark.parametrize("end", [{}, {"max_steps": 7}])
+def test_a_run_that_is_over_stays_as_it_is(tmp_path: Path, end: dict[str, int]) -> None:
+    straight = trainer_of(lora(0.2), tmp_path, **SAVING)
+    straight.train()
+    again = trainer_of(lora(0.2), tmp_path, **{**SAVING, **end})
+    again.train(resume_from_checkpoint="auto")
+    assert again.state.global_step == 9
+    assert losses(again) == losses(straight)
+    same, other = weights(straight.model), weights(again.model)
+    assert all(torch.equal(same[name], other[name]) for name in same)
+    assert checkpoint.committed(tmp_path)[-1].name == "checkpoint-9"
+
+
+@pytest.mark.parametrize(("stored", "tuned"), [("lora", "full"), ("full", "lora"), ("two", "full")])
+def test_adapters_and_a_whole_model_do_not_follow_each_other(tmp_path: Path, stored: str, tuned: str) -> None:
+    trainer_of(MODELS[stored](), tmp_path, **SAVING).train()
+    with pytest.raises(ConfigError, match=r"it holds .*, not"):
+        trainer_of(MODELS[tuned](), tmp_path, **SAVING).train(resume_from_checkpoint="auto")
 
 
 def test_damage_and_absence_are_refused(tmp_path: Path) -> None:

@@ -43,9 +43,13 @@ def start_group(world: int, words: list[str]) -> None:
         group.append(
             subprocess.Popen([sys.executable, two.__file__, *words], env=env, stderr=subprocess.PIPE, text=True)
         )
-    for process in group:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-3000:]
+    try:
+        for process in group:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in group:
+            process.kill()
 
 
 @pytest.mark.parametrize("rows", [pytest.param(16, marks=pytest.mark.slow), 21])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from swift.errors import ConfigError, DataError, InternalError, UnknownNameError
+from swift.errors import ConfigError, DataError, InternalError, MissingPackageError, UnknownNameError
 from swift.trainers import Seq2SeqTrainer, register_loss, register_metric
 from swift.trainers.loss import LOSSES
 from swift.trainers.metrics import METRICS
@@ -249,6 +249,8 @@ def test_early_stopping_stops_and_saves(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.state.global_step == 4
     assert (tmp_path / "checkpoint-4").is_dir()
+    trainer.train(resume_from_checkpoint="auto")
+    assert trainer.state.global_step == 4  # it was stopped, and stays so
 
 
 def test_the_best_is_the_best_of_what_was_saved(tmp_path: Path) -> None:
@@ -268,6 +270,33 @@ def test_the_best_is_the_best_of_what_was_saved(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-4")
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_evaluation_leaves_no_trace_in_training(tmp_path: Path) -> None:
+    said = {"val": Rows(4, seed=9), "eval_strategy": "steps"}
+    curves = []
+    for steps in (1, 4):
+        trainer = trainer_of(lora(0.2), tmp_path, eval_steps=steps, **said)
+        trainer.train()
+        curves.append(losses(trainer))
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize(("steps", "evaluated"), [(8, [4, 8]), (7, [4, 7])])
+def test_evaluation_of_an_epoch_comes_before_its_last_checkpoint(
+    tmp_path: Path, steps: int, evaluated: list[int]
+) -> None:
+    said = {"eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 2, "max_steps": steps}
+    straight = trainer_of(lora(0.2), tmp_path, val=Rows(16), **said)
+    straight.train()
+    assert [entry["step"] for entry in straight.state.log_history if "eval_loss" in entry] == evaluated
+    assert straight.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{steps}")
+    resumed = trainer_of(lora(0.2), tmp_path, val=Rows(16), **said)
+    resumed.train(resume_from_checkpoint=tmp_path / "checkpoint-4")
+    logs = [
+        [{k: v for k, v in e.items() if "loss" in k} for e in t.state.log_history[:-1]] for t in (straight, resumed)
+    ]
+    assert logs[0] == logs[1]
 
 
 def test_the_last_step_is_logged_evaluated_and_saved(tmp_path: Path) -> None:
@@ -319,6 +348,11 @@ def test_tuners_choose_their_learning_rates(tmp_path: Path) -> None:
     assert rates == {1e-3, 8e-3}
     plain = trainer_of(lora(), tmp_path, learning_rate=1e-3)
     assert {group["lr"] for group in plain.create_optimizer().param_groups} == {1e-3}
+
+
+def test_an_optimiser_of_a_package_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingPackageError, match=r"--optim adamw_8bit: .*bitsandbytes"):
+        trainer_of(lora(), tmp_path, optim="adamw_8bit").train()
 
 
 def test_arguments_and_names_of_transformers_do(tmp_path: Path) -> None:
