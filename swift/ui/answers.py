@@ -49,14 +49,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Talk:
-    """One person's conversation: the rounds so far, all of them, and the message that is being answered."""
+    """One person's conversation: all rounds so far, the message that is being answered, and the answer so far."""
 
     rounds: History = field(default_factory=list)
     asked: str | None = None
+    answer: str = ""
 
     def messages(self) -> list[dict[str, str]]:
         """Role and content of every message, the one being answered included."""
-        pairs = [*self.rounds, *([[self.asked, ""]] if self.asked is not None else [])]
+        pairs = [*self.rounds, *([[self.asked, self.answer]] if self.asked is not None else [])]
         said = [{"role": role, "content": text} for pair in pairs for role, text in zip(ROLES, pair, strict=True)]
         return [message for message in said if message["role"] == "user" or message["content"]]
 
@@ -66,11 +67,15 @@ ROLES = ("user", "assistant")
 
 @dataclass(frozen=True)
 class View:
-    """What one person sees: the conversation, one line below it, and what stands in the box; None leaves it."""
+    """What one person sees: the conversation, one line below it, what stands in the box (None leaves it).
+
+    While it is `busy` an answer can be stopped, and nothing else be done.
+    """
 
     talk: Talk
     status: str = ""
     box: str | None = None
+    busy: bool = False
 
 
 class Running:
@@ -88,8 +93,14 @@ class Running:
         if person in self.stops:
             self.stops[person].set()
 
-    def end(self, person: str) -> None:
-        """Forget an answer that has ended."""
+    def end(self, person: str, stop: threading.Event) -> None:
+        """Forget an answer that has ended, unless this person waits for another one by now."""
+        if self.stops.get(person) is stop:
+            del self.stops[person]
+
+    def leave(self, person: str) -> None:
+        """End this person's answer; there will be no other."""
+        self.stop(person)
         self.stops.pop(person, None)
 
     def stop_all(self) -> None:
@@ -128,14 +139,14 @@ class Answers:
         if not text.strip():
             return View(talk)
         self.running.begin(person)
-        return View(replace(talk, asked=text), self.words.waiting, "")
+        return View(replace(talk, asked=text), self.words.waiting, "", busy=True)
 
     def retry(self, talk: Talk, person: str) -> View:
         """The view with the last message asked once more."""
         if not talk.rounds:
             return View(talk)
         self.running.begin(person)
-        return View(Talk(talk.rounds[:-1], talk.rounds[-1][0]), self.words.waiting)
+        return View(Talk(talk.rounds[:-1], talk.rounds[-1][0]), self.words.waiting, busy=True)
 
     def undo(self, talk: Talk) -> View:
         """The view without the last round, whose message is back in the box."""
@@ -145,35 +156,32 @@ class Answers:
         """Views while the message that was asked is answered; the last is at rest, also when there is no answer."""
         if talk.asked is None:
             return
-        stop, asked, before = self.running.begin(person), talk.asked, Talk(talk.rounds)
+        stop, before = self.running.begin(person), Talk(talk.rounds)
         info: dict[str, Any] = {}
-        after = before
+        rounds: History = []
         try:
             if not stop.is_set():
-                yield View(talk, self.words.working)
-                for rounds in self._rounds(asked, talk.rounds, settings, stop, info):
-                    after = Talk(rounds)
-                    yield View(after, self.words.working)
+                yield View(talk, self.words.working, busy=True)
+                for rounds in self._rounds(talk.asked, talk.rounds, settings, stop, info):
+                    yield View(replace(talk, answer=rounds[-1][1]), self.words.working, busy=True)
         except SwiftError as error:
-            yield View(before, error.what, asked)
+            yield View(before, error.what, talk.asked)
             return
         finally:
-            self.running.end(person)
-        if after.rounds == before.rounds or not after.rounds[-1][1]:
-            yield View(before, self.words.stopped if stop.is_set() else "", asked)
+            self.running.end(person, stop)
+        if not rounds or not rounds[-1][1]:
+            yield View(before, self.words.stopped if stop.is_set() else self.words.nothing, talk.asked)
         else:
-            yield View(after, self.describe(info, len(talk.rounds)))
+            yield View(Talk(rounds), self.describe(info, len(talk.rounds)))
 
-    def recover(self, talk: Talk) -> View:
-        """The view after an answer that ended in an error nobody expected; without one, what is there."""
-        return View(talk) if talk.asked is None else View(Talk(talk.rounds), self.words.failed, talk.asked)
+    def recover(self, talk: Talk) -> View | None:
+        """The view after an answer that ended in an error nobody expected; None after one that ended well."""
+        return None if talk.asked is None else View(Talk(talk.rounds), self.words.failed, talk.asked)
 
     def complete(self, text: str, settings: Settings, person: str) -> Iterator[tuple[str, str]]:
         """The continuation of a text so far and the line below it."""
-        ended: tuple[str, str] = ("", "")
         for view in self.answer(Talk(asked=text), settings, person):
-            ended = (view.talk.rounds[-1][1] if view.talk.rounds else "", view.status)
-            yield ended
+            yield view.talk.rounds[-1][1] if view.talk.rounds else view.talk.answer, view.status
 
     def describe(self, info: dict[str, Any], rounds: int) -> str:
         """The line below a finished answer: its tokens, its seed, why it ended, what of the history was left out."""

@@ -27,6 +27,7 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 REASONING = [("<think>", "</think>")]
 WAITING_PEOPLE = 64
 SECONDS_TO_CLOSE = 3
+CLOSE_PANEL_ON_PHONES = "() => { if (innerWidth < 768) document.querySelector('#side .toggle-button')?.click() }"
 # Nothing is loaded from elsewhere, whatever a model writes: a picture in an answer would tell its server of it.
 HEADERS = {
     "content-security-policy": (
@@ -50,6 +51,7 @@ def build(answers: Answers, name: str, details: Sequence[str]) -> gr.Blocks:
         )
         (CompletionPage if answers.template.generation else ChatPage)(answers, name)
         blocks.unload(_leave(answers))
+        blocks.load(None, js=CLOSE_PANEL_ON_PHONES)
     blocks.queue(max_size=WAITING_PEOPLE, default_concurrency_limit=answers.args.concurrency)
     return blocks
 
@@ -94,7 +96,7 @@ class ChatPage:
 
     def show(self, view: View) -> list[Any]:
         """A view as values of `_outputs`."""
-        busy, some = view.talk.asked is not None or view.status == self.answers.words.working, bool(view.talk.rounds)
+        some, busy = bool(view.talk.rounds), view.busy
         box = {} if view.box is None else {"value": view.box}
         return [
             view.talk,
@@ -105,10 +107,9 @@ class ChatPage:
         ]
 
     def _connect(self) -> None:
+        private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         outputs = [self.talk, self.chat, self.box, self.status, self.undo, self.retry, self.clear]
-        at_once: dict[str, Any] = {"outputs": outputs, "queue": False, "show_progress": "hidden"}
-        at_once["api_visibility"] = "private"
-        queued: dict[str, Any] = {"outputs": outputs, "show_progress": "hidden", "api_visibility": "private"}
+        at_once = {"outputs": outputs, "queue": False, **private}
 
         def ask(text: str, talk: Talk, request: gr.Request) -> list[Any]:
             return self.show(self.answers.ask(text, talk, person(request)))
@@ -120,15 +121,16 @@ class ChatPage:
             for view in self.answers.answer(talk, read_settings(settings), person(request)):
                 yield self.show(view)
 
-        asked = gr.on([self.box.submit], ask, [self.box, self.talk], **at_once)
-        again = gr.on([self.retry.click], retry, [self.talk], **at_once)
+        def recover(talk: Talk) -> Any:
+            view = self.answers.recover(talk)
+            return [gr.skip()] * len(outputs) if view is None else self.show(view)
+
+        asked = self.box.submit(ask, [self.box, self.talk], **at_once)
+        again = self.retry.click(retry, [self.talk], **at_once)
         for begun in (asked, again):
-            begun.then(answer, [self.talk, *self.settings], **queued).then(
-                lambda talk: self.show(self.answers.recover(talk)) if talk.asked is not None else [gr.skip()] * 7,
-                [self.talk],
-                **at_once,
-            )
-        self.box.stop(_leave(self.answers), queue=False, show_progress="hidden", api_visibility="private")
+            answered = begun.then(answer, [self.talk, *self.settings], outputs, **private)
+            answered.then(recover, [self.talk], **at_once)
+        self.box.stop(_stop(self.answers), queue=False, **private)
         self.undo.click(lambda talk: self.show(self.answers.undo(talk)), [self.talk], **at_once)
         self.clear.click(lambda: self.show(View(Talk())), **at_once)
 
@@ -140,12 +142,16 @@ class CompletionPage:
         self.answers, words = answers, answers.words
         with gr.Row(elem_id="boxes", scale=1, equal_height=True):
             self.text = gr.Textbox(
-                label=words.text, info=words.text_hint, lines=14, max_lines=30, autofocus=True, elem_id="text"
+                label=words.text, placeholder=words.text_hint, lines=14, max_lines=30, autofocus=True, elem_id="text"
             )
             self.completion = gr.Textbox(
-                label=words.completion, info=" ", lines=14, max_lines=30, interactive=False, buttons=["copy"],
+                label=words.completion,
+                lines=14,
+                max_lines=30,
+                interactive=False,
+                buttons=["copy"],
                 elem_id="completion",
-            )  # fmt: skip
+            )
         with gr.Column(elem_id="foot", scale=0):
             self.status = gr.HTML("", elem_id="status")
             with gr.Row(elem_id="tools"):
@@ -157,36 +163,29 @@ class CompletionPage:
 
     def show(self, completion: str, status: str, busy: bool) -> list[Any]:
         """The outputs of every event."""
-        return [
-            completion,
-            gr.update(value=html.escape(status)),
-            gr.update(interactive=not busy),
-            gr.update(interactive=busy),
-        ]
+        return [completion, gr.update(value=html.escape(status)), *self._buttons(busy)]
+
+    def _buttons(self, busy: bool) -> list[Any]:
+        return [gr.update(interactive=busy if button is self.stop else not busy) for button in self.buttons]
 
     def _connect(self) -> None:
-        outputs = [self.completion, self.status, self.run, self.stop]
-        queued: dict[str, Any] = {"outputs": outputs, "show_progress": "hidden", "api_visibility": "private"}
+        self.buttons = [self.run, self.stop, self.clear]
+        private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        outputs = [self.completion, self.status, *self.buttons]
 
         def begin(request: gr.Request) -> list[Any]:
             self.answers.running.begin(person(request))
             return self.show("", self.answers.words.waiting, True)
 
         def run(text: str, request: gr.Request, *settings: Any) -> Iterator[list[Any]]:
-            last = ("", "")
-            for last in self.answers.complete(text, read_settings(["", *settings]), person(request)):
-                yield self.show(*last, True)
-            yield self.show(*last, False)
+            for completion, status in self.answers.complete(text, read_settings(["", *settings]), person(request)):
+                yield self.show(completion, status, True)
 
-        begun = self.run.click(begin, queue=False, **queued)
-        begun.then(run, [self.text, *self.settings], **queued)
-        self.stop.click(_leave(self.answers), queue=False, show_progress="hidden", api_visibility="private")
-        self.clear.click(
-            lambda: ("", "", gr.update(value="")),
-            outputs=[self.text, self.completion, self.status],
-            queue=False,
-            api_visibility="private",
-        )
+        begun = self.run.click(begin, outputs=outputs, queue=False, **private)
+        written = begun.then(run, [self.text, *self.settings], outputs, **private)
+        written.then(lambda: self._buttons(False), outputs=self.buttons, queue=False, **private)
+        self.stop.click(_stop(self.answers), queue=False, **private)
+        self.clear.click(lambda: [""] * 3, outputs=[self.text, self.completion, self.status], queue=False, **private)
 
 
 def draw_settings(answers: Answers, *, with_system: bool) -> list[Any]:
@@ -245,9 +244,16 @@ def person(request: gr.Request) -> str:
     return str(request.session_hash)
 
 
+def _stop(answers: Answers) -> Callable[[gr.Request], None]:
+    def stop(request: gr.Request) -> None:
+        answers.running.stop(person(request))
+
+    return stop
+
+
 def _leave(answers: Answers) -> Callable[[gr.Request], None]:
     def leave(request: gr.Request) -> None:
-        answers.running.stop(person(request))
+        answers.running.leave(person(request))
 
     return leave
 

@@ -23,7 +23,6 @@ class Words:
     system: str
     system_own: str
     system_none: str
-    sampling: str
     temperature: str
     temperature_hint: str
     top_p: str
@@ -42,6 +41,7 @@ class Words:
     done: str
     seeded: str
     stopped: str
+    nothing: str
     cut: str
     dropped: str
     too_long: str
@@ -62,7 +62,6 @@ ENGLISH = Words(
     system="System prompt",
     system_own="the template's own",
     system_none="none",
-    sampling="Sampling",
     temperature="Temperature",
     temperature_hint="0 always takes the likeliest token",
     top_p="Top-p",
@@ -81,6 +80,7 @@ ENGLISH = Words(
     done="{prompt} tokens read, {new} written, {speed:.1f} per second",
     seeded="seed {seed}",
     stopped="stopped",
+    nothing="The model said nothing.",
     cut="cut off at the longest answer",
     dropped="the model no longer sees the first {count} of {all} rounds",
     too_long="This does not fit: {tokens} tokens, and there is room for {limit}.",
@@ -100,7 +100,6 @@ CHINESE = Words(
     system="系统提示词",
     system_own="模板自带",
     system_none="无",
-    sampling="采样",
     temperature="温度",
     temperature_hint="0 表示总是取概率最大的词元",
     top_p="Top-p",
@@ -119,6 +118,7 @@ CHINESE = Words(
     done="读入 {prompt} 个词元，生成 {new} 个，每秒 {speed:.1f} 个",
     seeded="种子 {seed}",
     stopped="已停止",
+    nothing="模型没有回答。",
     cut="达到最大长度，回答被截断",
     dropped="共 {all} 轮对话，最早的 {count} 轮模型已看不到",
     too_long="放不下：共 {tokens} 个词元，最多 {limit} 个。",
