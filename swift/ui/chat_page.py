@@ -309,6 +309,7 @@ class Served:
             pwa=False,
             footer_links=[],
             run_history=False,
+            app_kwargs={"openapi_url": None},
             theme=theme(),
             css=STYLE.read_text(encoding="utf-8"),
         )
