@@ -11,12 +11,12 @@ from swift.arguments.app_ui import AppUIArguments
 from swift.arguments.infer import InferArguments
 from swift.arguments.reading import read_arguments
 from swift.commands.merge import merge_lora
-from swift.commands.prepare import find_decided, load_template, load_tuned_model
+from swift.commands.prepare import find_decided, load_template, load_tuned_model, read_saved
 from swift.decide import tidy
 from swift.errors import MissingPackageError
 from swift.log import get_logger
-from swift.models.source import ModelSource
 from swift.models.load import detect_hardware
+from swift.models.source import ModelSource
 from swift.ui.answers import Answers
 from swift.ui.serving import known_hosts, listen, read_access
 from swift.ui.words import Words, choose_words
@@ -102,7 +102,9 @@ def load_page() -> ModuleType:
 
 def title(args: AppUIArguments, source: ModelSource, words: Words) -> tuple[str, list[str]]:
     """The model's name, and what else identifies what answers; no more of a path than tells runs apart."""
-    tuned = args.ckpt_dir is not None
-    name = args.model_type or source.name
-    which = f"{words.checkpoint} {'/'.join(Path(str(args.ckpt_dir)).parts[-2:])}" if tuned else words.base_model
+    name, which = args.model_type or source.name, words.base_model
+    if args.ckpt_dir:
+        directory = Path(args.ckpt_dir)
+        name = args.model_type or Path(read_saved(directory).get("model_id_or_path") or source.name).name
+        which = f"{words.checkpoint} {'/'.join(directory.parts[-2:])}"
     return name, [which, str(args.template_type), args.dtype, detect_hardware().accelerator or "cpu"]

@@ -15,6 +15,7 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from gradio import networking
+from gradio.themes import Base
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from swift.errors import UnavailableError
@@ -97,7 +98,7 @@ class ChatPage:
     def show(self, view: View) -> list[Any]:
         """A view as values of `_outputs`."""
         some, busy = bool(view.talk.rounds), view.busy
-        box = {} if view.box is None else {"value": view.box}
+        box: dict[str, Any] = {} if view.box is None else {"value": view.box}
         return [
             view.talk,
             view.talk.messages(),
@@ -314,7 +315,11 @@ class Served:
             css=STYLE.read_text(encoding="utf-8"),
         )
         config = uvicorn.Config(
-            app, log_config=None, log_level=logging.WARNING, access_log=False, timeout_graceful_shutdown=SECONDS_TO_CLOSE
+            app,
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            timeout_graceful_shutdown=SECONDS_TO_CLOSE,
         )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(
@@ -347,9 +352,9 @@ class Served:
         self.listening.close()
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """System fonts, greys and one quiet colour."""
-    return gr.themes.Base(
+    return Base(
         primary_hue="teal",
         secondary_hue="slate",
         neutral_hue="slate",

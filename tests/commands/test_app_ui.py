@@ -15,6 +15,8 @@ from swift.cli import main
 from swift.commands import app_ui
 from swift.commands.app_ui import app_ui_main, load_page, upcast
 from swift.errors import ConfigError, MissingPackageError, NotFoundError, UnavailableError
+from swift.models.source import ModelSource
+from swift.ui.words import ENGLISH
 
 
 @pytest.fixture
@@ -39,13 +41,36 @@ def test_options_of_infer_are_taken_and_what_has_no_use_is_named(notes: list[str
 
 def test_without_gradio_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    for name in ("swift.ui.chat_page",):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delitem(sys.modules, "swift.ui.chat_page", raising=False)
     monkeypatch.delattr(sys.modules["swift.ui"], "chat_page", raising=False)
     with pytest.raises(MissingPackageError, match="gradio") as caught:
         load_page()
     assert "pip install 'swift-finetune[ui]'" in str(caught.value)
     assert caught.value.exit_code == 69
+
+
+def test_the_title_tells_model_and_checkpoint_apart(tmp_path: Path) -> None:
+    def shown(**said: str) -> tuple[str, list[str]]:
+        args = AppUIArguments(template_type="auto", dtype="fp32", **said)
+        return app_ui.title(args, ModelSource("my-base", None, tmp_path, {}), ENGLISH)
+
+    assert shown()[0] == "my-base"
+    assert shown()[1][:3] == ["base model", "auto", "fp32"]
+    assert shown(model_type="qwen-7b-chat")[0] == "qwen-7b-chat"
+    checkpoint = tmp_path / "v0-1" / "checkpoint-9"
+    checkpoint.mkdir(parents=True)
+    assert shown(ckpt_dir=str(checkpoint))[0] == "my-base"
+    (checkpoint / "sft_args.json").write_text('{"model_id_or_path": "/models/other"}')
+    name, (which, *_) = shown(ckpt_dir=str(checkpoint))
+    assert name == "other"
+    assert which == "checkpoint v0-1/checkpoint-9"
+
+
+def test_lora_is_merged_first_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_ui, "merge_lora", lambda args: f"{args.ckpt_dir}-merged")
+    args = AppUIArguments(ckpt_dir="c", merge_lora=True)
+    assert app_ui.merged(args) == AppUIArguments(ckpt_dir="c-merged")
+    assert app_ui.merged(AppUIArguments(ckpt_dir="c")) == AppUIArguments(ckpt_dir="c")
 
 
 @pytest.fixture

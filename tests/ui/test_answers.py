@@ -163,7 +163,9 @@ def test_a_long_history_is_trimmed_for_the_model_and_still_shown() -> None:
     last = say(answers, "hi", Talk(rounds))[-1]
     assert last.talk.rounds[:-1] == rounds
     kept = next(
-        k for k in range(9) if len(answers.template.encode({"query": "hi", "history": rounds[k:]})[0]["input_ids"]) <= 80
+        k
+        for k in range(9)
+        if len(answers.template.encode({"query": "hi", "history": rounds[k:]})[0]["input_ids"]) <= 80
     )
     assert 0 < kept < 8
     assert f"first {kept} of 8 rounds" in last.status

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from swift.commands.app_ui import app_ui_main
+from tests.tiny import save_tiny
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytest.importorskip("gradio", reason="gradio is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")]
-
-from swift.commands.app_ui import app_ui_main
-from tests.tiny import save_tiny
 
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync""".split()
@@ -147,9 +147,7 @@ def test_stopping_is_at_once_and_keeps_what_was_said(serve: Any, browser: Any) -
     served = serve(max_new_tokens=3000)
     visitor = Visitor(browser, served.url)
     visitor.send("hi")
-    visitor.tab.wait_for_function(
-        "(document.querySelector('#chat [data-testid=bot]')?.innerText ?? '').length > 20"
-    )
+    visitor.tab.wait_for_function("(document.querySelector('#chat [data-testid=bot]')?.innerText ?? '').length > 20")
     visitor.picture("writing")
     assert visitor.tab.is_disabled("#clear")
     visitor.tab.click("#box .stop-button")
@@ -205,11 +203,16 @@ def test_what_a_model_writes_fetches_and_runs_nothing(
     monkeypatch.setattr("swift.ui.answers.inference_stream", lambda *a, **k: written(k["generation_info"], evil))
     visitor = Visitor(browser, serve().url)
     fetched: list[str] = []
-    visitor.tab.on("requestfinished", lambda r: fetched.append(r.url))
+
+    def give(route: Any) -> None:
+        fetched.append(route.request.url)
+        route.fulfill(body="")
+
+    visitor.tab.route("http://198.51.100.1/**", give)
     visitor.send(evil)
     visitor.rest()
     time.sleep(1)
-    assert not [address for address in fetched if "198.51.100.1" in address]
+    assert fetched == []
     assert visitor.tab.evaluate("window.ran") is None
 
 

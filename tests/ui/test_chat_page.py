@@ -89,7 +89,15 @@ def test_nothing_can_be_called_by_name(page: Any) -> None:
 
 def test_settings_are_read_as_they_are_typed() -> None:
     values = ["be kind", 0.5, 0.9, 20, 12, 1.1]
-    for typed, seed in [("", None), (None, None), (" 7 ", 7), ("0", 0), ("-1", None), ("x", None), ("9" * 40, 10**18 - 1)]:
+    for typed, seed in [
+        ("", None),
+        (None, None),
+        (" 7 ", 7),
+        ("0", 0),
+        ("-1", None),
+        ("x", None),
+        ("9" * 40, 10**18 - 1),
+    ]:
         assert chat_page.read_settings([*values, typed]).seed == seed
 
 
@@ -97,7 +105,8 @@ def test_settings_are_read_as_they_are_typed() -> None:
 def test_a_password_is_asked_for(password: str, tiny_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "people").write_text("ann:secret\n")
     served = app_ui_main(
-        prevent_thread_lock=True, **options(tiny_dir, auth_file=str(tmp_path / "people"), template_type="default-generation")
+        prevent_thread_lock=True,
+        **options(tiny_dir, auth_file=str(tmp_path / "people"), template_type="default-generation"),
     )
     assert served is not None
     try:
