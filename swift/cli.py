@@ -67,6 +67,11 @@ COMMANDS = {
         "swift.commands.infer:infer_main",
         needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
     ),
+    "app-ui": Command(
+        "swift.arguments.app_ui:AppUIArguments",
+        "swift.commands.app_ui:app_ui_main",
+        needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
+    ),
     "export": Command(
         "swift.arguments.export:ExportArguments", "swift.commands.export:export_main", needs=(("ckpt_dir",),)
     ),
@@ -91,7 +96,7 @@ COMMANDS = {
         word="shell",
     ),
 }
-TO_COME = ("pt", "rlhf", "dpo", "orpo", "simpo", "kto", "app-ui", "web-ui", "deploy", "eval")
+TO_COME = ("pt", "rlhf", "dpo", "orpo", "simpo", "kto", "web-ui", "deploy", "eval")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

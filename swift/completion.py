@@ -19,7 +19,7 @@ from swift.commands.names import known_names
 GENERAL = {"help": "Show the options.", "debug": "Show the traceback of an error."}
 CONFIG_HELP = "Read options from a YAML or JSON file."
 FILES = ("model_id_or_path", "ckpt_dir", "dataset", "val_dataset", "custom_register_path", "output_dir", "result_dir")
-FILES += ("resume_from_checkpoint", "logging_dir")
+FILES += ("resume_from_checkpoint", "logging_dir", "auth_file")
 
 BASH = """\
 # Completion of swift in bash. In ~/.bashrc: source <(swift completion bash)

@@ -38,6 +38,9 @@ CODES = {
     "CONFIG-01": "A configuration file cannot be read.",
     "CONFIG-02": "Options contradict each other.",
     "CONFIG-03": "The machine cannot do what was asked.",
+    "SERVER-01": "An address cannot be listened on.",
+    "SERVER-02": "A server would let anybody in.",
+    "SERVER-03": "A public link could not be made.",
 }
 
 
@@ -89,6 +92,12 @@ class NotFoundError(SwiftError, FileNotFoundError):
 
 class MissingPackageError(SwiftError, ImportError):
     """An optional package that this command needs."""
+
+    exit_code = 69
+
+
+class UnavailableError(SwiftError, OSError):
+    """Something of this machine that is taken or does not exist, such as a port."""
 
     exit_code = 69
 

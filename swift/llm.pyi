@@ -1,3 +1,4 @@
+from swift.arguments.app_ui import AppUIArguments as AppUIArguments
 from swift.arguments.export import ExportArguments as ExportArguments
 from swift.arguments.infer import InferArguments as InferArguments
 from swift.arguments.sft import SftArguments as SftArguments

@@ -18,7 +18,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 # One line of the README; a module imports only from layers below its own, or from its own room.
 LAYERS = [
     {"agent", "cli", "completion", "launch"},
-    {"commands"},
+    {"commands", "ui"},
     {"decide", "trainers", "checkpoint", "inference"},
     {"models", "templates", "datasets", "tuners"},
     {"arguments"},

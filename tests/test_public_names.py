@@ -31,10 +31,3 @@ def test_every_exported_name_exists(name: str) -> None:
 def test_a_name_that_does_not_exist(name: str) -> None:
     with pytest.raises(AttributeError, match="nothing_like_this"):
         _ = importlib.import_module(name).nothing_like_this
-
-
-def test_the_chat_page_says_that_it_is_not_there() -> None:
-    from swift.llm import InferArguments, app_ui_main
-
-    with pytest.raises(ImportError, match="swift infer --ckpt_dir x"):
-        app_ui_main(InferArguments(ckpt_dir="x"))

@@ -21,7 +21,7 @@ class SchemaArguments:
     command: str | None = option(
         None,
         group="Output",
-        choices=("sft", "infer", "export"),
+        choices=("sft", "infer", "app-ui", "export"),
         help="The command whose options are described; the word after `swift schema`.",
         none="it has to be said",
     )

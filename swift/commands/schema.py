@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from swift.arguments.aliases import ALIASES, SAMPLES
+from swift.arguments.app_ui import AppUIArguments
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.help import first_line
@@ -19,7 +20,12 @@ from swift.arguments.verbs import SchemaArguments
 from swift.commands.names import ONLY_THESE, known_names
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-CLASSES: dict[str, type] = {"sft": SftArguments, "infer": InferArguments, "export": ExportArguments}
+CLASSES: dict[str, type] = {
+    "sft": SftArguments,
+    "infer": InferArguments,
+    "app-ui": AppUIArguments,
+    "export": ExportArguments,
+}
 SAME = {"val_dataset": "dataset"}
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 

@@ -12,17 +12,18 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
 import torch
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from swift.errors import DataError, UsageError
 from swift.inference.answer import Reader, StopWhen
 from swift.inference.prompt import History, Turn, make_turn, require_fit
+from swift.inference.sampling import take_over
 from swift.inference.settings import max_model_length, prepare_generation_config
 from swift.log import get_logger
 from swift.templates.encoding import Template
@@ -35,12 +36,15 @@ WINDOW_BATCHES = 16
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to one row, and why it ended: "stop", "length", or "too_long" when the prompt does not fit."""
+    """What a model said to one row, and why it ended.
+
+    `finish_reason` is "stop", "length", "stopped" by whoever asked, or "too_long" when the prompt does not fit.
+    """
 
     text: str
     num_prompt_tokens: int
     num_generated_tokens: int
-    finish_reason: Literal["stop", "length", "too_long"]
+    finish_reason: Literal["stop", "length", "stopped", "too_long"]
 
 
 def inference(
@@ -91,7 +95,7 @@ def inference(
         return text, question.turn.history_with(text)
     _print(f"{prompt_prefix}{template.tokenizer.decode(question.turn.prompt_ids)}{output_prefix}")
     text = ""
-    for longer in _stream(question, info) if stream else [_whole(question, info)]:
+    for longer in _stream(question, info, threading.Event()) if stream else [_whole(question, info)]:
         _print(longer[len(text) :])
         text = longer
     _print("\n")
@@ -109,19 +113,23 @@ def inference_stream(
     stop_words: Sequence[str] | None = None,
     generation_info: dict[str, Any] | None = None,
     adapter_names: list[str] | None = None,
+    seed: int | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[tuple[str, History]]:
     """The answer so far and the history with it, again and again; the last is what `inference` returns.
 
     Only whole words and characters are shown, and nothing that could be the beginning of a stop word. Closing the
-    iterator ends the generation. Arguments are those of `inference`.
+    iterator ends the generation. Arguments are those of `inference`, and two more: `seed`, to sample from it alone,
+    whoever else samples meanwhile (None draws from PyTorch's own generator), and `stop`: once it is set, by whatever
+    thread, the answer ends with the token at work, and `finish_reason` is "stopped".
 
     Raises:
         UsageError: more than one beam.
         DataError: the prompt leaves no room for an answer.
     """
     row = {"query": query, "history": history, "system": system}
-    question = _Question(model, template, make_turn(template, row), generation_config, stop_words, adapter_names)
-    for text in _stream(question, {} if generation_info is None else generation_info):
+    question = _Question(model, template, make_turn(template, row), generation_config, stop_words, adapter_names, seed)
+    for text in _stream(question, {} if generation_info is None else generation_info, stop or threading.Event()):
         yield text, question.turn.history_with(text)
 
 
@@ -181,6 +189,7 @@ class _Question:
         said: GenerationConfig | None,
         stop_words: Sequence[str] | None,
         adapter_names: list[str] | None,
+        seed: int | None = None,
     ) -> None:
         require_fit(turn, template.max_length)
         self.model, self.turn = model, turn
@@ -193,7 +202,9 @@ class _Question:
                 fix="shorten the conversation, or clear the history",
             )
         self.reader = Reader(template, self.config.eos_token_id, stop_words or (), turn.tokenizer_kwargs)
-        self.extra = {"adapter_names": adapter_names} if adapter_names else {}
+        self.extra: dict[str, Any] = {"adapter_names": adapter_names} if adapter_names else {}
+        if draws := take_over(self.config, seed):
+            self.extra["logits_processor"] = LogitsProcessorList(draws)
         self.active = model.active_adapters if isinstance(model, SwiftModel) else None
 
     def generate(self, *criteria: Any, **kwargs: Any) -> list[int]:
@@ -282,15 +293,15 @@ class _Ids(BaseStreamer):
         """Nothing yet: the last is told when `generate` has returned or failed."""
 
 
-def _stream(question: _Question, info: dict[str, Any]) -> Iterator[str]:
-    """The answer as it grows; `generate` runs in a thread of its own, and stops when this iterator is closed."""
+def _stream(question: _Question, info: dict[str, Any], stop: threading.Event) -> Iterator[str]:
+    """The answer as it grows; `generate` runs in a thread, and stops when `stop` is set or this iterator closed."""
     if (question.config.num_beams or 1) > 1:
         beams = question.config.num_beams
         raise UsageError("USAGE-02", f"beam search (num_beams={beams}) cannot stream", fix="do not stream")
     reader, ids, closed, seen, shown = question.reader, _Ids(), threading.Event(), list[int](), ""
     started = time.perf_counter()
     with ThreadPoolExecutor(1, "generate") as pool:
-        work = pool.submit(question.generate, StopWhen(closed), streamer=ids)
+        work = pool.submit(question.generate, StopWhen(closed), StopWhen(stop), streamer=ids)
         work.add_done_callback(lambda _: ids.queue.put(None))
         try:
             while (new := ids.queue.get()) is not None:
@@ -303,6 +314,8 @@ def _stream(question: _Question, info: dict[str, Any]) -> Iterator[str]:
         finally:
             closed.set()
     answer = _answer(reader, question.turn, work.result())
+    if stop.is_set() and answer.finish_reason == "length":
+        answer = replace(answer, finish_reason="stopped")
     _fill_info(info, answer, started)
     yield answer.text
 

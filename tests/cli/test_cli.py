@@ -91,9 +91,10 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
     [
         ("stf", "did you mean `swift sft`?"),
         ("mergelora", "did you mean `swift merge-lora`?"),
-        ("xyzzy", "there are: sft, infer, export, merge-lora"),
+        ("xyzzy", "there are: sft, infer, app-ui, export, merge-lora"),
         ("deploy", "`swift deploy` is not there yet"),
-        ("app_ui --port 1", "`swift app_ui` is not there yet"),
+        ("web_ui --port 1", "`swift web_ui` is not there yet"),
+        ("app_ui --port 1", "give --ckpt_dir or --model_id_or_path or --model_type"),
         ("--lora_rank 3", "is not a command"),
         ("sft", "--model_id_or_path is missing"),
         ("sft", "--dataset is missing"),

@@ -297,3 +297,25 @@ def test_to_device_reaches_every_tensor():
     assert moved["a"].device.type == moved["b"][0].device.type == "meta"
     assert moved["b"][1] == ("x", 3, None)
     assert value["a"].device.type == "cpu"
+
+
+def test_an_answer_that_is_stopped_ends_with_the_token_at_work(model, template):
+    stop, info, steps = threading.Event(), {}, []
+
+    def count(*_):
+        steps.append(1)
+        if len(steps) == 7:
+            stop.set()
+
+    handle = model.register_forward_hook(count)
+    config = GenerationConfig(max_new_tokens=200, do_sample=False)
+    texts = [
+        text
+        for text, _ in inference_stream(
+            model, template, "hi", generation_config=config, generation_info=info, stop=stop
+        )
+    ]
+    handle.remove()
+    assert len(steps) == 7 == info["num_generated_tokens"]
+    assert info["finish_reason"] == "stopped"
+    assert texts[-1].startswith(texts[0])

@@ -9,11 +9,15 @@ import io
 import re
 import subprocess
 import sys
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from swift.llm import DATASETS, MODELS, DatasetRecord, ModelRecord
+from swift.ui.serving import listen
 from tests.documents import ROOT, Block, blocks, commands, run_python, run_swift
 from tests.road.conftest import conversations, write_jsonl
 
@@ -27,9 +31,9 @@ NOT_YET = {
     "git clone": "needs a network",
     "pip config": "changes the user's settings",
     "cd ": "a directory of another repository",
-    "swift app-ui": "the chat page is not there yet",
-    "app_ui_main(infer_args)": "the chat page is not there yet",
 }
+if find_spec("gradio") is None:
+    NOT_YET |= {"swift app-ui": "gradio is not installed", "app_ui_main(infer_args)": "gradio is not installed"}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,22 @@ def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     MODELS.add(ModelRecord("guide-chat", "auto", path=str(directory / "my-model"), targets=("q_proj",)), replace=True)
     DATASETS.add(DatasetRecord("guide-math", path=str(directory / "math.jsonl")), replace=True)
     return directory
+
+
+@pytest.fixture(autouse=True)
+def visits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The status of a visit to each chat page that a block serves, on any free port; the page then ends."""
+    found: list[int] = []
+    if find_spec("gradio") is None:
+        return found
+
+    def visit(served: Any) -> None:
+        with urllib.request.urlopen(served.url) as answer:
+            found.append(answer.status)
+
+    monkeypatch.setattr("swift.ui.chat_page.Served.wait", visit)
+    monkeypatch.setattr("swift.commands.app_ui.listen", lambda host, port: listen(host, 0))
+    return found
 
 
 def localise(text: str, checkpoint: str | None) -> str:
@@ -63,16 +83,17 @@ def without_not_yet(text: str) -> str:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=lambda block: f"line{block.line}")
-def test_python_block(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_block(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch, visits: list[int]) -> None:
     monkeypatch.chdir(place)
     if "-merged" in block.text and not list(place.glob("output/*/*/*-merged")):
         assert run_swift(f"swift export --ckpt_dir {newest(place)} --merge_lora true") == 0
     scope = run_python(localise(without_not_yet(block.text), newest(place)), f"guide:{block.line}")
     assert scope.get("response") is not None or scope.get("result")
+    assert visits == [200] * without_not_yet(block.text).count("app_ui_main(")
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "bash"], ids=lambda block: f"line{block.line}")
-def test_bash_block(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bash_block(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch, visits: list[int]) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\nexit\n"))
     for command in commands(localise(block.text, newest(place))):
@@ -80,6 +101,7 @@ def test_bash_block(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) 
             continue
         monkeypatch.setattr("sys.stdin", io.StringIO("hello\nexit\n"))
         assert run_swift(command) == 0, command
+    assert visits == [200] * "\n".join(commands(without_not_yet(block.text))).count("swift app-ui")
 
 
 @pytest.mark.slow
