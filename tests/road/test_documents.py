@@ -32,7 +32,9 @@ def test_readme_block(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch
     if block.info.startswith("skip"):
         assert block.info.removeprefix("skip").strip(": "), "a skipped block says why"
         return
-    if block.language == "python":
+    if block.info.endswith(".py"):
+        (place / block.info).write_text(block.text, encoding="utf-8")
+    elif block.language == "python":
         run_python(block.text, f"README.md:{block.line}")
     elif block.language == "bash":
         for command in commands(block.text):

@@ -202,3 +202,34 @@ def test_resume_is_the_run_that_never_stopped(here: Path) -> None:
     sft_main([*common, "--output_dir", "parts", "--resume_from_checkpoint", "auto"])
     weights = "checkpoint-6/adapter_model.safetensors"
     assert (here / "whole" / weights).read_bytes() == (here / "parts" / weights).read_bytes()
+
+
+PLUGIN = """
+from transformers import TrainerCallback
+from swift.trainers import register_callback, register_loss, register_metric
+from swift.trainers.loss import cross_entropy
+
+@register_loss("doubled")
+def doubled(logits_NV, targets_N):
+    return 2 * cross_entropy(logits_NV, targets_N)
+
+@register_metric("rows")
+def rows(predictions_BT, labels_BT):
+    return {"rows": float(len(labels_BT))}
+
+@register_callback("noted")
+class Noted(TrainerCallback):
+    def on_train_end(self, args, state, control, **kwargs):
+        open("noted.txt", "w").write(str(state.global_step))
+"""
+
+
+def test_a_plugin_brings_a_loss_a_metric_and_a_callback(here: Path) -> None:
+    (here / "plugin.py").write_text(PLUGIN, encoding="utf-8")
+    common = ["--model_id_or_path", "my-model", "--dataset", "chat.jsonl", "--dataset_test_ratio", "0.1", *QUICK]
+    named = ["--loss_name", "doubled", "--metrics", "rows", "--callbacks", "noted"]
+    plain = sft_main(common)
+    own = sft_main([*common, "--custom_register_path", "plugin.py", *named])
+    assert own["log_history"][0]["loss"] == pytest.approx(2 * plain["log_history"][0]["loss"], rel=1e-5)
+    assert next(line["eval_rows"] for line in own["log_history"] if "eval_rows" in line) == 4
+    assert (here / "noted.txt").read_text() == "2"
