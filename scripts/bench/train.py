@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from swift.trainers import Seq2SeqTrainer, Seq2SeqTrainingArguments
-from tests.tiny import tiny_model
 
 VOCAB, LEARNING_RATE = 2048, 1e-4
 
@@ -42,8 +42,17 @@ def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 
 
 def make_model(hidden: int, layers: int) -> Any:
-    model = tiny_model(vocab_size=VOCAB, hidden=hidden, layers=layers)
     torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "qwen2",
+        vocab_size=VOCAB,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=2 * hidden,
+    )
+    model = AutoModelForCausalLM.from_config(config)
     return get_peft_model(model, LoraConfig(r=8, lora_dropout=0.0, target_modules=["q_proj", "k_proj", "v_proj"]))
 
 

@@ -78,7 +78,20 @@ def test_scripts(place: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -
     assert (place / "nodes" / "checkpoint-1" / "adapter_model.safetensors").is_file()
 
 
+BENCHES = {"help.py": ["--runs", "1"], "startup.py": ["--runs", "1"], "train.py": ["--steps", "3", "--turns", "1"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHES)
+def test_bench(name: str, tmp_path: Path) -> None:
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, str(ROOT / "scripts" / "bench" / name), *BENCHES[name]]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert "ratio" in done.stdout or "by hand" in done.stdout, done.stderr
+
+
 def test_every_script_is_run_or_is_this_test() -> None:
+    assert {path.name for path in (ROOT / "scripts" / "bench").glob("*.py")} == set(BENCHES)
     text = Path(__file__).read_text(encoding="utf-8")
     for script in (ROOT / "scripts").glob("*.sh"):
         assert script.name in text or script.name == "test.sh", f"{script.name} is run by no test"
