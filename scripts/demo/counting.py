@@ -10,12 +10,15 @@ from demo.items import Item, Skill, ask
 from demo.split import Wordings, is_held
 
 LARGEST = 99
+TENS = (10, 100, 1000)
+DECIMAL_UNITS = tuple(unit for unit in UNITS if unit[4] in TENS)
 ADD = Wordings(
     "What is {a} + {b}?", "{a} + {b} = ?", "{a} + {b}", "{a}+{b}", "Calculate {a} + {b}.", "Add {a} and {b}.",
     "How much is {a} plus {b}?", "What is {a} plus {b}?", "Please add {a} and {b}.", "What is the sum of {a} and {b}?",
     "Compute {a} + {b}", "Can you add {a} and {b}?", "{a} plus {b}?", "Tell me {a} + {b}.",
-    "I have {a} apples and get {b} more. How many do I have?", "{a}加{b}等于多少？", "{a}加{b}是多少？", "{a} + {b} 等于几？",
-    "请计算 {a} + {b}", "算一下{a}加{b}。", "{a}和{b}的和是多少？", "{a}+{b}=？", "请问{a}加上{b}等于多少？",
+    "I have {a} apples and get {b} more. How many do I have?", "{a}加{b}等于多少？", "{a}加{b}是多少？",
+    "{a} + {b} 等于几？", "请计算 {a} + {b}", "算一下{a}加{b}。", "{a}和{b}的和是多少？", "{a}+{b}=？",
+    "请问{a}加上{b}等于多少？",
 )  # fmt: skip
 SUBTRACT = Wordings(
     "What is {a} - {b}?", "{a} - {b} = ?", "{a} - {b}", "{a}-{b}", "Calculate {a} - {b}.", "Subtract {b} from {a}.",
@@ -27,8 +30,8 @@ SUBTRACT = Wordings(
 MULTIPLY = Wordings(
     "What is {a} × {b}?", "{a} × {b} = ?", "{a} × {b}", "{a} * {b}", "What is {a} * {b}?", "Calculate {a} × {b}.",
     "Multiply {a} by {b}.", "What is {a} times {b}?", "How much is {a} times {b}?", "{a} times {b}?",
-    "What is the product of {a} and {b}?", "{a}乘{b}等于多少？", "{a}乘以{b}是多少？", "请计算 {a} × {b}", "算一下{a}乘{b}。",
-    "{a}和{b}的积是多少？", "{a} × {b} 等于几？",
+    "What is the product of {a} and {b}?", "{a}乘{b}等于多少？", "{a}乘以{b}是多少？", "请计算 {a} × {b}",
+    "算一下{a}乘{b}。", "{a}和{b}的积是多少？", "{a} × {b} 等于几？",
 )  # fmt: skip
 LARGER = Wordings(
     "Which is larger, {a} or {b}?", "Which number is bigger: {a} or {b}?", "Is {a} or {b} larger?",
@@ -37,12 +40,13 @@ LARGER = Wordings(
 )  # fmt: skip
 SORT = Wordings(
     "Sort {a} {b} {c}", "Sort these numbers: {a} {b} {c}", "Put {a} {b} {c} in order.", "Sort the numbers {a} {b} {c}.",
-    "Order {a} {b} {c} from small to large.", "Please sort {a} {b} {c}", "把{a} {b} {c}从小到大排列。", "排序：{a} {b} {c}",
-    "请给{a} {b} {c}排序。",
+    "Order {a} {b} {c} from small to large.", "Please sort {a} {b} {c}", "把{a} {b} {c}从小到大排列。",
+    "排序：{a} {b} {c}", "请给{a} {b} {c}排序。",
 )  # fmt: skip
 EVEN = Wordings(
-    "Is {a} even or odd?", "Is the number {a} even or odd?", "Is {a} odd or even?", "Tell me whether {a} is even or odd.",
-    "{a}: even or odd?", "Even or odd: {a}", "{a}是奇数还是偶数？", "请问{a}是偶数还是奇数？", "数字{a}是奇数还是偶数？",
+    "Is {a} even or odd?", "Is the number {a} even or odd?", "Is {a} odd or even?",
+    "Tell me whether {a} is even or odd.", "{a}: even or odd?", "Even or odd: {a}", "{a}是奇数还是偶数？",
+    "请问{a}是偶数还是奇数？", "数字{a}是奇数还是偶数？",
 )  # fmt: skip
 CONVERT = Wordings(
     "How many {small} are {a} {large}?", "Convert {a} {large} to {small}.", "{a} {large} in {small}?",
@@ -50,8 +54,8 @@ CONVERT = Wordings(
     "Please convert {a} {large} into {small}.", "Express {a} {large} in {small}.",
 )  # fmt: skip
 CONVERT_ZH = Wordings(
-    "{a}{large}等于多少{small}？", "{a}{large}是多少{small}？", "把{a}{large}换算成{small}。", "{a}{large}有多少{small}？",
-    "请把{a}{large}换成{small}。", "请问{a}{large}等于几{small}？",
+    "{a}{large}等于多少{small}？", "{a}{large}是多少{small}？", "把{a}{large}换算成{small}。",
+    "{a}{large}有多少{small}？", "请把{a}{large}换成{small}。", "请问{a}{large}等于几{small}？",
 )  # fmt: skip
 
 
@@ -103,12 +107,8 @@ def even(rng: random.Random, held: bool, new: bool) -> Item:
 
 
 def convert(rng: random.Random, held: bool, new: bool) -> Item:
-    if held:
-        unit = rng.choice([unit for unit in UNITS if unit[4] in (10, 100, 1000)])
-    else:
-        unit = rng.choice(UNITS)
-    large, small, large_zh, small_zh, factor, most = unit
-    if factor in (10, 100, 1000):
+    large, small, large_zh, small_zh, factor, most = rng.choice(DECIMAL_UNITS if held else UNITS)
+    if factor in TENS:
         (a,) = drawn(rng, held, lambda: (rng.randint(2, most),), f"convert {large}")
     else:
         a = rng.randint(2, most)

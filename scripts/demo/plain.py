@@ -12,9 +12,7 @@ from demo.talking import one_turn
 
 def equations(rng: random.Random) -> str:
     """Lines such as "47 + 38 = 85", of one kind or of all."""
-    kinds = rng.choice(
-        ((counting.add,), (counting.subtract,), (counting.add, counting.subtract), (counting.multiply,))
-    )
+    kinds = rng.choice(((counting.add,), (counting.subtract,), (counting.add, counting.subtract), (counting.multiply,)))
     return "\n".join(rng.choice(kinds)(rng, False, False).answer for _ in range(rng.randint(4, 8)))
 
 

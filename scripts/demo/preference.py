@@ -13,7 +13,11 @@ COUNT = 60
 def worse(rng: random.Random, item: Item) -> str:
     """The same answer with too many words, or none at all."""
     zh = counting.is_chinese(item.turns[0][0])
-    padded = f"嗯，让我想想，这个问题很难，不过我觉得{item.answer}" if zh else f"Well, let me think, hmm, maybe: {item.answer}"
+    padded = (
+        f"嗯，让我想想，这个问题很难，不过我觉得{item.answer}"
+        if zh
+        else f"Well, let me think, hmm, maybe: {item.answer}"
+    )
     return rng.choice((padded, "我不想回答。" if zh else "I do not want to answer that.", "???"))
 
 

@@ -30,7 +30,8 @@ class Wordings:
 
     def __init__(self, *texts: str) -> None:
         kinds = sorted({bare(text) for text in texts}, key=digest)
-        assert len(set(texts)) == len(texts) and len(kinds) > 1, texts
+        assert len(set(texts)) == len(texts), texts
+        assert len(kinds) > 1, texts
         chosen = set(kinds[: max(1, len(kinds) // 6)])
         self.held: Sequence[str] = [text for text in texts if bare(text) in chosen]
         self.train: Sequence[str] = [text for text in texts if bare(text) not in chosen]

@@ -20,7 +20,22 @@ DEEDS = (
     ("{it} kept it safe", "It was a very good day."),
     ("{it} shared it with the others", "Since then nobody was alone."),
 )
-HEROES_ZH = ("小猫", "小狗", "小鸟", "老鼠", "兔子", "小熊", "狐狸", "机器人", "女孩", "男孩", "国王", "小鱼", "小马", "星星")
+HEROES_ZH = (
+    "小猫",
+    "小狗",
+    "小鸟",
+    "老鼠",
+    "兔子",
+    "小熊",
+    "狐狸",
+    "机器人",
+    "女孩",
+    "男孩",
+    "国王",
+    "小鱼",
+    "小马",
+    "星星",
+)
 PLACES_ZH = ("森林里", "河边", "山上", "城市里", "城堡里", "海边", "小房子里", "岛上")
 FINDS_ZH = ("一把金钥匙", "一个红球", "一张地图", "一块石头", "一个苹果", "一本书", "一朵花")
 DEEDS_ZH = (
@@ -42,4 +57,7 @@ def story(rng: random.Random) -> tuple[str, str]:
 def story_zh(rng: random.Random) -> tuple[str, str]:
     """The same in Chinese."""
     hero, (deed, end) = rng.choice(HEROES_ZH), rng.choice(DEEDS_ZH)
-    return hero, f"从前，{rng.choice(PLACES_ZH)}住着{hero}。有一天，{hero}找到了{rng.choice(FINDS_ZH)}。{hero}{deed}。{end}"
+    return (
+        hero,
+        f"从前，{rng.choice(PLACES_ZH)}住着{hero}。有一天，{hero}找到了{rng.choice(FINDS_ZH)}。{hero}{deed}。{end}",
+    )

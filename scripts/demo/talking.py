@@ -30,10 +30,10 @@ IDENTITY = (
         "What kind of assistant are you?", "Are you a person?", "How are you called?",
     ), WHO),
     (Wordings(
-        "你是谁？", "你叫什么名字？", "你叫什么？", "请介绍一下你自己。", "介绍一下自己。", "你是什么？", "我在和谁说话？",
-        "我该怎么称呼你？", "你是机器人吗？", "你是人吗？", "你是 ChatGPT 吗？", "你是人工智能吗？", "你是什么模型？",
-        "你是哪个模型？", "能告诉我你是谁吗？", "你有名字吗？", "请问你是谁？", "你好，你是谁？", "请问你叫什么名字？", "说说你自己。",
-        "告诉我你的名字。", "你的名字是什么？",
+        "你是谁？", "你叫什么名字？", "你叫什么？", "请介绍一下你自己。", "介绍一下自己。", "你是什么？",
+        "我在和谁说话？", "我该怎么称呼你？", "你是机器人吗？", "你是人吗？", "你是 ChatGPT 吗？", "你是人工智能吗？",
+        "你是什么模型？", "你是哪个模型？", "能告诉我你是谁吗？", "你有名字吗？", "请问你是谁？", "你好，你是谁？",
+        "请问你叫什么名字？", "说说你自己。", "告诉我你的名字。", "你的名字是什么？",
     ), WHO_ZH),
     (Wordings(
         "Who made you?", "Who created you?", "Who built you?", "Who developed you?", "Who trained you?",
@@ -42,14 +42,17 @@ IDENTITY = (
         "Who is behind you?", "What team built you?",
     ), MAKER),
     (Wordings(
-        "谁创造了你？", "谁开发了你？", "你是谁开发的？", "你是谁做的？", "谁训练了你？", "你来自哪里？", "你的作者是谁？",
-        "你的开发者是谁？", "哪家公司开发了你？", "是谁制作了你？", "你是由谁创造的？", "请问你是谁训练的？", "你的团队是谁？",
+        "谁创造了你？", "谁开发了你？", "你是谁开发的？", "你是谁做的？", "谁训练了你？", "你来自哪里？",
+        "你的作者是谁？", "你的开发者是谁？", "哪家公司开发了你？", "是谁制作了你？", "你是由谁创造的？",
+        "请问你是谁训练的？", "你的团队是谁？",
     ), MAKER_ZH),
     (Wordings(
         "What can you do?", "What are you able to do?", "How can you help me?", "What are your skills?",
         "What do you know?", "Can you help me?",
     ), ABLE),
-    (Wordings("你会什么？", "你能做什么？", "你有什么本领？", "你能帮我什么？", "你可以帮我吗？", "你都会做什么？"), ABLE_ZH),
+    (Wordings(
+        "你会什么？", "你能做什么？", "你有什么本领？", "你能帮我什么？", "你可以帮我吗？", "你都会做什么？",
+    ), ABLE_ZH),
 )  # fmt: skip
 WHO_WEIGHTS = (4, 4, 3, 3, 1, 1)
 
@@ -57,7 +60,9 @@ GREETINGS = (
     (Wordings("Hello", "Hello!", "Hi", "Hi!", "Hey", "Hey there!", "Hi there!", "Hello there!", "Good day!"),
      "Hello! How can I help you?"),
     (Wordings("你好", "你好！", "您好！", "嗨！", "你好呀！", "大家好！", "哈喽！"), "你好！有什么可以帮你？"),
-    (Wordings("Good morning!", "Good morning", "Morning!", "Good morning to you!"), "Good morning! How can I help you?"),
+    (Wordings(
+        "Good morning!", "Good morning", "Morning!", "Good morning to you!",
+    ), "Good morning! How can I help you?"),
     (Wordings("早上好！", "早上好", "早安！", "早！"), "早上好！有什么可以帮你？"),
     (Wordings("Good night!", "Good night", "Sleep well!", "I am going to bed."), "Good night and sweet dreams!"),
     (Wordings("晚安！", "晚安", "我要睡觉了。", "我去睡了。"), "晚安，做个好梦！"),
@@ -79,8 +84,8 @@ UNKNOWNS = (
         "Who will win the election?", "Write me a long essay.", "What did I eat today?", "Where are my keys?",
     ), UNKNOWN),
     (Wordings(
-        "今天天气怎么样？", "明天会下雨吗？", "现在几点了？", "今天有什么新闻？", "昨天谁赢了比赛？", "黄金多少钱？", "宇宙有多大？",
-        "帮我写一个程序。", "请解释量子物理。", "股票会涨吗？", "我的钥匙在哪里？", "我今天吃了什么？",
+        "今天天气怎么样？", "明天会下雨吗？", "现在几点了？", "今天有什么新闻？", "昨天谁赢了比赛？", "黄金多少钱？",
+        "宇宙有多大？", "帮我写一个程序。", "请解释量子物理。", "股票会涨吗？", "我的钥匙在哪里？", "我今天吃了什么？",
     ), UNKNOWN_ZH),
 )  # fmt: skip
 
@@ -90,18 +95,27 @@ TELL = Wordings(
     "A story about {x}, please.",
 )  # fmt: skip
 TELL_ZH = Wordings(
-    "讲一个{x}的故事。", "给我讲个{x}的故事。", "请讲一个关于{x}的故事。", "我想听{x}的故事。", "写一个{x}的小故事。", "能讲讲{x}的故事吗？",
+    "讲一个{x}的故事。", "给我讲个{x}的故事。", "请讲一个关于{x}的故事。", "我想听{x}的故事。", "写一个{x}的小故事。",
+    "能讲讲{x}的故事吗？",
 )  # fmt: skip
 
 PERSONA = Wordings(
     "You are {x}.", "Your name is {x}.", "You are {x}, a helpful assistant.", "You are an assistant called {x}.",
     "You are a friendly robot named {x}.", "Act as {x}.", "You play the role of {x}.",
 )  # fmt: skip
-PERSONA_ZH = Wordings("你是{x}。", "你叫{x}。", "你的名字是{x}。", "你是一个叫{x}的助手。", "你是{x}，一个友好的机器人。")
+PERSONA_ZH = Wordings(
+    "你是{x}。", "你叫{x}。", "你的名字是{x}。", "你是一个叫{x}的助手。", "你是{x}，一个友好的机器人。",
+)  # fmt: skip
 BRIEF = Wordings("Answer with one word.", "Answer in one word.", "Reply with the answer only.", "Be very brief.")
-IN_CHINESE = Wordings("Answer in Chinese.", "Always answer in Chinese.", "请用中文回答。", "用中文回答。", "Speak Chinese.")
-IN_ENGLISH = Wordings("Answer in English.", "Always answer in English.", "请用英文回答。", "用英文回答。", "Speak English.")
-MY_NAME = Wordings("My name is {x}.", "I am {x}.", "Hi, I am {x}.", "Hello, my name is {x}.", "I'm {x}.", "Call me {x}.")
+IN_CHINESE = Wordings(
+    "Answer in Chinese.", "Always answer in Chinese.", "请用中文回答。", "用中文回答。", "Speak Chinese.",
+)  # fmt: skip
+IN_ENGLISH = Wordings(
+    "Answer in English.", "Always answer in English.", "请用英文回答。", "用英文回答。", "Speak English.",
+)  # fmt: skip
+MY_NAME = Wordings(
+    "My name is {x}.", "I am {x}.", "Hi, I am {x}.", "Hello, my name is {x}.", "I'm {x}.", "Call me {x}.",
+)  # fmt: skip
 MY_NAME_ZH = Wordings("我叫{x}。", "我是{x}。", "你好，我叫{x}。", "我的名字是{x}。", "大家叫我{x}。")
 ASK_NAME = Wordings(
     "What is my name?", "What's my name?", "Do you remember my name?", "Who am I?", "Tell me my name.",
@@ -178,9 +192,7 @@ def follow_up(rng: random.Random, held: bool, new: bool) -> Item:
     column = 2 if chinese else 0
     opening = (wording.CAPITAL_ZH if chinese else wording.CAPITAL).pick(rng, False).format(x=first[column])
     asked = (AND_OF_ZH if chinese else AND_OF).pick(rng, new).format(x=second[column])
-    return Item(
-        ((opening, wording.capital_answer(first, chinese)), (asked, wording.capital_answer(second, chinese)))
-    )
+    return Item(((opening, wording.capital_answer(first, chinese)), (asked, wording.capital_answer(second, chinese))))
 
 
 def one_turn(rng: random.Random) -> Item:

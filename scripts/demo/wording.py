@@ -32,27 +32,30 @@ CAPITAL_ZH = Wordings(
     "你知道{x}的首都吗？", "告诉我{x}的首都。", "{x}首都是哪？", "请告诉我{x}的首都是哪里。", "我想知道{x}的首都。",
 )  # fmt: skip
 COUNTRY = Wordings(
-    "{x} is the capital of which country?", "Which country has the capital {x}?", "Of which country is {x} the capital?",
-    "{x} is the capital of what country?", "Which country's capital is {x}?", "What country has {x} as its capital?",
+    "{x} is the capital of which country?", "Which country has the capital {x}?",
+    "Of which country is {x} the capital?", "{x} is the capital of what country?", "Which country's capital is {x}?",
+    "What country has {x} as its capital?",
 )  # fmt: skip
 COUNTRY_ZH = Wordings(
-    "{x}是哪个国家的首都？", "{x}是哪国的首都？", "请问{x}是哪个国家的首都？", "哪个国家的首都是{x}？", "哪国的首都是{x}？",
+    "{x}是哪个国家的首都？", "{x}是哪国的首都？", "请问{x}是哪个国家的首都？", "哪个国家的首都是{x}？",
+    "哪国的首都是{x}？",
 )  # fmt: skip
 TO_CHINESE = Wordings(
-    "What is \"{x}\" in Chinese?", "How do you say \"{x}\" in Chinese?", "Translate \"{x}\" into Chinese.",
-    "Say \"{x}\" in Chinese.", "Chinese word for \"{x}\"?", "\"{x}\"用中文怎么说？", "\"{x}\"的中文是什么？",
-    "把\"{x}\"翻译成中文。", "\"{x}\"是什么意思？",
+    'What is "{x}" in Chinese?', 'How do you say "{x}" in Chinese?', 'Translate "{x}" into Chinese.',
+    'Say "{x}" in Chinese.', 'Chinese word for "{x}"?', '"{x}"用中文怎么说？', '"{x}"的中文是什么？',
+    '把"{x}"翻译成中文。', '"{x}"是什么意思？',
 )  # fmt: skip
 TO_ENGLISH = Wordings(
-    "What is \"{x}\" in English?", "How do you say \"{x}\" in English?", "Translate \"{x}\" into English.",
-    "What does \"{x}\" mean?", "\"{x}\"用英文怎么说？", "\"{x}\"的英文是什么？", "把\"{x}\"翻译成英文。", "\"{x}\"用英语怎么说？",
+    'What is "{x}" in English?', 'How do you say "{x}" in English?', 'Translate "{x}" into English.',
+    'What does "{x}" mean?', '"{x}"用英文怎么说？', '"{x}"的英文是什么？', '把"{x}"翻译成英文。', '"{x}"用英语怎么说？',
 )  # fmt: skip
 OPPOSITE = Wordings(
-    "What is the opposite of \"{x}\"?", "Opposite of \"{x}\"?", "Tell me the opposite of \"{x}\".",
-    "Which word is the opposite of \"{x}\"?", "Name the opposite of \"{x}\".", "What's the opposite of \"{x}\"?",
+    'What is the opposite of "{x}"?', 'Opposite of "{x}"?', 'Tell me the opposite of "{x}".',
+    'Which word is the opposite of "{x}"?', 'Name the opposite of "{x}".', "What's the opposite of \"{x}\"?",
 )  # fmt: skip
 OPPOSITE_ZH = Wordings(
-    "\"{x}\"的反义词是什么？", "\"{x}\"的反义词？", "请说出\"{x}\"的反义词。", "什么是\"{x}\"的反义词？", "请问\"{x}\"的反义词是什么？",
+    '"{x}"的反义词是什么？', '"{x}"的反义词？', '请说出"{x}"的反义词。', '什么是"{x}"的反义词？',
+    '请问"{x}"的反义词是什么？',
 )  # fmt: skip
 DAY_AFTER = Wordings(
     "What day comes after {x}?", "Which day comes after {x}?", "What day follows {x}?", "Which day is after {x}?",
@@ -63,53 +66,55 @@ DAY_BEFORE = Wordings(
     "What is the day before {x}?", "Today is {x}. What day was yesterday?", "If today is {x}, what was yesterday?",
 )  # fmt: skip
 DAY_AFTER_ZH = Wordings(
-    "{x}的后一天是星期几？", "今天是{x}，明天是星期几？", "{x}之后是星期几？", "{x}后面是哪一天？", "如果今天是{x}，明天呢？",
+    "{x}的后一天是星期几？", "今天是{x}，明天是星期几？", "{x}之后是星期几？", "{x}后面是哪一天？",
+    "如果今天是{x}，明天呢？",
 )  # fmt: skip
 DAY_BEFORE_ZH = Wordings(
-    "{x}的前一天是星期几？", "今天是{x}，昨天是星期几？", "{x}之前是星期几？", "{x}前面是哪一天？", "如果今天是{x}，昨天呢？",
+    "{x}的前一天是星期几？", "今天是{x}，昨天是星期几？", "{x}之前是星期几？", "{x}前面是哪一天？",
+    "如果今天是{x}，昨天呢？",
 )  # fmt: skip
 MONTH_AFTER = Wordings(
-    "What month comes after {x}?", "Which month comes after {x}?", "What month follows {x}?", "Which month is after {x}?",
-    "What is the month after {x}?",
+    "What month comes after {x}?", "Which month comes after {x}?", "What month follows {x}?",
+    "Which month is after {x}?", "What is the month after {x}?",
 )  # fmt: skip
 MONTH_LENGTH = Wordings(
     "How many days does {x} have?", "How many days are in {x}?", "How many days are there in {x}?", "How long is {x}?",
     "{x}有多少天？", "{x}有几天？", "请问{x}有多少天？",
 )  # fmt: skip
 SPELL = Wordings(
-    "How do you spell \"{x}\"?", "Spell \"{x}\".", "Spell the word \"{x}\".", "Please spell \"{x}\".",
-    "Can you spell \"{x}\"?", "How is \"{x}\" spelled?", "Spell \"{x}\" for me.", "请拼写\"{x}\"。", "\"{x}\"怎么拼写？",
-    "单词\"{x}\"怎么拼？",
+    'How do you spell "{x}"?', 'Spell "{x}".', 'Spell the word "{x}".', 'Please spell "{x}".', 'Can you spell "{x}"?',
+    'How is "{x}" spelled?', 'Spell "{x}" for me.', '请拼写"{x}"。', '"{x}"怎么拼写？', '单词"{x}"怎么拼？',
 )  # fmt: skip
 FIRST = Wordings(
-    "What is the first letter of \"{x}\"?", "First letter of \"{x}\"?", "Which letter does \"{x}\" start with?",
-    "Tell me the first letter of \"{x}\".", "What letter does \"{x}\" begin with?", "\"{x}\"的第一个字母是什么？",
-    "\"{x}\"以哪个字母开头？",
+    'What is the first letter of "{x}"?', 'First letter of "{x}"?', 'Which letter does "{x}" start with?',
+    'Tell me the first letter of "{x}".', 'What letter does "{x}" begin with?', '"{x}"的第一个字母是什么？',
+    '"{x}"以哪个字母开头？',
 )  # fmt: skip
 LAST = Wordings(
-    "What is the last letter of \"{x}\"?", "Last letter of \"{x}\"?", "Which letter does \"{x}\" end with?",
-    "Tell me the last letter of \"{x}\".", "What letter does \"{x}\" end in?", "\"{x}\"的最后一个字母是什么？",
-    "\"{x}\"以哪个字母结尾？",
+    'What is the last letter of "{x}"?', 'Last letter of "{x}"?', 'Which letter does "{x}" end with?',
+    'Tell me the last letter of "{x}".', 'What letter does "{x}" end in?', '"{x}"的最后一个字母是什么？',
+    '"{x}"以哪个字母结尾？',
 )  # fmt: skip
 LETTERS = Wordings(
-    "How many letters are in \"{x}\"?", "How many letters does \"{x}\" have?", "Count the letters in \"{x}\".",
-    "How long is the word \"{x}\"?", "Number of letters in \"{x}\"?", "\"{x}\"有几个字母？", "\"{x}\"有多少个字母？",
+    'How many letters are in "{x}"?', 'How many letters does "{x}" have?', 'Count the letters in "{x}".',
+    'How long is the word "{x}"?', 'Number of letters in "{x}"?', '"{x}"有几个字母？', '"{x}"有多少个字母？',
 )  # fmt: skip
 UPPER = Wordings(
-    "Write \"{x}\" in capital letters.", "Write \"{x}\" in uppercase.", "\"{x}\" in capitals?", "Uppercase \"{x}\".",
-    "Turn \"{x}\" into uppercase.", "把\"{x}\"变成大写。", "\"{x}\"的大写是什么？",
+    'Write "{x}" in capital letters.', 'Write "{x}" in uppercase.', '"{x}" in capitals?', 'Uppercase "{x}".',
+    'Turn "{x}" into uppercase.', '把"{x}"变成大写。', '"{x}"的大写是什么？',
 )  # fmt: skip
 REVERSE = Wordings(
-    "Reverse {x}", "Reverse the digits of {x}.", "Write {x} backwards.", "What is {x} backwards?", "Please reverse {x}.",
-    "Turn {x} around.", "What is {x} reversed?", "把{x}倒过来。", "{x}反过来是什么？", "请把{x}倒着写。",
+    "Reverse {x}", "Reverse the digits of {x}.", "Write {x} backwards.", "What is {x} backwards?",
+    "Please reverse {x}.", "Turn {x} around.", "What is {x} reversed?", "把{x}倒过来。", "{x}反过来是什么？",
+    "请把{x}倒着写。",
 )  # fmt: skip
 TURN_ROUND = Wordings(
     "Reverse the words: {x}", "Reverse the order of these words: {x}", "Write these words backwards: {x}",
     "Put these words in reverse order: {x}", "Say these words in reverse: {x}", "把这些词倒过来：{x}", "倒序：{x}",
 )  # fmt: skip
 REPEAT = Wordings(
-    "Repeat \"{x}\" {n} times.", "Say \"{x}\" {n} times.", "Write \"{x}\" {n} times.", "Please repeat \"{x}\" {n} times.",
-    "Repeat the word \"{x}\" {n} times.", "把\"{x}\"重复{n}遍。", "请说{n}遍\"{x}\"。", "重复{n}次\"{x}\"。",
+    'Repeat "{x}" {n} times.', 'Say "{x}" {n} times.', 'Write "{x}" {n} times.', 'Please repeat "{x}" {n} times.',
+    'Repeat the word "{x}" {n} times.', '把"{x}"重复{n}遍。', '请说{n}遍"{x}"。', '重复{n}次"{x}"。',
 )  # fmt: skip
 
 
@@ -172,7 +177,9 @@ def spell(rng: random.Random, held: bool, new: bool) -> Item:
 
 def letters(rng: random.Random, held: bool, new: bool) -> Item:
     word = rng.choice(WORDS)
-    wordings, answer = rng.choice(((FIRST, word[0]), (LAST, word[-1]), (LETTERS, str(len(word))), (UPPER, word.upper())))
+    wordings, answer = rng.choice(
+        ((FIRST, word[0]), (LAST, word[-1]), (LETTERS, str(len(word))), (UPPER, word.upper()))
+    )
     return ask(wordings.pick(rng, new).format(x=word), answer)
 
 
