@@ -22,8 +22,8 @@ from demo.training import Stage, new_model, train
 from transformers import GenerationConfig, Qwen2ForCausalLM
 
 DEMO = Path(__file__).resolve().parents[1] / "swift" / "demo"
-BASE_STEPS, BASE_DECAY = 700, 150
-CHAT_STEPS, CHAT_DECAY = 3000, 900
+BASE_STEPS, BASE_DECAY = 600, 100
+CHAT_STEPS, CHAT_DECAY = 1700, 500
 RATE = 3e-3
 GENERAL_ROWS = 400
 
