@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedTokenizerFast
+from transformers import Qwen2Tokenizer
 
 from demo import plain
 from demo.grammar import dialogue
 from demo.items import Item
 
 END, START, STOP = SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SIGNS = (" + ", " - ", " × ", " = ")
 VOCABULARY = 2304
 SAMPLE = 15_000
 IGNORED = -100
@@ -34,32 +36,37 @@ Encoded = tuple[list[int], list[int]]
 """Token ids and labels; `IGNORED` where nothing is to be learnt."""
 
 
-def train_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer learnt from a sample of the training text."""
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+def train_tokenizer() -> Qwen2Tokenizer:
+    """A byte-level BPE tokenizer learnt from a sample of the training text.
+
+    Any Qwen2 tokenizer cuts text as Qwen2 does, whatever its file says. That never joins what `WORDS` keeps apart, as
+    no such merge was learnt; the signs of arithmetic, which it would cut, become tokens that are found before.
+    """
+    learnt = Tokenizer(BPE())
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    learnt.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORDS), "isolated"), bytewise])
     trainer = BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=list(SPECIALS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sample(), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    learnt.train_from_iterator(_sample(), trainer)
+    model = json.loads(learnt.to_str())["model"]
+    written = {bytewise.pre_tokenize_str(sign)[0][0]: sign for sign in SIGNS}
+    tokenizer = Qwen2Tokenizer(
+        vocab={written.get(token, token): number for token, number in model["vocab"].items()},
+        merges=[tuple(pair) for pair in model["merges"] if "".join(pair) not in written],
+        unk_token=None,
         eos_token=STOP,
         pad_token=END,
         additional_special_tokens=[START],
         chat_template=CHAT_TEMPLATE,
         model_max_length=1024,
-        clean_up_tokenization_spaces=False,
     )
+    tokenizer.add_tokens([AddedToken(sign, normalized=False) for sign in SIGNS])
+    assert len(tokenizer) == VOCABULARY
+    return tokenizer
 
 
 def _sample() -> Iterator[str]:
