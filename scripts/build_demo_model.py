@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -17,14 +18,13 @@ import torch
 from demo import plain
 from demo.grammar import dialogue, rows
 from demo.preference import pairs
-from demo.tokens import END, STOP, Coder, train_tokenizer
+from demo.tokens import END, STOP, Coder, Encoded, train_tokenizer
 from demo.training import Stage, new_model, train
 from transformers import GenerationConfig, Qwen2ForCausalLM
 
 DEMO = Path(__file__).resolve().parents[1] / "swift" / "demo"
-BASE_STEPS, BASE_DECAY = 600, 100
-CHAT_STEPS, CHAT_DECAY = 1700, 500
-RATE = 3e-3
+BASE_STEPS, TALK_STEPS, CHAT_STEPS = 600, 250, 1500
+PRACTICE_SHARE = 0.4
 GENERAL_ROWS = 400
 
 
@@ -33,15 +33,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=DEMO)
     parser.add_argument("--work", type=Path, default=Path("output/demo"), help="where a run can be continued from")
-    parser.add_argument("--base_steps", type=int, default=BASE_STEPS)
-    parser.add_argument("--chat_steps", type=int, default=CHAT_STEPS)
     parser.add_argument("--data_only", action="store_true", help="write the data sets, train nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     write_data(args.output)
     if not args.data_only:
-        build(args.output, args.work, args.base_steps, args.chat_steps)
+        build(args.output, args.work)
 
 
 def write_data(directory: Path) -> None:
@@ -52,7 +50,7 @@ def write_data(directory: Path) -> None:
         (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
-def build(output: Path, work: Path, base_steps: int, chat_steps: int) -> None:
+def build(output: Path, work: Path) -> None:
     """Train both models; `output` gets a directory for each."""
     tokenizer_files = work / "tokenizer"
     if not (tokenizer_files / "tokenizer.json").exists():
@@ -60,12 +58,21 @@ def build(output: Path, work: Path, base_steps: int, chat_steps: int) -> None:
     coder = Coder(tokenizer_files)
     model = new_model(coder)
     print(f"{sum(weight.numel() for weight in model.parameters()):,} weights", flush=True)
-    base = Stage("base", base_steps, min(BASE_DECAY, base_steps), RATE, lambda rng: coder.plain(plain.document(rng)))
-    chat = Stage("chat", chat_steps, min(CHAT_DECAY, chat_steps), RATE, lambda rng: coder.chat(dialogue(rng)))
+    base = Stage("base", BASE_STEPS, 100, 3e-3, 132, lambda rng: coder.plain(plain.document(rng)))
+    talk = Stage("chat", TALK_STEPS, 1, 3e-3, 132, lambda rng: coder.chat(dialogue(rng)))
+    chat = Stage("chat with practice", CHAT_STEPS, 450, 2e-3, 66, lambda rng: talk_or_practise(coder, rng))
     train(model, base, work / "base")
     save(model, coder, END, tokenizer_files, output / "demo-base")
+    train(model, talk, work / "talk")
     train(model, chat, work / "chat")
     save(model, coder, STOP, tokenizer_files, output / "demo-chat")
+
+
+def talk_or_practise(coder: Coder, rng: random.Random) -> Encoded:
+    """A dialogue, or a few sums."""
+    if rng.random() < PRACTICE_SHARE:
+        return coder.practice(plain.sums(rng))
+    return coder.chat(dialogue(rng))
 
 
 def save(model: Qwen2ForCausalLM, coder: Coder, end: str, tokenizer_files: Path, directory: Path) -> None:

@@ -16,6 +16,11 @@ def equations(rng: random.Random) -> str:
     return "\n".join(rng.choice(kinds)(rng, False, False).answer for _ in range(rng.randint(4, 8)))
 
 
+def sums(rng: random.Random) -> str:
+    """Lines of additions and subtractions."""
+    return "\n".join(rng.choice((counting.add, counting.subtract))(rng, False, False).answer for _ in range(6))
+
+
 def sentences(rng: random.Random) -> str:
     """Facts, one after another."""
     return " ".join(rng.choice(FACTS)(rng) for _ in range(rng.randint(2, 4)))

@@ -93,6 +93,17 @@ class Coder:
         ids = self.ids(text + END)
         return ids, ids
 
+    def practice(self, equations: str) -> Encoded:
+        """Of every line, the result is learnt, and its end: nobody can foresee the numbers that are asked for."""
+        ids: list[int] = []
+        labels: list[int] = []
+        for line in equations.split("\n"):
+            asked, _, result = line.rpartition(" = ")
+            shown, said = self.ids(f"{asked} = "), self.ids(f"{result}\n")
+            ids += shown + said
+            labels += [IGNORED] * len(shown) + said
+        return ids, labels
+
     def chat(self, item: Item) -> Encoded:
         """Only what the model says is learnt, and its end."""
         ids: list[int] = []

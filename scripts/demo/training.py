@@ -19,8 +19,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from demo.tokens import END, IGNORED, STOP, Coder, Encoded
 
 THREADS = 2
-ROWS = 132
-PARTS = 6
+ROWS_OF_A_PART = 22
 WARMUP = 60
 
 
@@ -33,6 +32,7 @@ class Stage:
         steps: how many there are.
         decay: over how many of the last the rate goes down.
         rate: the constant learning rate.
+        rows: how many are in a batch.
         draw: one row of training text.
     """
 
@@ -40,6 +40,7 @@ class Stage:
     steps: int
     decay: int
     rate: float
+    rows: int
     draw: Callable[[random.Random], Encoded]
 
     def rate_at(self, step: int) -> float:
@@ -86,7 +87,7 @@ def train(model: Qwen2ForCausalLM, stage: Stage, kept: Path, every: int = 250) -
         for group in optimizer.param_groups:
             group["lr"] = stage.rate_at(step)
         rng = random.Random(f"{stage.name} {step}")
-        rows = sorted((stage.draw(rng) for _ in range(ROWS)), key=lambda row: len(row[0]))
+        rows = sorted((stage.draw(rng) for _ in range(stage.rows)), key=lambda row: len(row[0]))
         loss = _step(model, weights, rows, pool)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -95,7 +96,7 @@ def train(model: Qwen2ForCausalLM, stage: Stage, kept: Path, every: int = 250) -
         if (step + 1) % 25 == 0:
             speed = tokens / (time.monotonic() - begun)
             print(f"{stage.name} {step + 1}/{stage.steps} loss {loss:.3f} {speed:,.0f} tokens/s", flush=True)
-        if (step + 1) % every == 0 or step + 1 == stage.steps - stage.decay:
+        if (step + 1) % every == 0 or step + 1 in (stage.steps - stage.decay, stage.steps):
             _keep(model, optimizer, step + 1, kept)
 
 
@@ -107,8 +108,7 @@ def _step(
     Every part is computed by one thread, and the parts are added in their order: the same sum every time.
     """
     supervised = sum(label != IGNORED for _, labels in rows for label in labels[1:])
-    size = ROWS // PARTS
-    parts = [rows[first : first + size] for first in range(0, ROWS, size)]
+    parts = [rows[first : first + ROWS_OF_A_PART] for first in range(0, len(rows), ROWS_OF_A_PART)]
     done = list(pool.map(lambda part: _learn(model, weights, part, supervised), parts[::-1]))
     for number, weight in enumerate(weights):
         weight.grad = torch.stack([gradients[number] for _, gradients in done]).sum(0)

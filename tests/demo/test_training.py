@@ -52,8 +52,17 @@ def test_plain_text_is_learnt_with_its_end(coder: Coder) -> None:
     assert ids[-1] == coder.ids(END)[0]
 
 
+def test_of_sums_only_the_results_are_learnt(coder: Coder) -> None:
+    ids, labels = coder.practice("47 + 38 = 85\n7 - 7 = 0")
+    learnt = [number for number, label in zip(ids, labels, strict=True) if label != IGNORED]
+    assert coder.tokenizer.decode(ids) == "47 + 38 = 85\n7 - 7 = 0\n"
+    assert coder.tokenizer.decode(learnt) == "85\n0\n"
+    assert {label for label in labels if label != IGNORED} == set(learnt)
+    assert ids == coder.ids("47 + 38 = 85\n7 - 7 = 0\n")
+
+
 def test_the_rate_warms_up_stays_and_falls() -> None:
-    stage = Stage("s", 400, 100, 1e-3, lambda rng: ([], []))
+    stage = Stage("s", 400, 100, 1e-3, 12, lambda rng: ([], []))
     rates = [stage.rate_at(step) for step in range(400)]
     assert rates[0] < rates[30] < rates[200] == 1e-3
     assert rates[299] == 1e-3
@@ -63,9 +72,8 @@ def test_the_rate_warms_up_stays_and_falls() -> None:
 def test_training_is_repeatable_and_goes_on_where_it_stopped(
     coder: Coder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "ROWS", 12)
-    monkeypatch.setattr(training, "PARTS", 3)
-    stage = Stage("test", 6, 2, 1e-3, lambda rng: coder.chat(grammar.dialogue(rng)))
+    monkeypatch.setattr(training, "ROWS_OF_A_PART", 4)
+    stage = Stage("test", 6, 2, 1e-3, 12, lambda rng: coder.chat(grammar.dialogue(rng)))
 
     def run(name: str) -> dict[str, torch.Tensor]:
         model = new_model(coder, **TINY, num_key_value_heads=1)
@@ -84,16 +92,15 @@ def test_training_is_repeatable_and_goes_on_where_it_stopped(
 def test_the_parts_add_up_to_the_gradient_of_the_whole(coder: Coder, monkeypatch: pytest.MonkeyPatch) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    monkeypatch.setattr(training, "ROWS", 12)
     rng = random.Random(6)
     rows = sorted((coder.chat(grammar.dialogue(rng)) for _ in range(12)), key=lambda row: len(row[0]))
     model = new_model(coder, **TINY, num_key_value_heads=1)
     weights = list(model.parameters())
     with ThreadPoolExecutor(2) as pool:
-        monkeypatch.setattr(training, "PARTS", 1)
+        monkeypatch.setattr(training, "ROWS_OF_A_PART", 12)
         whole = training._step(model, weights, rows, pool)
         expected = [weight.grad.clone() for weight in weights if weight.grad is not None]
-        monkeypatch.setattr(training, "PARTS", 4)
+        monkeypatch.setattr(training, "ROWS_OF_A_PART", 3)
         parts = training._step(model, weights, rows, pool)
     assert parts == pytest.approx(whole, rel=1e-2)
     assert len(expected) == len(weights)
