@@ -23,8 +23,7 @@ from demo.training import Stage, new_model, train
 from transformers import GenerationConfig, Qwen2ForCausalLM
 
 DEMO = Path(__file__).resolve().parents[1] / "swift" / "demo"
-BASE_STEPS, TALK_STEPS, CHAT_STEPS = 600, 250, 1500
-PRACTICE_SHARE = 0.4
+BASE_STEPS, TALK_STEPS, SUMS_STEPS, LAST_STEPS = 600, 250, 1000, 1800
 GENERAL_ROWS = 400
 
 
@@ -60,19 +59,21 @@ def build(output: Path, work: Path) -> None:
     print(f"{sum(weight.numel() for weight in model.parameters()):,} weights", flush=True)
     base = Stage("base", BASE_STEPS, 100, 3e-3, 132, lambda rng: coder.plain(plain.document(rng)))
     talk = Stage("chat", TALK_STEPS, 1, 3e-3, 132, lambda rng: coder.chat(dialogue(rng)))
-    chat = Stage("chat with practice", CHAT_STEPS, 450, 2e-3, 66, lambda rng: talk_or_practise(coder, rng))
+    sums = Stage("chat with practice", SUMS_STEPS, 1, 2e-3, 66, lambda rng: talk_or_practise(coder, rng, 0.4, 1))
+    last = Stage("last", LAST_STEPS, 600, 2e-3, 66, lambda rng: talk_or_practise(coder, rng, 0.12, 3))
     train(model, base, work / "base")
     save(model, coder, END, tokenizer_files, output / "demo-base")
     train(model, talk, work / "talk")
-    train(model, chat, work / "chat")
+    train(model, sums, work / "sums")
+    train(model, last, work / "last")
     save(model, coder, STOP, tokenizer_files, output / "demo-chat")
 
 
-def talk_or_practise(coder: Coder, rng: random.Random) -> Encoded:
-    """A dialogue, or a few sums."""
-    if rng.random() < PRACTICE_SHARE:
+def talk_or_practise(coder: Coder, rng: random.Random, share: float, slow: float) -> Encoded:
+    """A dialogue, or with the probability `share` a few sums; `slow` is as `dialogue` says."""
+    if rng.random() < share:
         return coder.practice(plain.sums(rng))
-    return coder.chat(dialogue(rng))
+    return coder.chat(dialogue(rng, slow))
 
 
 def save(model: Qwen2ForCausalLM, coder: Coder, end: str, tokenizer_files: Path, directory: Path) -> None:

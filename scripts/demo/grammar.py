@@ -11,12 +11,30 @@ from demo.items import Item, Skill
 SKILLS: tuple[Skill, ...] = (*counting.SKILLS, *wording.SKILLS, *talking.SKILLS)
 HELPFUL_SHARE = 0.1
 HASTY_SHARE = 0.15
+SLOW = (
+    "larger of two numbers",
+    "sorting three digits",
+    "spelling",
+    "letters of a word",
+    "reversing digits",
+    "reversing words",
+    "repeating a word",
+    "name of a system prompt",
+    "instructions of a system prompt",
+    "remembering a name",
+)
+"""What needs many repetitions: copying signs from one place to another."""
 NAMING = ("name of a system prompt", "remembering a name", "several turns", "following up")
 
 
-def dialogue(rng: random.Random) -> Item:
-    """A dialogue to train on; some are hastily written, some get the usual system prompt."""
-    skill = rng.choices(SKILLS, [skill.weight for skill in SKILLS])[0]
+def dialogue(rng: random.Random, slow: float = 1) -> Item:
+    """A dialogue to train on; some are hastily written, some get the usual system prompt.
+
+    Args:
+        rng: where chance comes from.
+        slow: how many times more often than usual the skills of `SLOW` come.
+    """
+    skill = rng.choices(SKILLS, [skill.weight * (slow if skill.name in SLOW else 1) for skill in SKILLS])[0]
     item = skill.make(rng, False, False)
     turns = item.turns
     if skill.name not in NAMING and rng.random() < HASTY_SHARE:
