@@ -84,6 +84,7 @@ def save(model: Qwen2ForCausalLM, coder: Coder, end: str, tokenizer_files: Path,
     copy.config.eos_token_id = coder.ids(end)[0]
     copy.generation_config = GenerationConfig(eos_token_id=coder.ids(end)[0], pad_token_id=coder.ids(END)[0])
     copy.to(torch.bfloat16).save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (tokenizer_files / name).exists():
             shutil.copyfile(tokenizer_files / name, directory / name)
