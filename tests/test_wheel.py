@@ -20,6 +20,7 @@ def test_wheel(tmp_path: Path, tiny_dir: Path) -> None:
     wheel = next(tmp_path.glob("swift_finetune-*.whl"))
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"swift/llm.pyi", "swift/py.typed", "swift/datasets/self_cognition.jsonl"} <= names
+    assert {"swift/demo/demo-chat/model.safetensors", "swift/demo/general.jsonl", "swift/demo/README.md"} <= names
     assert not [name for name in names if name.startswith(("tests", "scripts", "configs"))]
 
     fresh = tmp_path / "fresh"

@@ -20,6 +20,7 @@ def without_prefix(row: dict[str, Any]) -> dict[str, Any]:
 
 DATASETS.add(
     DatasetRecord("self-cognition", path="self_cognition.jsonl", tags=("chat", "en", "zh")),
+    DatasetRecord("demo-general", path="../demo/general.jsonl", tags=("chat", "general", "en", "zh")),
     DatasetRecord(
         "alpaca-en", "AI-ModelScope/alpaca-gpt4-data-en", "vicgalle/alpaca-gpt4",
         columns={"text": "-"}, tags=("chat", "general", "en"),

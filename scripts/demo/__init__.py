@@ -1,0 +1,1 @@
+"""How the built-in demo models are made: facts, a grammar of dialogues, a tokenizer, the training and the scores."""
