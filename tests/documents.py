@@ -33,7 +33,7 @@ def blocks(text: str) -> list[Block]:
 
 def commands(script: str) -> list[str]:
     """The commands of a shell text: comments gone, continued lines joined."""
-    joined = re.sub(r"\\[ \t]*\n", " ", re.sub(r"(?m)^\s*#.*$", "", script))
+    joined = re.sub(r"\\[ \t]*\n", " ", re.sub(r"(?m)(^|\s)#(\s.*)?$", "", script))
     return [line.strip() for line in joined.splitlines() if line.strip()]
 
 
@@ -43,7 +43,7 @@ def run_swift(command: str) -> int:
     Returns:
         the exit code.
     """
-    words = shlex.split(command, comments=True)
+    words = shlex.split(command)
     environment = {}
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         name, _, value = words.pop(0).partition("=")

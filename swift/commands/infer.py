@@ -32,6 +32,7 @@ from swift.templates.template import Template
 logger = get_logger()
 SECONDS_BETWEEN_NOTES = 10.0
 VERBOSE_ROWS = 100
+PACKAGE = Path(__file__).parents[1]
 PLACE = re.compile(r"(.*?)(?::(\d+)(?: \(row (\d+)\))?)?")
 
 
@@ -55,13 +56,15 @@ def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -
     args, source = find_decided(asked)
     template = load_template(args, source)
     rows = read_rows(args, template, inherited=not (said.dataset or said.val_dataset)) if answers_data(args) else []
-    home = Path(args.ckpt_dir or source.path)
-    results = Results(open_results(args.result_dir, home) if args.save_result else None, args.system)
+    model_dir = Path(args.ckpt_dir or source.path)
+    results = Results(
+        open_results(args.result_dir, own_directory(model_dir)) if args.save_result else None, args.system
+    )
 
     model = load_tuned_model(args, source)
     if args.overwrite_generation_config:
         settings = prepare_generation_config(model, template, generation_config(args))
-        storage.rewrite(home, "generation_config.json", settings.to_json_string().encode())
+        storage.rewrite(model_dir, "generation_config.json", settings.to_json_string().encode())
     set_seed(args.seed)
     if args.query is not None:
         answer_query(args, model, template, results)
@@ -70,6 +73,11 @@ def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -
     else:
         chat(args, model, template, results)
     return results.report()
+
+
+def own_directory(model_dir: Path) -> Path:
+    """Where answers go by default: beside the weights, or here for a model that is part of this package."""
+    return Path.cwd() if model_dir.is_relative_to(PACKAGE) else model_dir
 
 
 def answers_data(args: InferArguments) -> bool:

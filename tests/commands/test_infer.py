@@ -267,3 +267,10 @@ def test_a_plain_peft_adapter_answers_as_peft_does(options, plain, peft_dir, mer
     assert result["result"][0]["response"] == plain(user("hi"), tuned)
     assert plain(user("hi"), tuned) != plain(user("hi"))
     assert directory.with_name("adapter-merged").exists() == merge
+
+
+def test_answers_of_a_model_of_the_package_go_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = infer_main(["--model_type", "demo-chat", "--query", "What is 2 + 3?", "--do_sample", "false"])["result"]
+    assert "5" in result[0]["response"]
+    assert len(list((tmp_path / "infer_result").glob("*.jsonl"))) == 1
