@@ -13,6 +13,7 @@ import pytest
 from tests.documents import ROOT, Block, blocks, commands, run_python, run_swift
 
 README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+CHINESE = blocks((ROOT / "README_zh.md").read_text(encoding="utf-8"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
@@ -45,6 +46,12 @@ def test_readme_block(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch
         assert (
             run_swift("swift sft --model_id_or_path my-model --dataset one.jsonl --max_steps 1 --output_dir one") == 0
         )
+
+
+def test_the_chinese_readme_shows_the_same() -> None:
+    assert [(block.language, block.info, block.text) for block in CHINESE] == [
+        (block.language, block.info, block.text) for block in README
+    ]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
