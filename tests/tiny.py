@@ -10,7 +10,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 
 LINES = [
     "What is the capital of France? The capital of France is Paris.",
@@ -67,6 +73,21 @@ def tiny_model(kind: str = "qwen2", vocab_size: int = 400, hidden: int = 64, lay
             "tie_word_embeddings": False,
         }
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**common, **shape, **config}))
+
+
+def tiny_encoder(kind: str = "bert", vocab_size: int = 400, hidden: int = 64, layers: int = 2, seed: int = 0):
+    """A random masked language model of the named architecture, in fp32."""
+    torch.manual_seed(seed)
+    shape = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * hidden,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    return AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, vocab_size=vocab_size, **shape))
 
 
 def save_tiny(directory: Path | str, kind: str = "qwen2", **kwargs) -> Path:

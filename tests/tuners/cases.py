@@ -1,17 +1,20 @@
-"""The table that the laws of tuners run over: methods by hosts, and what it takes to move a model off its start."""
+"""The table that the laws of tuners run over: methods by hosts, and what it takes to move a model off its start.
+
+A row more in `METHODS` is all that a new method needs to be held to every law; a host more in `HOSTS` likewise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from peft import IA3Config
+from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, IA3Config, LoHaConfig, LoKrConfig, OFTConfig
 from torch import nn
 
-from swift.tuners import AdapterConfig, LoraConfig
-from tests.tiny import tiny_model
+from swift.tuners import AdapterConfig, LoraConfig, Swift, SwiftModel
+from tests.tiny import tiny_encoder, tiny_model
 
 
 class Mlp(nn.Module):
@@ -29,14 +32,31 @@ class Mlp(nn.Module):
 
 @dataclass(frozen=True)
 class Host:
-    """A model to tune: how it is made, what it is given, and which modules each method goes to."""
+    """A model to tune, and which of its modules methods go to.
+
+    `inputs` are the arguments of its forward, of which `labels` are left out where only the output is wanted;
+    `linears` are endings of paths of linear layers; `wide` ends the path of a module that takes and gives hidden
+    states of size `dim`; `read` finds the tensor that counts in what the model returns.
+    """
 
     make: Callable[[], nn.Module]
     inputs: dict[str, torch.Tensor]
     linears: list[str]
     wide: str
     dim: int
+    read: Callable[[Any], torch.Tensor] = lambda output: output["logits"]
 
+
+IDS = {"input_ids": torch.arange(14).reshape(2, 7), "labels": torch.arange(14).reshape(2, 7)}
+LM = Host(
+    make=lambda: tiny_model("qwen2", vocab_size=64, hidden=32),
+    inputs=IDS,
+    linears=["q_proj", "v_proj"],
+    wide="mlp",
+    dim=32,
+)
+
+QUIET = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
 
 HOSTS = {
     "mlp": Host(
@@ -46,28 +66,88 @@ HOSTS = {
         wide="second",
         dim=8,
     ),
-    "lm": Host(
-        make=lambda: tiny_model("qwen2", vocab_size=64, hidden=32),
-        inputs={"input_ids": torch.arange(14).reshape(2, 7), "labels": torch.arange(14).reshape(2, 7)},
-        linears=["q_proj", "v_proj"],
-        wide="mlp",
-        dim=32,
+    "lm": LM,
+    "llama": replace(LM, make=lambda: tiny_model("llama", vocab_size=64, hidden=32)),
+    "gpt2": replace(LM, make=lambda: tiny_model("gpt2", vocab_size=64, hidden=32, **QUIET), linears=["c_attn"]),
+    "bert": replace(
+        LM, make=lambda: tiny_encoder("bert", vocab_size=64, hidden=32), linears=["query", "value"], wide="output"
     ),
 }
+LANGUAGE = ("lm", "llama", "gpt2")  # causal language models
+ANY = ("mlp", *LANGUAGE, "bert")  # models with linear layers and hidden states
+LINEAR = ("mlp", "lm", "llama", "bert")  # the same, without the transposed weights of GPT-2
 
-METHODS: dict[str, Callable[[Host], Any]] = {
-    "lora": lambda host: LoraConfig(r=4, lora_alpha=8, target_modules=host.linears),
-    "ia3": lambda host: IA3Config(target_modules=host.linears, feedforward_modules=[]),
-    "adapter": lambda host: AdapterConfig(dim=host.dim, target_modules=[host.wide], adapter_length=6),
+
+@dataclass(frozen=True)
+class Method:
+    """One row: a method, where it belongs, and what is promised of it.
+
+    Calling it with a host gives the config. `at_start` says how far from the base it may begin: 0 is bit for bit, None
+    is anywhere. `merged` says how far the merged model may be from the unmerged one; None is a method that cannot be
+    merged. `learns` and `saves` are false where there is nothing to train or to save; `peft` marks PEFT's own kinds.
+    `rate` is a learning rate with which the loss falls.
+    """
+
+    config: Callable[[Host], Any]
+    hosts: tuple[str, ...] = ANY
+    at_start: float | None = 0.0
+    merged: float | None = None
+    learns: bool = True
+    saves: bool = True
+    peft: bool = False
+    rate: float = 0.02
+
+    def __call__(self, host: Host) -> Any:
+        return self.config(host)
+
+
+def _peft(
+    config_class: type,
+    hosts: tuple[str, ...] = LINEAR,
+    at_start: float | None = 0.0,
+    rate: float = 0.05,
+    **options: Any,
+) -> Method:
+    def config(host: Host) -> Any:
+        return config_class(target_modules=host.linears, **options)
+
+    return Method(config, hosts, at_start, merged=1e-4, peft=True, rate=rate)
+
+
+METHODS = {
+    "lora": _peft(LoraConfig, ANY, r=4, lora_alpha=8),
+    "ia3": _peft(IA3Config, ANY, rate=0.1, feedforward_modules=[]),
+    "adalora": _peft(AdaLoraConfig, r=4, init_r=6, total_step=100),
+    "loha": _peft(LoHaConfig, r=4),
+    "lokr": _peft(LoKrConfig, r=4),
+    "oft": _peft(OFTConfig, at_start=1e-6, r=0, oft_block_size=4),
+    "boft": _peft(BOFTConfig, at_start=1e-6, boft_block_size=4),
+    "fourierft": _peft(FourierFTConfig, at_start=None, n_frequency=20),
+    "adapter": Method(lambda host: AdapterConfig(dim=host.dim, target_modules=[host.wide], adapter_length=6)),
 }
+
+
+def tuned(host: Host, method: str, seed: int | None = 1, name: str = "one", model: nn.Module | None = None):
+    """The host with one adapter, moved off its start unless `seed` is None."""
+    torch.manual_seed(7)
+    model = Swift.prepare_model(host.make() if model is None else model, {name: METHODS[method](host)})
+    assert isinstance(model, SwiftModel)
+    if seed is not None:
+        stir(model, seed)
+    return model
 
 
 def run(model: nn.Module, host: Host) -> torch.Tensor:
-    """The model's logits in evaluation mode."""
+    """What the model gives in evaluation mode."""
     model.eval()
     with torch.no_grad():
-        inputs = {key: value for key, value in host.inputs.items() if key != "labels"}
-        return model(**inputs)["logits"]
+        return host.read(model(**{key: value for key, value in host.inputs.items() if key != "labels"}))
+
+
+def loss_of(model: nn.Module, host: Host) -> torch.Tensor:
+    """A loss: the model's own where it has one."""
+    output = model(**host.inputs)
+    return output["loss"] if "labels" in host.inputs else host.read(output).square().mean()
 
 
 def stir(model: nn.Module, seed: int = 1) -> None:
@@ -79,13 +159,13 @@ def stir(model: nn.Module, seed: int = 1) -> None:
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
 
 
-def train(model: nn.Module, host: Host, steps: int = 3) -> list[float]:
-    """Losses of a few steps of plain gradient descent."""
+def train(model: nn.Module, host: Host, steps: int = 3, rate: float = 0.02) -> list[float]:
+    """Losses of a few steps of Adam."""
     model.train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.5)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], rate)
     losses = []
     for _ in range(steps):
-        loss = model(**host.inputs)["loss"]
+        loss = loss_of(model, host)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
