@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import torch
 from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, IA3Config, LoHaConfig, LoKrConfig, OFTConfig
 from torch import nn
@@ -47,7 +48,7 @@ class Host:
     read: Callable[[Any], torch.Tensor] = lambda output: output["logits"]
 
 
-IDS = {"input_ids": torch.arange(14).reshape(2, 7), "labels": torch.arange(14).reshape(2, 7)}
+IDS = {"input_ids": torch.arange(16).reshape(2, 8), "labels": torch.arange(16).reshape(2, 8)}
 LM = Host(
     make=lambda: tiny_model("qwen2", vocab_size=64, hidden=32),
     inputs=IDS,
@@ -100,6 +101,11 @@ class Method:
     def __call__(self, host: Host) -> Any:
         return self.config(host)
 
+    @property
+    def home(self) -> str:
+        """The host on which the method is held to every law in the quick tier."""
+        return "lm" if "lm" in self.hosts else self.hosts[0]
+
 
 def _peft(
     config_class: type,
@@ -125,6 +131,21 @@ METHODS = {
     "fourierft": _peft(FourierFTConfig, at_start=None, n_frequency=20),
     "adapter": Method(lambda host: AdapterConfig(dim=host.dim, target_modules=[host.wide], adapter_length=6)),
 }
+
+
+def rows(*, everywhere: bool = False, only: Callable[[Method], bool] = lambda row: True) -> list[Any]:
+    """Parameters (name of a host, name of a method): each method at home, and elsewhere in the slow tier.
+
+    Args:
+        everywhere: the law is cheap: run it on every host in the quick tier.
+        only: the rows that it is about.
+    """
+    return [
+        pytest.param(host, name, id=f"{name}-{host}", marks=[] if everywhere or host == row.home else pytest.mark.slow)
+        for name, row in METHODS.items()
+        for host in row.hosts
+        if only(row)
+    ]
 
 
 def tuned(host: Host, method: str, seed: int | None = 1, name: str = "one", model: nn.Module | None = None):

@@ -1,81 +1,91 @@
-"""The laws that every tuner keeps on every host."""
+"""The laws that every tuner keeps: alone, in every state of a model's life. The rows are in cases.py."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
-from swift.tuners import AdapterConfig, LoraConfig, Swift, SwiftModel
-from tests.tuners.cases import HOSTS, METHODS, Host, run, stir, train
+from swift.tuners import Swift
+from tests.tuners.cases import HOSTS, METHODS, Host, loss_of, rows, run, stir, train, tuned
 
 
-@pytest.fixture(params=HOSTS)
-def host(request) -> Host:
-    return HOSTS[request.param]
+def law(**kwargs):
+    return pytest.mark.parametrize(("host", "method"), rows(**kwargs))
 
 
-@pytest.fixture(params=METHODS)
-def method(request) -> str:
-    return request.param
+def learns(row) -> bool:
+    return row.learns
 
 
-def tuned(host: Host, method: str, seed: int | None = 1) -> SwiftModel:
-    model = Swift.prepare_model(host.make(), {"one": METHODS[method](host)})
-    assert isinstance(model, SwiftModel)
-    if seed is not None:
-        stir(model, seed)
-    return model
+def in_bf16(host: Host) -> Host:
+    inputs = {key: value.bfloat16() if value.is_floating_point() else value for key, value in host.inputs.items()}
+    return replace(host, make=lambda: host.make().to(torch.bfloat16), inputs=inputs)
 
 
-def test_is_the_base_at_the_start(host, method):
-    assert torch.equal(run(tuned(host, method, None), host), run(host.make(), host))
+def same(first: dict, second: dict) -> bool:
+    return set(first) == set(second) and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_only_its_own_parameters_move(host, method):
+def copied(state: dict) -> dict:
+    return {key: value.clone() for key, value in state.items()}
+
+
+@law(everywhere=True)
+def test_it_starts_where_the_paper_says(host, method):
+    host, row = HOSTS[host], METHODS[method]
+    start, base = run(tuned(host, method, None), host), run(host.make(), host)
+    if row.at_start == 0:
+        assert torch.equal(start, base)
+    elif row.at_start is not None:
+        assert torch.allclose(start, base, atol=row.at_start)
+    else:
+        assert start.shape == base.shape
+        assert torch.isfinite(start).all()
+
+
+@law(everywhere=True, only=learns)
+def test_only_its_own_parameters_move_and_the_loss_falls(host, method):
+    host, rate = HOSTS[host], METHODS[method].rate
     model = tuned(host, method, None)
-    before = {key: value.clone() for key, value in model.base_model.state_dict().items()}
+    before = copied(model.base_model.state_dict())
     own = set(model.owned("one"))
-    assert {key for key, p in model.base_model.named_parameters() if p.requires_grad} == own
-    losses = train(model, host)
+    trained = {key for key, parameter in model.base_model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert trained <= own
+    losses = train(model, host, 6, rate)
     assert losses[-1] < losses[0]
     after = model.base_model.state_dict()
     assert {key for key in before if not torch.equal(before[key], after[key])} <= own
-    assert any(not torch.equal(before[key], after[key]) for key in own)
+    assert any(not torch.equal(before[key], after[key]) for key in trained)
 
 
-@pytest.mark.parametrize("safe", [False, True])
-def test_saved_and_loaded_it_is_equal(host, method, safe, tmp_path):
+@law(everywhere=True)
+def test_saved_and_loaded_it_is_equal(host, method, tmp_path):
+    host = HOSTS[host]
     model = tuned(host, method)
-    model.save_pretrained(tmp_path, safe_serialization=safe)
-    loaded = Swift.from_pretrained(host.make(), tmp_path)
-    assert torch.equal(run(loaded, host), run(model, host))
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert not loaded.training
+    before = run(model, host)
+    for safe in (False, True):
+        model.save_pretrained(tmp_path / str(safe), safe_serialization=safe)
+        loaded = Swift.from_pretrained(host.make(), tmp_path / str(safe))
+        assert torch.equal(run(loaded, host), before)
+        assert not any(parameter.requires_grad for parameter in loaded.parameters())
+        assert not loaded.training
+    other = Swift.from_pretrained(host.make(), tmp_path / "False", adapter_name={"one": "lora"}, is_trainable=True)
+    assert set(other.adapters) == other.active_adapters == {"lora"}
+    assert torch.equal(run(other, host), before)
+    assert {key for key, p in other.base_model.named_parameters() if p.requires_grad} <= set(other.owned("lora"))
+    assert any(parameter.requires_grad for parameter in other.parameters()) == METHODS[method].learns
 
 
-def test_loaded_under_another_name_it_is_equal(host, method, tmp_path):
-    model = tuned(host, method)
-    model.save_pretrained(tmp_path)
-    loaded = Swift.from_pretrained(host.make(), tmp_path, adapter_name={"one": "two"}, is_trainable=True)
-    assert set(loaded.adapters) == loaded.active_adapters == {"two"}
-    assert torch.equal(run(loaded, host), run(model, host))
-    assert {key for key, p in loaded.base_model.named_parameters() if p.requires_grad} == set(loaded.owned("two"))
-
-
-def test_state_dict_holds_its_own_and_loads_back(host, method):
-    model, fresh = tuned(host, method), tuned(host, method, 2)
-    state = model.state_dict()
-    assert set(state) == set(model.owned("one"))
-    fresh.load_state_dict(state)
-    assert torch.equal(run(fresh, host), run(model, host))
-
-
+@law(everywhere=True)
 def test_off_is_the_base_and_on_again_is_tuned(host, method):
+    host, row = HOSTS[host], METHODS[method]
     model = tuned(host, method)
     on, base = run(model, host), run(host.make(), host)
-    assert not torch.allclose(on, base)
+    assert torch.allclose(on, base) is not row.learns
     model.deactivate_adapter("one")
     assert torch.equal(run(model, host), base)
     model.activate_adapter("one")
@@ -84,132 +94,173 @@ def test_off_is_the_base_and_on_again_is_tuned(host, method):
     assert torch.equal(run(model, host), base)
 
 
-@pytest.mark.parametrize("other", METHODS)
-@pytest.mark.parametrize("at_once", [True, False])
-def test_two_live_in_one_model(host, method, other, at_once, tmp_path):
-    alone = tuned(host, method)
-    configs = {"one": METHODS[method](host), "one0": METHODS[other](host)}
-    if at_once:
-        model = Swift.prepare_model(host.make(), configs)
-    else:
-        model = Swift.prepare_model(host.make(), {"one": configs["one"]})
-        model = Swift.prepare_model(model, {"one0": configs["one0"]})
-    model.load_state_dict(alone.state_dict(), adapter_name="one")
-    assert torch.equal(run(model, host), run(alone, host))  # the second is still the base
-    second = tuned(host, other, 2)
-    model.load_state_dict(
-        {pattern.format("one0"): second.base_model.state_dict()[key] for key, pattern in second.owned("one").items()},
-        adapter_name="one0",
-    )
-    both = run(model, host)
-    assert not torch.allclose(both, run(alone, host))
-    for name, expected in (("one", alone), ("one0", second)):
-        model.set_active_adapters(name)
-        assert torch.equal(run(model, host), run(expected, host))
-    model.set_active_adapters(["one", "one0"])
-    assert torch.equal(run(model, host), both)
-    model.save_pretrained(tmp_path)
-    assert torch.equal(run(Swift.from_pretrained(host.make(), tmp_path), host), both)
+@law()
+def test_its_state_dict_holds_its_own_and_loads_back(host, method):
+    host = HOSTS[host]
+    model, fresh = tuned(host, method), tuned(host, method, 2)
+    state = model.state_dict()
+    own = {pattern.format("one"): key for key, pattern in model.owned("one").items()}
+    assert set(state) == set(own)
+    assert bool(state) is METHODS[method].saves
+    base = host.make().state_dict()
+    inside = model.base_model.state_dict()
+    assert not any(torch.equal(inside[key], base[key]) for key in own.values() if key in base)
+    fresh.load_state_dict(state)
+    assert torch.equal(run(fresh, host), run(model, host))
 
 
+@law()
 def test_a_deep_copy_is_another_model(host, method):
+    host, row = HOSTS[host], METHODS[method]
     model = tuned(host, method)
     before = run(model, host)
     twin = copy.deepcopy(model)
     assert torch.equal(run(twin, host), before)
     twin.set_active_adapters([])
     assert torch.equal(run(twin, host), run(host.make(), host))
+    assert torch.equal(run(model, host), before)
     twin.set_active_adapters("one")
     stir(twin, 3)
-    assert not torch.allclose(run(twin, host), before)
+    assert torch.allclose(run(twin, host), before) is not row.learns
     assert torch.equal(run(model, host), before)
     assert model.active_adapters == {"one"}
 
 
-@pytest.mark.parametrize("where", ["cpu", "meta"])
-def test_sent_away_and_back_it_is_equal(host, method, where):
-    model = tuned(host, method)
-    before, state = run(model, host), {key: value.clone() for key, value in model.state_dict().items()}
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.deactivate_adapter("one", offload=where)
-    model.deactivate_adapter("one", offload="meta")
-    kept = model.base_model.state_dict()
-    assert {kept[key].device.type for key in model.owned("one")} == {where}
-    assert torch.equal(run(model, host), run(host.make(), host))
-    away = model.state_dict()
-    assert all(torch.equal(away[key], state[key]) for key in state)
-    model.activate_adapter("one")
-    assert torch.equal(run(model, host), before)
-    assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in parameters}
+@law()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_sent_away_and_back_it_is_equal(host, method, dtype):
+    host = HOSTS[host] if dtype == torch.float32 else in_bf16(HOSTS[host])
+    for where in ("cpu", "meta"):
+        model = tuned(host, method).to(dtype)
+        base = run(host.make(), host)
+        before, state = run(model, host), copied(model.state_dict())
+        parameters = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+        model.deactivate_adapter("one", offload=where)
+        model.deactivate_adapter("one", offload="meta")  # a second time changes nothing
+        kept = model.base_model.state_dict()
+        assert {kept[key].device.type for key in model.owned("one")} <= {where}
+        assert torch.equal(run(model, host), base)
+        assert same(model.state_dict(), state)
+        model.activate_adapter("one")
+        assert torch.equal(run(model, host), before)
+        assert {id(p) for p in model.parameters() if p.requires_grad} == parameters
 
 
+@law()
 def test_one_serves_while_the_other_is_away(host, method):
-    alone = tuned(host, method)
-    model = Swift.prepare_model(host.make(), {"one": METHODS[method](host), "other": METHODS["adapter"](host)})
-    stir(model, 5)
-    both = run(model, host)
-    model.load_state_dict(alone.state_dict(), adapter_name="one")
-    model.set_active_adapters("one", offload="meta")
-    assert torch.equal(run(model, host), run(alone, host))
+    host = HOSTS[host]
+    model = tuned(host, method)
+    other = "lora" if method != "lora" else "adapter"
+    model = tuned(host, other, 5, "other", model)
+    together = run(model, host)
+    for serving, away in (("one", "other"), ("other", "one")):
+        model.set_active_adapters(serving)
+        alone = run(model, host)
+        model.set_active_adapters(serving, offload="meta")
+        assert torch.equal(run(model, host), alone)
+        assert all(value.device.type == "cpu" for value in model.state_dict(adapter_name=away).values())
     model.set_active_adapters(["one", "other"])
-    assert not torch.equal(run(model, host), both)
+    assert torch.equal(run(model, host), together)
 
 
-def test_bf16_base_keeps_its_precision(host, method):
-    model = Swift.prepare_model(host.make().to(torch.bfloat16), {"one": METHODS[method](host)})
+@law(only=learns)
+def test_a_base_in_bf16_keeps_its_precision_and_learns(host, method):
+    row, half = METHODS[method], in_bf16(HOSTS[host])
+    model = tuned(half, method, None)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    half = Host(host.make, {k: v.bfloat16() if v.is_floating_point() else v for k, v in host.inputs.items()}, [], "", 0)
     assert run(model, half).dtype == torch.bfloat16
-    losses = train(model, half, 8)
+    losses = train(model, half, 10, row.rate)
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_gradients_reach_it_under_checkpointing(method, reentrant):
-    host = HOSTS["lm"]
-    plain, saving = tuned(host, method), tuned(host, method)
-    saving.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-    saving.enable_input_require_grads()
-    for model in (plain, saving):
-        model.train()
-        model(**host.inputs)["loss"].backward()
-    pairs = zip(plain.parameters(), saving.parameters(), strict=True)
-    own = [(a.grad, b.grad) for a, b in pairs if a.requires_grad]
-    assert all(a is not None and b is not None and torch.allclose(a, b, atol=1e-6) for a, b in own)
+@law(only=learns)
+def test_gradients_reach_it_under_checkpointing(host, method):
+    host = HOSTS[host]
+    models = [tuned(host, method) for _ in range(3)]
+    if not getattr(models[0], "supports_gradient_checkpointing", False):
+        pytest.skip("the host has no gradient checkpointing")
+    for model, reentrant in zip(models, (None, False, True), strict=True):
+        if reentrant is not None:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        loss_of(model.train(), host).backward()
+    wanted, *others = [{k: p.grad for k, p in m.named_parameters() if p.requires_grad} for m in models]
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in wanted.values())
+    for grads in others:
+        assert all(torch.allclose(grad, wanted[key], atol=1e-5) for key, grad in grads.items())
 
 
-def test_runs_under_autocast(host, method):
+@law(only=learns)
+def test_it_runs_under_autocast(host, method):
+    host = HOSTS[host]
     model = tuned(host, method, None).train()
     with torch.autocast("cpu", torch.bfloat16):
-        model(**host.inputs)["loss"].backward()
-    grads = [p.grad for p in model.parameters() if p.requires_grad]
+        loss_of(model, host).backward()
+    grads = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
     assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
+    assert any(grad.abs().sum() > 0 for grad in grads)
 
 
-@pytest.mark.parametrize("kind", ["lora", "ia3"])
-def test_merged_is_unmerged(host, kind):
-    model = tuned(host, kind)
-    before = run(model, host)
+@law(only=lambda row: row.merged is not None)
+def test_merged_is_unmerged_and_back_again_is_the_base(host, method):
+    host, row = HOSTS[host], METHODS[method]
+    model = tuned(host, method)
+    before, state = run(model, host), copied(model.base_model.state_dict())
     Swift.merge(model)
     Swift.merge(model)  # a second time adds nothing
-    assert torch.allclose(run(model, host), before, atol=1e-5)
+    assert not same(model.base_model.state_dict(), state)
+    assert torch.allclose(run(model, host), before, atol=row.merged)
     Swift.unmerge(model)
-    assert torch.allclose(run(model, host), before, atol=1e-5)
+    assert same(model.base_model.state_dict(), state)
+    assert torch.equal(run(model, host), before)
+    model.deactivate_adapter("one")
+    assert torch.equal(run(model, host), run(host.make(), host))
+    model.activate_adapter("one")
     assert Swift.merge_and_unload(model) is None
-    assert torch.allclose(run(model.model, host), before, atol=1e-5)
+    assert torch.allclose(run(model.model, host), before, atol=row.merged)
     assert set(model.model.state_dict()) == set(host.make().state_dict())
     assert not model.adapters
     assert not model.active_adapters
 
 
-def test_merging_lora_leaves_the_adapter(host, tmp_path):
-    adapter = AdapterConfig(dim=host.dim, target_modules=[host.wide], adapter_length=6)
-    lora = LoraConfig(r=2, target_modules=host.linears)
-    model = Swift.prepare_model(host.make(), {"adapter": adapter, "lora": lora})
-    stir(model)
-    before = run(model, host)
-    Swift.merge_and_unload(model)
-    assert set(model.adapters) == model.active_adapters == {"adapter"}
-    assert torch.allclose(run(model, host), before, atol=1e-5)
+@law(only=lambda row: row.merged is not None)
+def test_a_base_in_bf16_merges_and_comes_back_bit_for_bit(host, method):
+    half = in_bf16(HOSTS[host])
+    model = tuned(half, method)
+    before, state = run(model, half), copied(model.base_model.state_dict())
+    Swift.merge(model)
+    scale = before.float().abs().max()
+    assert (run(model, half).float() - before.float()).abs().max() < 0.05 * scale
+    Swift.unmerge(model)
+    assert same(model.base_model.state_dict(), state)
+    assert torch.equal(run(model, half), before)
+
+
+@pytest.mark.parametrize(
+    ("host", "method"),
+    [
+        pytest.param(*case.values, id=case.id, marks=case.marks if case.values[1] in COMPILED else pytest.mark.slow)
+        for COMPILED in [{"lora", "adapter"}]
+        for case in rows()
+    ],
+)
+def test_compiled_it_is_equal_and_can_be_switched(host, method):
+    host, row = HOSTS[host], METHODS[method]
+    torch._dynamo.reset()
+    model = tuned(host, method)
+    on, base = run(model, host), run(host.make(), host)
+    compiled = torch.compile(model, backend="eager")
+    assert torch.allclose(run(compiled, host), on, atol=1e-6)
     model.set_active_adapters([])
-    assert not torch.allclose(run(model, host), before, atol=1e-3)
+    assert torch.allclose(run(compiled, host), base, atol=1e-6)
+    model.set_active_adapters("one")
+    assert torch.allclose(run(compiled, host), on, atol=1e-6)
+    if row.learns:
+        wanted = [p.grad for p in grads_of(tuned(host, method), host)]
+        found = [p.grad for p in grads_of(compiled, host)]
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))
+
+
+def grads_of(model, host: Host) -> list:
+    loss_of(model.train(), host).backward()
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
