@@ -26,12 +26,14 @@ class SwiftConfig:
 
     Args:
         target_modules: a regular expression for whole module paths, or a list of endings of paths.
+        model_key_mapping: where the parts of the model are, for methods that look them up; None is by its architecture.
     """
 
     kind: ClassVar[str] = ""
     kinds: ClassVar[dict[str, type[SwiftConfig]]] = {}
 
     target_modules: str | Sequence[str]
+    model_key_mapping: dict[str, Any] | None = None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -78,7 +80,7 @@ class SwiftConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The config with these `values`. Raises DataError for a field that is missing or not known."""
-        values = {key: value for key, value in values.items() if key not in {"swift_type", "model_key_mapping"}}
+        values = {key: value for key, value in values.items() if key != "swift_type"}
         known = {field.name for field in fields(cls)}
         for key in values:
             if key not in known:

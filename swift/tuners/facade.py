@@ -13,8 +13,10 @@ from torch import nn
 from swift import hub
 from swift.errors import ConfigError, UsageError
 from swift.registry import unknown
-from swift.tuners import files, peft_format, peft_layers
+from swift.tuners import files, fingerprint, peft_format, peft_layers
 from swift.tuners.files import Config, Stored
+from swift.tuners.lora import LoRAConfig
+from swift.tuners.fingerprint import Fingerprint
 from swift.tuners.model import SwiftModel
 
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|lm_head|output_layer)\.(base_layer\.)?weight$")
@@ -48,8 +50,9 @@ class Swift:
             UnknownNameError: no module is named as a config's targets say; the nearest names are in the message.
         """
         bare = not isinstance(model, SwiftModel | peft.PeftModel)
-        if bare and isinstance(config, peft.PeftConfig) and not extra_state_keys:
+        if bare and isinstance(config, peft.PeftConfig) and not isinstance(config, LoRAConfig) and not extra_state_keys:
             own = peft_layers.own_copy(config, model, inference_mode or config.inference_mode)
+            fingerprint.remember(own, fingerprint.take(model))
             return peft_layers.get_peft_model(model, own, "default")
         tuned = model if isinstance(model, SwiftModel) else SwiftModel(model)
         tuned.add_extra_state_keys(extra_state_keys, inference_mode=inference_mode)
@@ -66,6 +69,7 @@ class Swift:
         *,
         inference_mode: bool | None = None,
         is_trainable: bool = False,
+        allow_other_base: bool = False,
     ) -> SwiftModel | peft.PeftModel:
         """The model with the adapters of a checkpoint, ready to run, or to go on training.
 
@@ -76,6 +80,7 @@ class Swift:
             revision: of a hub id.
             inference_mode: whether the adapters are frozen; None is the opposite of `is_trainable`.
             is_trainable: whether they train.
+            allow_other_base: load them onto another base than the one that they were trained on.
 
         Returns:
             A PeftModel when all comes from PEFT's layout onto a plain model or a PeftModel, otherwise a SwiftModel.
@@ -91,14 +96,18 @@ class Swift:
         extra = directory / files.EXTRA_STATES
         plain = not isinstance(model, SwiftModel) and not extra.is_dir()
         if plain and all(stored.in_peft_layout for stored in chosen.values()):
-            tuned: Any = _load_peft_model(model, chosen, frozen)
+            base = fingerprint.remembered(model)
+            tuned: Any = _load_peft_model(model, chosen, frozen, base)
         else:
             tuned = model if isinstance(model, SwiftModel) else SwiftModel(model)
+            base = tuned.fingerprint
             for name, stored in chosen.items():
                 _add(tuned, name, stored, frozen)
             if extra.is_dir() and adapter_name is None:
                 tuned.add_extra_state_keys(files.read_extra_keys(extra), inference_mode=frozen)
                 _load_extra_states(tuned, extra)
+        for stored in chosen.values():
+            fingerprint.check_base(stored.base, base, str(stored.folder), allow_other_base)
         return tuned.eval() if frozen else tuned
 
     @staticmethod
@@ -200,25 +209,28 @@ def _whole_embeddings(model: Any, tensors: Mapping[str, Any]) -> dict[str, str]:
     return whole
 
 
-def _load_peft_model(model: nn.Module, chosen: Mapping[str, Stored], frozen: bool) -> peft.PeftModel:
+def _load_peft_model(
+    model: nn.Module, chosen: Mapping[str, Stored], frozen: bool, base: Fingerprint
+) -> peft.PeftModel:
     tuned = model
     for name, stored in chosen.items():
         tensors = files.read_tensors(stored.folder)
         if not isinstance(tuned, peft.PeftModel):
-            config = _own(stored, tuned, frozen)
-            tuned = peft_layers.get_peft_model(tuned, config, name)
+            tuned = peft_layers.get_peft_model(tuned, _own(stored, tuned, frozen, base), name)
         elif name in tuned.peft_config:
             raise ConfigError("CONFIG-02", f"the model has an adapter {name!r} already")
         else:
-            tuned.add_adapter(name, _own(stored, tuned, frozen))
+            tuned.add_adapter(name, _own(stored, tuned, frozen, base))
         _load_peft_layout(tuned, name, stored, tensors)
     assert isinstance(tuned, peft.PeftModel)
     return tuned
 
 
-def _own(stored: Stored, model: nn.Module, frozen: bool) -> peft.PeftConfig:
+def _own(stored: Stored, model: nn.Module, frozen: bool, base: Fingerprint) -> peft.PeftConfig:
     assert isinstance(stored.config, peft.PeftConfig)
-    return peft_layers.own_copy(stored.config, model, frozen)
+    config = peft_layers.own_copy(stored.config, model, frozen)
+    fingerprint.remember(config, base)
+    return config
 
 
 def _load_peft_layout(model: peft.PeftModel, name: str, stored: Stored, tensors: dict[str, Any]) -> None:
@@ -236,5 +248,5 @@ def _load_extra_states(model: SwiftModel, folder: Path) -> None:
 
 
 def _trained_on(stored: Stored) -> str | None:
-    base = vars(stored.config).get("base_model_name_or_path")
+    base = stored.base.name if stored.base else vars(stored.config).get("base_model_name_or_path")
     return f"it was trained on {base}" if base else None

@@ -24,13 +24,15 @@ from swift import storage
 from swift.errors import DataError, NotFoundError, UsageError
 from swift.registry import unknown
 from swift.tuners.config import SwiftConfig, find_kind
-from swift.tuners.lora import EXTRAS, EXTRAS_FILE, LoraConfig, kind_of
+from swift.tuners.fingerprint import FINGERPRINT_FILE, REMEMBERED, Fingerprint
+from swift.tuners.lora import EXTRAS, EXTRAS_FILE, LoraConfig, folded, kind_of, of
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE, SAFE_WEIGHTS_FILE = "adapter_model.bin", "adapter_model.safetensors"
 DIRECTORY_FILE = "configuration.json"
 EXTRA_STATES = "extra_states"
 RUN_FILE = "trainer_state.json"
+OURS = {"swift_type", "model_key_mapping", REMEMBERED}
 SHOWN = 5
 
 Config = SwiftConfig | peft.PeftConfig
@@ -44,6 +46,7 @@ class Stored:
     folder: Path
     config: Config
     in_peft_layout: bool
+    base: Fingerprint | None = None
 
 
 def find(directory: Path) -> dict[str, Stored]:
@@ -58,7 +61,10 @@ def find(directory: Path) -> dict[str, Stored]:
         raise UsageError("USAGE-02", f"{directory} is a file", fix="give the directory that holds it")
     if not directory.is_dir():
         raise NotFoundError("FOUND-01", f"{directory} does not exist")
-    found = {name: Stored(name, folder, *read_config(folder)) for name, folder in folders(directory).items()}
+    found = {
+        name: Stored(name, folder, *read_config(folder), read_base(folder))
+        for name, folder in folders(directory).items()
+    }
     if not found:
         runs = sorted((file.parent for file in directory.glob(f"*/{RUN_FILE}")), key=lambda run: run.stat().st_mtime)
         raise NotFoundError(
@@ -115,17 +121,27 @@ def read_config(folder: Path) -> tuple[Config, bool]:
         return _peft_config(folder, values, extras), True
     if "peft_type" in values:
         extras = {key: value for key, value in values.items() if key in EXTRAS}
-        plain = {key: value for key, value in values.items() if key not in {"swift_type", *EXTRAS}}
+        plain = {key: value for key, value in values.items() if key not in {*OURS, *EXTRAS}}
         return _peft_config(folder, plain, extras), False
     try:
-        return find_kind(str(kind)).from_dict(values), False
+        return find_kind(str(kind)).from_dict({key: values[key] for key in values if key != REMEMBERED}), False
     except (DataError, UsageError) as error:
         raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: {error.what}", why=error.why, fix=error.fix) from error
 
 
-def write_config(folder: Path, config: Config) -> None:
+def read_base(folder: Path) -> Fingerprint | None:
+    """The fingerprint of the base that the adapter in a folder was trained on, None when the folder does not say."""
+    values = read_json(folder / CONFIG_FILE).get(REMEMBERED)
+    beside = folder / FINGERPRINT_FILE
+    if values is None and beside.is_file():
+        values = read_json(beside)
+    return Fingerprint.from_dict(values) if values is not None else None
+
+
+def write_config(folder: Path, config: Config, base: Fingerprint) -> None:
     """Write adapter_config.json in our layout."""
-    values = config.to_dict()
+    config = folded(config)
+    values = {"model_key_mapping": None, **config.to_dict(), REMEMBERED: base.to_dict()}
     if isinstance(config, peft.PeftConfig):
         values |= {"swift_type": kind_of(config).value}
     if isinstance(config, LoraConfig):
@@ -222,6 +238,6 @@ def _peft_config(folder: Path, values: dict[str, Any], extras: dict[str, Any]) -
     try:
         config = peft.PeftConfig.from_peft_type(**values)
         known = {key: value for key, value in extras.items() if key in EXTRAS}
-        return LoraConfig.of(config, **known) if known and isinstance(config, peft.LoraConfig) else config
+        return of(config, **known) if known and isinstance(config, peft.LoraConfig) else config
     except (TypeError, ValueError, KeyError) as error:
         raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: {error}") from error

@@ -23,9 +23,11 @@ from swift.tuners import files, peft_layers
 from swift.tuners.branch import Active, branches_aside
 from swift.tuners.config import SwiftConfig
 from swift.tuners.files import Config
+from swift.tuners.fingerprint import remembered
 from swift.tuners.groups import param_groups
 from swift.tuners.lora import kind_of
 from swift.tuners.offload import Offloaded
+from swift.tuners.relative import fold
 
 logger = get_logger()
 
@@ -72,6 +74,7 @@ class SwiftModel(nn.Module):
         self._tuners: peft_layers.Tuners = {}
         self._offloaded: dict[str, Offloaded] = {}
         self._merged: tuple[str, ...] = ()
+        self.fingerprint = remembered(model)
         if isinstance(model, peft.PeftModel):
             self._take_over(model)
         else:
@@ -248,8 +251,8 @@ class SwiftModel(nn.Module):
         every = self.state_dict() if state_dict is None else state_dict
         for name in names:
             own = [pattern.format(name) for pattern in self.owned(self._known(name)).values()]
-            _write(directory / name, {key: every[key] for key in own}, safe_serialization)
-            files.write_config(directory / name, self.adapters[name])
+            _write(directory / name, fold({key: every[key] for key in own}), safe_serialization)
+            files.write_config(directory / name, self.adapters[name], self.fingerprint)
         extra = list(self.extra_states(every)) if adapter_name is None else []
         if extra:
             _write(directory / files.EXTRA_STATES, {key: every[key] for key in extra}, safe_serialization)
