@@ -86,7 +86,8 @@ class Method:
     Calling it with a host gives the config. `at_start` says how far from the base it may begin: 0 is bit for bit, None
     is anywhere. `merged` says how far the merged model may be from the unmerged one; None is a method that cannot be
     merged. `learns` and `saves` are false where there is nothing to train or to save; `peft` marks PEFT's own kinds.
-    `rate` is a learning rate with which the loss falls.
+    `rate` is a learning rate with which the loss falls. `nests` is false where PEFT does not let two of one kind work one
+    on the other; `twice` where it does not let two of them train.
     """
 
     config: Callable[[Host], Any]
@@ -97,6 +98,8 @@ class Method:
     saves: bool = True
     peft: bool = False
     rate: float = 0.02
+    nests: bool = True
+    twice: bool = True
 
     def __call__(self, host: Host) -> Any:
         return self.config(host)
@@ -112,21 +115,23 @@ def _peft(
     hosts: tuple[str, ...] = LINEAR,
     at_start: float | None = 0.0,
     rate: float = 0.05,
+    nests: bool = True,
+    twice: bool = True,
     **options: Any,
 ) -> Method:
     def config(host: Host) -> Any:
         return config_class(target_modules=host.linears, **options)
 
-    return Method(config, hosts, at_start, merged=1e-4, peft=True, rate=rate)
+    return Method(config, hosts, at_start, merged=1e-4, peft=True, rate=rate, nests=nests, twice=twice)
 
 
 METHODS = {
     "lora": _peft(LoraConfig, ANY, r=4, lora_alpha=8),
     "ia3": _peft(IA3Config, ANY, rate=0.1, feedforward_modules=[]),
-    "adalora": _peft(AdaLoraConfig, r=4, init_r=6, total_step=100),
+    "adalora": _peft(AdaLoraConfig, twice=False, init_r=6, total_step=100),
     "loha": _peft(LoHaConfig, r=4),
     "lokr": _peft(LoKrConfig, r=4),
-    "oft": _peft(OFTConfig, at_start=1e-6, r=0, oft_block_size=4),
+    "oft": _peft(OFTConfig, at_start=1e-6, nests=False, r=0, oft_block_size=4),
     "boft": _peft(BOFTConfig, at_start=1e-6, boft_block_size=4),
     "fourierft": _peft(FourierFTConfig, at_start=None, n_frequency=20),
     "adapter": Method(lambda host: AdapterConfig(dim=host.dim, target_modules=[host.wide], adapter_length=6)),
@@ -166,9 +171,12 @@ def run(model: nn.Module, host: Host) -> torch.Tensor:
 
 
 def loss_of(model: nn.Module, host: Host) -> torch.Tensor:
-    """A loss: the model's own where it has one."""
-    output = model(**host.inputs)
-    return output["loss"] if "labels" in host.inputs else host.read(output).square().mean()
+    """How far the model is from its labels, or from zero, in float32."""
+    found = host.read(model(**{key: value for key, value in host.inputs.items() if key != "labels"})).float()
+    labels = host.inputs.get("labels")
+    if labels is None or labels.is_floating_point():
+        return (found if labels is None else found - labels).square().mean()
+    return nn.functional.cross_entropy(found.flatten(0, -2), labels.flatten())
 
 
 def stir(model: nn.Module, seed: int = 1) -> None:
