@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from swift.arguments.data import DataOptions
+from swift.arguments.effects import looked_at
 from swift.arguments.fields import check_values, options_of
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
 from swift.arguments.sft import SftArguments
+from swift.arguments.specs import parse_specs
+from swift.arguments.tuner import TunerOptions
 from swift.datasets.spec import absolute_spec
 from swift.dist import Hardware
 from swift.errors import ConfigError, SwiftError, UsageError, raise_all
 from swift.models.source import ModelSource
 from swift.registry import unknown
 from swift.templates import TEMPLATES
-from swift.tuners.methods import available_sft_types
+from swift.tuners.methods import PEFT_TYPES, available_sft_types, available_tuners
 
 A = TypeVar("A", bound=ModelOptions)
 C = TypeVar("C", bound=CheckpointOptions)
@@ -41,18 +44,6 @@ DATA_FROM_CHECKPOINT = (
     "model_author",
 )
 ROWS_PER_STEP = 16
-LORA_ALONE = (
-    "lora_rank",
-    "lora_alpha",
-    "lora_dropout_p",
-    "lora_bias_trainable",
-    "lora_modules_to_save",
-    "lora_dtype",
-    "lora_lr_ratio",
-    "use_rslora",
-    "use_dora",
-    "init_lora_weights",
-)
 LEARNING_RATE = {"full": 1e-5}
 
 
@@ -65,7 +56,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
     args = _decide_data(_decide_model(said, hardware, source))
     raise_all([*check_values(args), *_beyond(args, hardware), *_contradictions(args)])
     accumulation = args.gradient_accumulation_steps or math.ceil(ROWS_PER_STEP / args.batch_size / hardware.world_size)
-    checkpointing = args.gradient_checkpointing if args.gradient_checkpointing is not None else True
+    checkpointing = _or(args.gradient_checkpointing, args.sft_type != "prefix_tuning")
     return replace(
         args,
         learning_rate=_or(args.learning_rate, LEARNING_RATE.get(args.sft_type, 1e-4)),
@@ -128,14 +119,15 @@ def tidy(said: A) -> A:
 
 
 def without_effect(args: SftArguments) -> list[str]:
-    """Options that were said and that this `sft_type` does not look at."""
-    of_other_types = {
-        "lora": ("adapter_length", "adapter_act"),
-        "adapter": LORA_ALONE,
-        "full": (*LORA_ALONE, "lora_target_modules", "adapter_length", "adapter_act"),
-    }
-    infos = options_of(SftArguments)
-    return [name for name in of_other_types.get(args.sft_type, ()) if getattr(args, name) != infos[name].default]
+    """Options that were said and that what trains here does not look at."""
+    infos = options_of(TunerOptions)
+    said = [name for name, info in infos.items() if getattr(args, name) != info.default]
+    return [name for name in said if name not in looked_at(tuner_kinds(args), said)]
+
+
+def tuner_kinds(args: SftArguments) -> list[str]:
+    """What trains, by its kind: those of `--tuner`, or else `--sft_type`."""
+    return [spec.kind for spec in parse_specs(args.tuner)] or [args.sft_type]
 
 
 def decide_dtype(said: str, hardware: Hardware, source: ModelSource) -> str:
@@ -189,7 +181,7 @@ def _decide_data(said: D) -> D:
 
 def _targets(args: SftArguments, source: ModelSource) -> list[str]:
     """LoRA's DEFAULT spelt out: the model's registered modules, or ALL linear layers where none are known."""
-    if args.sft_type != "lora":
+    if args.tuner or args.sft_type not in (*PEFT_TYPES, "longlora"):
         return args.lora_target_modules
     known = list(source.targets) or ["ALL"]
     spelt = [known if target in ("DEFAULT", "AUTO") else [target] for target in args.lora_target_modules]
@@ -197,23 +189,62 @@ def _targets(args: SftArguments, source: ModelSource) -> list[str]:
 
 
 def _contradictions(args: SftArguments) -> list[SwiftError]:
-    errors: list[SwiftError] = []
-    if args.sft_type not in available_sft_types():
-        errors.append(unknown("sft_type", args.sft_type, available_sft_types()))
+    errors: list[SwiftError] = [*_tuner_contradictions(args), *_full_contradictions(args)]
     if args.max_steps == 0:
         errors.append(_conflict("--max_steps 0 trains nothing", "-1 to go by the epochs"))
     if args.num_train_epochs == 0 and args.max_steps < 1:
         errors.append(_conflict("--num_train_epochs 0 without --max_steps trains nothing", "--num_train_epochs 1"))
-    if args.sft_type != "full" and args.freeze_parameters:
-        errors.append(_conflict("--freeze_parameters only works with --sft_type full"))
-    if args.sft_type != "full" and args.additional_trainable_parameters:
-        errors.append(_conflict("--additional_trainable_parameters only works with --sft_type full"))
-    if args.sft_type == "full" and args.dtype == "fp16":
-        errors.append(_conflict("--sft_type full cannot train fp16 weights", "--dtype bf16 or --dtype fp32"))
     if args.early_stopping_patience and (args.evaluation_strategy == "no" or not _evaluates(args)):
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    return errors
+
+
+def _tuner_contradictions(args: SftArguments) -> list[SwiftError]:
+    """What cannot be about the tuners, one or several."""
+    errors: list[SwiftError] = []
+    if args.sft_type not in available_sft_types():
+        errors.append(unknown("sft_type", args.sft_type, available_sft_types()))
+    if args.tuner and args.sft_type != "lora":
+        errors.append(_conflict(f"--tuner and --sft_type {args.sft_type} both say what trains", "drop one of the two"))
+    try:
+        kinds = tuner_kinds(args)
+    except UsageError as error:
+        return [*errors, error]
+    names = available_tuners()
+    errors += [unknown("tuner", kind, names) for kind in kinds if args.tuner and kind not in names]
+    for kind in {"adalora", "ia3"} & set(kinds):
+        if "EMBEDDING" in (*args.lora_target_modules, *args.ia3_target_modules):
+            errors.append(_conflict(f"{kind} cannot tune an embedding", "--lora_modules_to_save EMBEDDING trains it"))
+    if kinds == ["ia3"] and not args.tuner and not args.ia3_feedforward_modules:
+        errors.append(
+            _conflict("--sft_type ia3 needs --ia3_feedforward_modules", "--ia3_feedforward_modules down_proj")
+        )
+    if "adalora" in kinds and args.adalora_init_r < args.adalora_target_r:
+        errors.append(_conflict("--adalora_init_r is below --adalora_target_r: ranks only shrink"))
+    if "adalora" in kinds and 0 < args.max_steps <= args.adalora_tinit + args.adalora_tfinal:
+        errors.append(
+            _conflict("--adalora_tinit and --adalora_tfinal leave none of --max_steps for the ranks to shrink")
+        )
+    if kinds == ["prefix_tuning"] and args.gradient_checkpointing:
+        errors.append(_conflict("prefix_tuning cannot checkpoint gradients", "--gradient_checkpointing false"))
+    return errors
+
+
+def _full_contradictions(args: SftArguments) -> list[SwiftError]:
+    """What only training the model itself can do, and what it cannot."""
+    errors: list[SwiftError] = []
+    is_full = args.sft_type == "full"
+    for name in ("freeze_parameters", "additional_trainable_parameters", "use_galore", "lisa_activated_layers"):
+        if not is_full and getattr(args, name):
+            errors.append(_conflict(f"--{name} only works with --sft_type full"))
+    if args.use_galore and args.lisa_activated_layers:
+        errors.append(_conflict("--use_galore and --lisa_activated_layers exclude each other", "drop one of the two"))
+    if is_full and args.neftune_noise_alpha and args.neftune_backend == "swift":
+        errors.append(_conflict("--neftune_backend swift needs a tuner", "--neftune_backend transformers"))
+    if is_full and args.dtype == "fp16":
+        errors.append(_conflict("--sft_type full cannot train fp16 weights", "--dtype bf16 or --dtype fp32"))
     return errors
 
 

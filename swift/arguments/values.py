@@ -8,6 +8,7 @@ from typing import Any
 
 from swift.arguments.fields import OptionInfo, check_value, describe_kind
 from swift.arguments.files import NULLS, parse_json, resolve
+from swift.arguments.specs import to_text
 from swift.errors import UsageError
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -85,7 +86,7 @@ def _only(given: Any, info: OptionInfo, said: Said) -> Any:
 
 
 def _scalar(given: Any, info: OptionInfo, said: Said) -> Any:
-    text = _text(given)
+    text = _tuner(given, said) if info.name == "tuner" and isinstance(given, dict) else _text(given)
     if text is None:
         raise UsageError("USAGE-02", f"{said.place} takes {describe_kind(info.kind)}, not {resolve(given)!r}")
     if not text.strip() and info.name not in MAY_BE_EMPTY:
@@ -96,6 +97,15 @@ def _scalar(given: Any, info: OptionInfo, said: Said) -> Any:
         raise UsageError(
             "USAGE-02", f"{said.place} takes {describe_kind(info.kind)}, not {_short(text)!r}", fix=_example(info)
         ) from None
+
+
+def _tuner(given: dict[str, Any], said: Said) -> str:
+    """A tuner that a file spells out as a mapping, as the command line has it."""
+    try:
+        return to_text(resolve(given))
+    except ValueError as error:
+        fix = "- lora: {rank: 8, targets: ALL}"
+        raise UsageError("USAGE-02", f"{said.place} has an item that is {error}", fix=fix) from None
 
 
 def _text(given: Any) -> str | None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import peft
 from torch import nn
 
 from swift.arguments.sft import SftArguments
+from swift.arguments.specs import Spec, parse_specs
+from swift.errors import ConfigError, SwiftError
 from swift.registry import unknown
 from swift.tuners.config import SwiftConfig, find_kind
-from swift.tuners.lora import LoraConfig
-from swift.tuners.methods import available_sft_types, method_names
+from swift.tuners.keys import typed_values
+from swift.tuners.methods import available_sft_types, available_tuners, method_names
+from swift.tuners.peft_options import PEFT, Values
 from swift.tuners.targets import find_modules_to_save, find_targets
 
-Choice = peft.PeftConfig | SwiftConfig | dict[str, peft.PeftConfig | SwiftConfig]
+Config = peft.PeftConfig | SwiftConfig
+Choice = Config | dict[str, Config]
 
 
 def choose_tuner(args: SftArguments, model: nn.Module, default_targets: Sequence[str] = ()) -> Choice:
-    """The config that the options ask for; in a dict when a LoRA checkpoint is to have our layout.
+    """The config that the options ask for; a dict when there are several, or when each is to have its own folder.
 
     Args:
         args: the decided options; `sft_type` is not "full".
@@ -27,30 +32,81 @@ def choose_tuner(args: SftArguments, model: nn.Module, default_targets: Sequence
         default_targets: what DEFAULT stands for; empty means all linear layers.
 
     Raises:
-        UnknownNameError: there is no such `sft_type`.
+        UnknownNameError: there is no such `sft_type`, tuner, or setting of a tuner.
         ConfigError: the targets contradict each other, or the model has no such part.
     """
-    if args.sft_type == "lora":
-        config = _lora(args, model, default_targets)
-        return {"default": config} if args.tuner_backend == "swift" else config
-    if args.sft_type not in method_names():
-        raise unknown("sft_type", args.sft_type, available_sft_types())
-    return find_kind(args.sft_type).from_options(args, model, default_targets)
+    specs = parse_specs(args.tuner) or [Spec(args.sft_type, "default", {})]
+    configs = {spec.name: config_of(spec, args, model, default_targets) for spec in specs}
+    if args.neftune_noise_alpha and args.neftune_backend == "swift":
+        configs["neftune"] = find_kind("neftune").from_dict({"noise_alpha": args.neftune_noise_alpha})
+    first = next(iter(configs.values()))
+    in_folders = isinstance(first, peft.PeftConfig) and args.tuner_backend == "swift"
+    return configs if args.tuner or len(configs) > 1 or in_folders else first
 
 
-def _lora(args: SftArguments, model: nn.Module, default_targets: Sequence[str]) -> LoraConfig:
-    options: dict[str, Any] = {
-        "task_type": "CAUSAL_LM",
-        "r": args.lora_rank,
-        "lora_alpha": int(args.lora_alpha) if float(args.lora_alpha).is_integer() else args.lora_alpha,
-        "lora_dropout": args.lora_dropout_p,
-        "target_modules": find_targets(model, args.lora_target_modules, default_targets),
-        "modules_to_save": find_modules_to_save(model, args.lora_modules_to_save) or None,
-        "bias": args.lora_bias_trainable,
-        "use_rslora": args.use_rslora,
-        "use_dora": args.use_dora,
-        "init_lora_weights": {"true": True, "false": False}.get(args.init_lora_weights, args.init_lora_weights),
-        "lora_dtype": None if args.lora_dtype == "AUTO" else args.lora_dtype,
-        "lorap_lr_ratio": args.lora_lr_ratio,
-    }
-    return LoraConfig(**options)
+def check_tuners(args: SftArguments) -> list[SwiftError]:
+    """What is wrong with the values of `--tuner`, as far as can be seen without a model."""
+    errors: list[SwiftError] = []
+    try:
+        specs = parse_specs(args.tuner)
+    except SwiftError as error:
+        return [error]
+    for spec in specs:
+        try:
+            typed_values(spec.kind, _class_of(spec.kind), spec.values)
+        except SwiftError as error:
+            errors.append(error)
+    return errors
+
+
+def config_of(spec: Spec, args: SftArguments, model: nn.Module, default_targets: Sequence[str]) -> Config:
+    """The config of one tuner: what the options say, but for what `spec` says of it."""
+    said = typed_values(spec.kind, _class_of(spec.kind), spec.values) if spec.values else {}
+    if "target_modules" in said:
+        words = said["target_modules"]
+        args = replace(args, lora_target_modules=[words] if isinstance(words, str) else list(words))
+        said["target_modules"] = find_targets(model, args.lora_target_modules, default_targets)
+    if spec.kind in PEFT:
+        return _peft_config(spec.kind, said, args, model, default_targets)
+    if spec.kind not in method_names():
+        raise unknown("sft_type", spec.kind, available_sft_types())
+    kind = find_kind(spec.kind)
+    if spec.kind in available_sft_types():
+        return replace(kind.from_options(args, model, default_targets), **said)
+    try:
+        return kind(**said)
+    except TypeError as error:
+        raise ConfigError("CONFIG-02", f"--tuner {spec.kind} is incomplete: {error}") from error
+
+
+def _class_of(kind: str) -> type:
+    if kind not in available_tuners():
+        raise unknown("tuner", kind, available_tuners())
+    return PEFT[kind].config if kind in PEFT else find_kind(kind)
+
+
+def _peft_config(
+    kind: str, said: Values, args: SftArguments, model: nn.Module, default_targets: Sequence[str]
+) -> peft.PeftConfig:
+    row = PEFT[kind]
+    values: Values = {field: _whole(getattr(args, option)) for field, option in row.options.items()}
+    values["task_type"] = "CAUSAL_LM"
+    if row.targets is not None:
+        targets = getattr(args, row.targets)
+        targets = args.lora_target_modules if targets == ["DEFAULT"] else targets
+        values["target_modules"] = find_targets(model, targets, default_targets)
+        values["modules_to_save"] = getattr(args, row.saved) or args.lora_modules_to_save
+    values = row.finish({**values, **said}, args, model)
+    if row.targets is not None:
+        values["modules_to_save"] = find_modules_to_save(model, values["modules_to_save"] or []) or None
+    try:
+        return row.config(**values)
+    except SwiftError:
+        raise
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError("CONFIG-02", f"{kind}: {error}") from error
+
+
+def _whole(value: Any) -> Any:
+    """A number without a fraction as an int: PEFT writes it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

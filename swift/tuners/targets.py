@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from swift.errors import ConfigError
+from swift.tuners.branch import matches
 
 HEADS = ("lm_head", "output_layer", "embed_out", "score", "v_head", "classifier")
 MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
+VALUES = ("v_proj", "value", "v", "W_v")
 REGEX_SIGNS = re.compile(r"[.*^$(|\[\\+]")
 
 
@@ -70,6 +73,29 @@ def find_mlps(model: nn.Module) -> list[str]:
         what = f"{type(model).__name__} has no part called {', '.join(MLPS)}"
         raise ConfigError("CONFIG-02", what, fix="say where the tuner goes with --lora_target_modules")
     return found
+
+
+def find_same_shape(model: nn.Module, targets: Sequence[str] | str) -> tuple[list[str], list[str]]:
+    """The linear layers of `targets` that have one shape, and the others: endings of their paths.
+
+    The shape is that of the value projection when it is among them, else the commonest one.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, module in model.named_modules():
+        if _is_linear(module) and matches(targets, path):
+            shapes[path] = tuple(module.weight.shape)  # type: ignore[union-attr]
+    if len(set(shapes.values())) < 2:
+        return sorted({_ending(path) for path in shapes}), []
+    values = [shape for path, shape in shapes.items() if _ending(path) in VALUES]
+    counted = Counter(values or shapes.values())
+    shape = counted.most_common(1)[0][0]
+    others = {_ending(path) for path, found in shapes.items() if found != shape}
+    kept = {_ending(path) if _ending(path) not in others else path for path, found in shapes.items() if found == shape}
+    return sorted(kept), sorted(others)
+
+
+def _ending(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _is_linear(module: nn.Module) -> bool:
