@@ -69,7 +69,7 @@ class Fingerprint:
         if self.weights.shape != base.weights.shape:
             return ["the number of its parameters"]
         mine, theirs = self.weights.float(), base.weights.float()
-        allowed = torch.maximum(mine.abs(), theirs.abs()) * 2**-7 + 2**-24 if self.half != base.half else 0
+        allowed = torch.maximum(mine.abs(), theirs.abs()) * 2**-7 + 2**-24 if self.half or base.half else 0
         unlike = ((mine - theirs).abs() > allowed).reshape(-1, WEIGHTS).any(dim=1)
         return [key for key, differs in zip(base.keys, unlike.tolist(), strict=True) if differs]
 

@@ -8,9 +8,11 @@ import peft
 import pytest
 import torch
 from peft import IA3Config, PeftModel, PromptTuningConfig
+from safetensors.torch import load_file, save_file
 
 from swift.errors import ConfigError, DataError, NotFoundError, UnknownNameError, UsageError
 from swift.tuners import AdapterConfig, LoraConfig, Swift, SwiftModel, facade
+from tests.tiny import tiny_model
 from tests.tuners.cases import HOSTS, run, stir
 
 LM = HOSTS["lm"]
@@ -30,6 +32,43 @@ def peft_checkpoint(path, **options):
     stir(model)
     model.save_pretrained(path)
     return run(model, LM)
+
+
+def in_tensors(change):
+    """A change of the saved tensors."""
+
+    def rewrite(folder):
+        file = next(folder.glob("adapter_model.*"))
+        if file.suffix == ".bin":
+            torch.save(change(torch.load(file)), file)
+        else:
+            save_file(change(load_file(file)), file)
+
+    return rewrite
+
+
+def in_config(folder):
+    """The checkpoint claims to be of another method."""
+    file = folder / "adapter_config.json"
+    file.write_text(file.read_text().replace('"LORA"', '"LOHA"'))
+
+
+def nothing(folder):
+    """The checkpoint is as it was saved."""
+
+
+# What a base or a checkpoint may have wrong: the base's shape, a change of the files, and what the error names.
+FAULTS = {
+    "fewer layers": ({"layers": 1}, nothing, r"not in the model: .*layers\.1\."),
+    "more layers": ({"layers": 3}, nothing, r"missing: .*layers\.2\."),
+    "hidden size": ({"hidden": 64}, nothing, r"of another shape: .*\(4, 32\), not \(4, 64\)"),
+    "renamed": ({}, in_tensors(lambda t: {k.replace("layers", "blocks"): v for k, v in t.items()}), r"blocks\.0"),
+    "prefixed": ({}, in_tensors(lambda t: {f"module.{k}": v for k, v in t.items()}), r"not in the model: module\."),
+    "extra": ({}, in_tensors(lambda t: {**t, "more.weight": torch.ones(1)}), r"1 not in the model: more\.weight"),
+    "another base": ({"seed": 7}, nothing, r"trained on models/one"),
+    "another vocabulary": ({"vocab_size": 72}, nothing, r"trained on models/one"),
+    "another method": ({}, in_config, r"lora_A"),
+}
 
 
 class TestPrepare:
@@ -244,29 +283,20 @@ class TestRefusals:
             Swift.from_pretrained(LM.make(), tmp_path, "defalt")
 
     @pytest.mark.parametrize("ours", [True, False])
-    @pytest.mark.parametrize("fault", ["layers", "hidden", "renamed", "prefixed", "extra", "missing"])
+    @pytest.mark.parametrize("fault", FAULTS)
     def test_what_does_not_fit_is_named(self, ours, fault, tmp_path):
-        model = Swift.prepare_model(LM.make(), {"default": lora()} if ours else lora())
-        model.save_pretrained(tmp_path, safe_serialization=False)
-        file = tmp_path / ("default/adapter_model.bin" if ours else "adapter_model.bin")
-        state = torch.load(file)
-        first = next(iter(state))
-        other = {
-            "renamed": {key.replace("layers", "blocks"): value for key, value in state.items()},
-            "prefixed": {f"module.{key}": value for key, value in state.items()},
-            "extra": {**state, "more.weight": torch.ones(1)},
-            "missing": {key: value for key, value in state.items() if key != first},
-        }.get(fault, state)
-        torch.save(other, file)
-        from tests.tiny import tiny_model
-
-        wrong = {"layers": {"layers": 1}, "hidden": {"hidden": 64}}.get(fault, {})
-        base = tiny_model("qwen2", vocab_size=64, **{"hidden": 32, **wrong})
-        with pytest.raises(DataError, match="does not fit the model") as caught:
-            Swift.from_pretrained(base, tmp_path)
-        assert caught.value.code == "CKPT-02"
-        named = {"missing": first, "extra": "more.weight", "hidden": "of another shape", "prefixed": "module."}
-        assert named.get(fault, "layers.") in caught.value.what
+        shape, change, named = FAULTS[fault]
+        base = LM.make()
+        base.name_or_path = "models/one"
+        Swift.prepare_model(base, {"default": lora()} if ours else lora()).save_pretrained(tmp_path)
+        change(tmp_path / "default" if ours else tmp_path)
+        other = tiny_model("qwen2", **{"vocab_size": 64, "hidden": 32, **shape})
+        with pytest.raises(DataError, match=named) as caught:
+            Swift.from_pretrained(other, tmp_path)
+        assert (caught.value.code, caught.value.exit_code) == ("CKPT-02", 65)
+        assert caught.value.fix
+        assert "models/one" in str(caught.value)
+        assert str(caught.value).count("model.layers.") <= 15  # five of each kind
 
     def test_the_same_name_is_not_loaded_twice(self, tmp_path):
         model = Swift.prepare_model(LM.make(), adapter())
