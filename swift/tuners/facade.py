@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import peft
 from torch import nn
 
 from swift import hub
-from swift.errors import ConfigError, UsageError
+from swift.errors import ConfigError, DataError, SwiftError, UnknownNameError, UsageError
 from swift.registry import unknown
 from swift.tuners import files, fingerprint, peft_format, peft_layers
 from swift.tuners.files import Config, Stored
-from swift.tuners.lora import LoRAConfig
 from swift.tuners.fingerprint import Fingerprint
+from swift.tuners.lora import LoRAConfig, is_relative
 from swift.tuners.model import SwiftModel
+from swift.tuners.relative import unfold
 
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|lm_head|output_layer)\.(base_layer\.)?weight$")
 
@@ -93,6 +95,7 @@ class Swift:
         directory = _directory(model_id, revision)
         frozen = not is_trainable if inference_mode is None else inference_mode
         chosen = _choose(files.find(directory), adapter_name)
+        chosen = chosen if frozen else {name: stored.to_train() for name, stored in chosen.items()}
         extra = directory / files.EXTRA_STATES
         plain = not isinstance(model, SwiftModel) and not extra.is_dir()
         if plain and all(stored.in_peft_layout for stored in chosen.values()):
@@ -112,15 +115,22 @@ class Swift:
 
     @staticmethod
     def merge(model: nn.Module) -> None:
-        """Add the active LoRA adapters to the weights; `unmerge` takes them out again."""
+        """Add the active LoRA adapters to the weights; `unmerge` takes them out again.
+
+        The changed weights are kept in main memory meanwhile: one copy of each.
+        """
         tuned = _tuned(model)
-        tuned.merge() if isinstance(tuned, SwiftModel) else tuned.merge_adapter()
+        if isinstance(tuned, SwiftModel):
+            tuned.merge()
+        else:
+            tuner = peft_layers.tuner_of(tuned)
+            peft_layers.merge(tuner.model, [tuner], tuned.active_adapters, keep=True)
 
     @staticmethod
     def unmerge(model: nn.Module) -> None:
-        """Take merged LoRA adapters out of the weights."""
+        """Take merged LoRA adapters out of the weights: they are what they were before `merge`, bit for bit."""
         tuned = _tuned(model)
-        tuned.unmerge() if isinstance(tuned, SwiftModel) else tuned.unmerge_adapter()
+        tuned.unmerge() if isinstance(tuned, SwiftModel) else peft_layers.unmerge(peft_layers.tuner_of(tuned).model)
 
     @staticmethod
     def merge_and_unload(model: nn.Module, adapter_name: str | Sequence[str] | None = None) -> None:
@@ -135,7 +145,9 @@ class Swift:
             tuned.merge_and_unload(adapter_name)
         else:
             names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
-            tuned.merge_and_unload(adapter_names=names)
+            tuner = peft_layers.tuner_of(tuned)
+            peft_layers.unmerge(tuner.model)
+            tuner.merge_and_unload(adapter_names=names)
 
     @staticmethod
     def save_to_peft_format(ckpt_dir: str | Path, output_dir: str | Path) -> None:
@@ -168,13 +180,19 @@ def _choose(stored: Mapping[str, Stored], names: Names) -> dict[str, Stored]:
     return {wanted[name]: stored[name] for name in stored if name in wanted}
 
 
+def _tensors(stored: Stored) -> dict[str, Any]:
+    tensors = files.read_tensors(stored.folder)
+    return unfold(tensors) if is_relative(stored.config) else tensors
+
+
 def _add(model: SwiftModel, name: str, stored: Stored, frozen: bool) -> None:
     if name in model.adapters:
         raise ConfigError(
             "CONFIG-02", f"the model has an adapter {name!r} already", fix=f"adapter_name={{{stored.name!r}: 'other'}}"
         )
-    tensors = files.read_tensors(stored.folder)
-    model.add_adapter(name, stored.config, inference_mode=frozen)
+    tensors = _tensors(stored)
+    with _fitting(stored):
+        model.add_adapter(name, stored.config, inference_mode=frozen)
     renamed: dict[str, Any] = {}
     for pattern, spellings in _spellings(model, name, stored).items():
         found = next((spelling for spelling in spellings if spelling in tensors), None)
@@ -185,6 +203,19 @@ def _add(model: SwiftModel, name: str, stored: Stored, frozen: bool) -> None:
     files.check_fit(model.state_dict(adapter_name=name), {**renamed, **left}, str(stored.folder), _trained_on(stored))
     model.load_state_dict(renamed, adapter_name=name)
     model.base_model.load_state_dict({key: tensors[spelling] for spelling, key in whole.items()}, strict=False)
+
+
+@contextmanager
+def _fitting(stored: Stored) -> Iterator[None]:
+    """Say of a config that does not go onto the model that its checkpoint is at fault, not what was typed."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, SwiftError) and not isinstance(error, UnknownNameError):
+            raise
+        what, fix = (error.what, error.fix) if isinstance(error, SwiftError) else (str(error), None)
+        what = f"{stored.folder} does not fit the model: {what}"
+        raise DataError("CKPT-02", what, why=_trained_on(stored), fix=fix) from error
 
 
 def _spellings(model: SwiftModel, name: str, stored: Stored) -> dict[str, list[str]]:
@@ -214,13 +245,14 @@ def _load_peft_model(
 ) -> peft.PeftModel:
     tuned = model
     for name, stored in chosen.items():
-        tensors = files.read_tensors(stored.folder)
-        if not isinstance(tuned, peft.PeftModel):
-            tuned = peft_layers.get_peft_model(tuned, _own(stored, tuned, frozen, base), name)
-        elif name in tuned.peft_config:
-            raise ConfigError("CONFIG-02", f"the model has an adapter {name!r} already")
-        else:
-            tuned.add_adapter(name, _own(stored, tuned, frozen, base))
+        tensors = _tensors(stored)
+        with _fitting(stored):
+            if not isinstance(tuned, peft.PeftModel):
+                tuned = peft_layers.get_peft_model(tuned, _own(stored, tuned, frozen, base), name)
+            elif name in tuned.peft_config:
+                raise ConfigError("CONFIG-02", f"the model has an adapter {name!r} already")
+            else:
+                peft_layers.add_to_peft_model(tuned, _own(stored, tuned, frozen, base), name)
         _load_peft_layout(tuned, name, stored, tensors)
     assert isinstance(tuned, peft.PeftModel)
     return tuned

@@ -10,7 +10,7 @@ import io
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from swift.errors import DataError, NotFoundError, UsageError
 from swift.registry import unknown
 from swift.tuners.config import SwiftConfig, find_kind
 from swift.tuners.fingerprint import FINGERPRINT_FILE, REMEMBERED, Fingerprint
-from swift.tuners.lora import EXTRAS, EXTRAS_FILE, LoraConfig, folded, kind_of, of
+from swift.tuners.lora import EXTRAS, EXTRAS_FILE, LoraConfig, folded, kind_of, of, unfolded
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE, SAFE_WEIGHTS_FILE = "adapter_model.bin", "adapter_model.safetensors"
@@ -47,6 +47,10 @@ class Stored:
     config: Config
     in_peft_layout: bool
     base: Fingerprint | None = None
+
+    def to_train(self) -> Stored:
+        """The same, to go on training."""
+        return replace(self, config=unfolded(self.config))
 
 
 def find(directory: Path) -> dict[str, Stored]:

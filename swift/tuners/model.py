@@ -23,9 +23,9 @@ from swift.tuners import files, peft_layers
 from swift.tuners.branch import Active, branches_aside
 from swift.tuners.config import SwiftConfig
 from swift.tuners.files import Config
-from swift.tuners.fingerprint import remembered
+from swift.tuners.fingerprint import remembered, take
 from swift.tuners.groups import param_groups
-from swift.tuners.lora import kind_of
+from swift.tuners.lora import check_plain, kind_of
 from swift.tuners.offload import Offloaded
 from swift.tuners.relative import fold
 
@@ -142,6 +142,7 @@ class SwiftModel(nn.Module):
             raise UsageError("USAGE-02", f"adapter {adapter_name!r} is there already")
         if any(not isinstance(self.adapters[name], peft.LoraConfig) for name in adapters):
             raise ConfigError("CONFIG-02", "only LoRA adapters can be combined into one")
+        check_plain({name: self.adapters[name] for name in adapters})
         tuner = self._tuners["LORA"]
         with branches_aside(self.base_model):
             tuner.add_weighted_adapter(adapters, weights, adapter_name, **kwargs)
@@ -296,13 +297,20 @@ class SwiftModel(nn.Module):
             self._send_away(adapter_name, offload)
 
     def merge(self) -> None:
-        """Add the active LoRA adapters (all of PEFT's kinds) to the weights; they stay installed."""
+        """Add the active adapters of PEFT's kinds to the weights; they stay installed.
+
+        The changed weights are kept in main memory until `unmerge` puts them back, bit for bit: one copy of each.
+
+        Raises:
+            ConfigError: one of them cannot be merged.
+        """
         self._check_shared()
-        self._merged = tuple(name for name in self._active if isinstance(self.adapters[name], peft.PeftConfig))
-        peft_layers.merge(self.base_model, self._merged)
+        names = tuple(name for name in self._active if isinstance(self.adapters[name], peft.PeftConfig))
+        peft_layers.merge(self.base_model, self._tuners.values(), names, keep=True)
+        self._merged = names
 
     def unmerge(self) -> None:
-        """Take merged adapters out of the weights again."""
+        """Take merged adapters out of the weights again: they are what they were before `merge`, bit for bit."""
         peft_layers.unmerge(self.base_model)
         self._merged = ()
 
@@ -322,12 +330,18 @@ class SwiftModel(nn.Module):
             self._bring_back(name)
         self._check_shared()
         gone = [n for n in self._active if isinstance(self.adapters[n], peft.PeftConfig)] if names is None else names
-        peft_layers.merge(self.base_model, gone)
-        peft_layers.unload(self.base_model, self._tuners, gone)
-        self.adapters = {name: config for name, config in self.adapters.items() if name not in gone}
-        self._merged = tuple(name for name in self._merged if name not in gone)
-        self._active.names = [name for name in self._active if name not in gone]
-        peft_layers.follow(self.base_model, self._active)
+        merged = bool(self._merged)
+        self.unmerge()
+        try:
+            peft_layers.merge(self.base_model, self._tuners.values(), gone, keep=False)
+            peft_layers.unload(self.base_model, self._tuners, gone)
+            self.adapters = {name: config for name, config in self.adapters.items() if name not in gone}
+            self._active.names = [name for name in self._active if name not in gone]
+            peft_layers.follow(self.base_model, self._active)
+            self.fingerprint = take(self.base_model)
+        finally:
+            if merged:
+                self.merge()
 
     def _take_over(self, model: peft.PeftModel) -> None:
         tuner: Any = model.base_model

@@ -10,18 +10,21 @@ from typing import Any
 import peft
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, cast_adapter_dtype
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, cast_adapter_dtype, onload_layer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from swift.errors import ConfigError
+from swift.tuners import merged_linear
 from swift.tuners.branch import Active, ActiveHere, Branch, branches_aside, no_target, outside
 from swift.tuners.lora import cast, kind_of
+from swift.tuners.relative import as_ours, base_kept, saves_plainly
 
 LAYERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 CONTAINERS = (nn.ModuleDict, nn.ParameterDict, BufferDict)
 
 PEFT_PREFIX = "base_model.model."
+KEPT = "kept_by_merge"
 
 # One PEFT tuner for each kind of adapter: PEFT's own operations over all adapters of a kind are its methods.
 Tuners = dict[str, BaseTuner]
@@ -29,7 +32,7 @@ Tuners = dict[str, BaseTuner]
 
 def own_copy(config: peft.PeftConfig, model: nn.Module, inference_mode: bool) -> peft.PeftConfig:
     """A copy of `config` that PEFT may change, saying which base it is for and whether it trains."""
-    config = copy.deepcopy(config)
+    config = as_ours(copy.deepcopy(config))
     config.inference_mode = inference_mode
     config.base_model_name_or_path = model.__dict__.get("name_or_path") or config.base_model_name_or_path or None
     return config
@@ -42,12 +45,21 @@ def get_peft_model(model: Any, config: peft.PeftConfig, name: str) -> peft.PeftM
         UnknownNameError: no module is named as the targets say.
     """
     try:
-        tuned = peft.get_peft_model(model, config, adapter_name=name)
+        with base_kept(model, config, name):
+            tuned = peft.get_peft_model(model, config, adapter_name=name)
     except peft.NoMatchingPeftModuleError as error:
         raise no_target(model, vars(config)["target_modules"]) from error
     assert isinstance(tuned, peft.PeftModel)
     cast(tuned, config, list(owned(tuned, config, name)))
-    return tuned
+    return saves_plainly(tuned)
+
+
+def add_to_peft_model(model: peft.PeftModel, config: peft.PeftConfig, name: str) -> None:
+    """Add the adapter `name` to one of PEFT's own models, as `get_peft_model` adds the first."""
+    with base_kept(model, config, name):
+        model.add_adapter(name, config)
+    cast(model, config, list(owned(model, config, name)))
+    saves_plainly(model)
 
 
 def inject(
@@ -71,7 +83,7 @@ def inject(
     config = own_copy(config, model, inference_mode)
     model.__dict__.pop("peft_config", None)  # or PEFT takes the other kinds' configs for this kind's
     try:
-        with branches_aside(model):
+        with branches_aside(model), base_kept(model, config, name):
             if kind not in tuners:
                 tuners[kind] = tuner_class(model, config, name)
             else:
@@ -84,9 +96,17 @@ def inject(
         raise no_target(model, vars(config)["target_modules"]) from error
     finally:
         declare(model, tuners)
+    merged_linear.install(model, config, name)
     cast_adapter_dtype(model, adapter_name=name)  # half to float32, as PEFT's own models do
     cast(model, config, list(owned(model, config, name)))
     return config
+
+
+def tuner_of(model: peft.PeftModel) -> Any:
+    """PEFT's tuner in its model. Raises ConfigError for prompt methods, which change no weights and have none."""
+    if not isinstance(model.base_model, BaseTuner):
+        raise ConfigError("MERGE-01", "a prompt method adds tokens and changes no weights: nothing can be merged")
+    return model.base_model
 
 
 def declare(model: nn.Module, tuners: Tuners) -> None:
@@ -157,18 +177,44 @@ def _peft_key(key: str, name: str, start: str) -> str:
     return ".".join(parts)
 
 
-def merge(model: nn.Module, names: Collection[str]) -> None:
+def merge(model: nn.Module, tuners: Iterable[Any], names: Collection[str], *, keep: bool) -> None:
     """Add what the adapters `names` change to the weights that they change it of. Innermost layers come first.
 
+    Args:
+        model: where the layers are.
+        tuners: PEFT's tuners of the adapters.
+        names: the adapters.
+        keep: keep a copy of each changed weight in main memory, for `unmerge`.
+
     Raises:
-        ConfigError: one of them works on what an adapter that stays gives out; nothing is merged then.
+        ConfigError: one of them works on what an adapter that stays gives out, or PEFT cannot merge it; nothing is
+            merged then.
     """
     for path, module in outside(model):
         _check_order(path, module, names)
-    for layer in reversed(_layers(model)):
-        new = [name for name in names if _has(layer, name) and name not in layer.merged_adapters]
-        if new:
-            layer.merge(adapter_names=new)
+    changing = [(layer, new) for layer in reversed(_layers(model)) if (new := _unmerged(layer, names))]
+    try:
+        for tuner in tuners:
+            tuner._check_merge_allowed()
+        if keep:
+            _keep([layer for layer, _ in changing], afresh=not any(layer.merged for layer in _layers(model)))
+        for layer, new in changing:
+            with onload_layer(layer):
+                layer.merge(adapter_names=new)
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError("MERGE-01", f"{', '.join(names)} cannot be merged: {error}") from error
+
+
+def _unmerged(layer: Any, names: Collection[str]) -> list[str]:
+    return [name for name in names if _has(layer, name) and name not in layer.merged_adapters]
+
+
+def _keep(layers: Iterable[Any], afresh: bool) -> None:
+    """Keep the parameters under `layers` as they are now; unless `afresh`, what is kept already is the original."""
+    for host in {id(host): host for layer in layers if (host := layer.get_base_layer())}.values():
+        if afresh or KEPT not in vars(host):
+            kept = {name: p for name, p in host.named_parameters(recurse=False)}
+            vars(host)[KEPT] = {name: (p, p.data.to("cpu", copy=True)) for name, p in kept.items()}
 
 
 def _check_order(path: str, layer: Any, names: Collection[str]) -> None:
@@ -187,10 +233,18 @@ def _check_order(path: str, layer: Any, names: Collection[str]) -> None:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Take it out again. Outermost layers come first."""
+    """Put the weights back that `merge` kept, bit for bit; what PEFT merged on its own is subtracted, as PEFT does."""
     for layer in _layers(model):
-        if layer.merged:
+        if KEPT in vars(layer.get_base_layer()):
+            layer.merged_adapters = []
+            vars(layer).get("_caches", {}).clear()  # what DoRA puts by for PEFT's own unmerging
+        elif layer.merged:
             layer.unmerge()
+    for host in model.modules():
+        for name, (parameter, values) in vars(host).pop(KEPT, {}).items():
+            parameter.data = values.to(parameter)
+            vars(host).pop(name, None)  # PEFT leaves a plain tensor in the place of some parameters
+            host.register_parameter(name, parameter)
 
 
 def unload(model: nn.Module, tuners: Tuners, names: Collection[str]) -> None:
