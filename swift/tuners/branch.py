@@ -7,6 +7,7 @@ of a model runs its own branches.
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -117,6 +118,7 @@ def edit(output: Any, position: int | str, change: Callable[[Tensor], Tensor]) -
     if isinstance(output, tuple):
         return tuple(change(item) if i == position else item for i, item in enumerate(output))
     assert isinstance(output, dict)
+    position = list(output)[position] if isinstance(position, int) else position
     output[position] = change(output[position])  # a dict, or a model's output class
     return output
 
@@ -225,6 +227,7 @@ def _wrap(host: nn.Module, method: str) -> None:
     plain = type(host)
     original = getattr(plain, method)
 
+    @functools.wraps(original)  # callers look at how many arguments it takes
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         running = _branches(self, method)
         for branch in running:

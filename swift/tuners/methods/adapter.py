@@ -14,19 +14,12 @@ from swift.errors import ConfigError
 from swift.registry import unknown
 from swift.tuners.branch import Branch, edit
 from swift.tuners.config import SwiftConfig
+from swift.tuners.places import item, positive
 from swift.tuners.targets import find_mlps, find_targets
 
 
 class Bottleneck(Branch):
-    """h + W_up act(W_down h + b_down) + b_up: two small matrices after a frozen module.
-
-    W_up and b_up are zero at the start, so the model starts as it was. (The paper draws all weights from a narrow
-    normal distribution, which is close to that and not equal.)
-
-    Paper: Parameter-Efficient Transfer Learning for NLP, https://arxiv.org/abs/1902.00751, section 2.1, figure 2.
-    Shapes: h_BTD -> h_BTD; W_down (L, D), b_down (L), W_up (D, L), b_up (D); L = `length`.
-    Cost: 2DL + D + L parameters and about 4DL multiply-adds per token and host.
-    """
+    """h + W_up act(W_down h + b_down) + b_up: two small matrices after a frozen module. See `AdapterConfig`."""
 
     def __init__(self, dim: int, length: int, act: str, position: int | str, method: str) -> None:
         super().__init__()
@@ -49,18 +42,30 @@ class Bottleneck(Branch):
 
     def after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The host's output with its hidden states edited."""
+        item(output, self.position)
         return edit(output, self.position, self)
 
 
 @dataclass(kw_only=True)
 class AdapterConfig(SwiftConfig):
-    """A bottleneck after every target module.
+    """Adapters: a bottleneck after every target module::
+
+        out = h + W_up act(W_down h + b_down) + b_up
+
+    Paper: Parameter-Efficient Transfer Learning for NLP, https://arxiv.org/abs/1902.00751, section 2.1, figure 2.
+    Shapes: h_BTD -> h_BTD; W_down (L, D), b_down (L), W_up (D, L), b_up (D); L = `adapter_length`.
+    Saved: `down.weight`, `down.bias`, `up.weight`, `up.bias` for each target.
+    Cost: 2DL + D + L parameters, 2DL multiply-adds forward and 4DL backward per token and target; L + D numbers per
+    token are kept for the backward pass.
+    Not as in the paper: W_up and b_up are zero at the start, so that the model starts as it was, bit for bit (the paper
+    draws all weights from a narrow normal distribution); norms of the base stay frozen (`extra_state_keys` trains
+    them, the paper does).
 
     Args:
-        dim: size of the hidden states that a target returns.
+        dim: D, size of the hidden states that a target returns.
         hidden_pos: where they are when a target returns several things: an index or a key.
-        method_name: the method of the target that returns them.
-        adapter_length: width of the bottleneck.
+        method_name: the method of the target that returns them, such as "feed_forward_chunk" of BERT's layers.
+        adapter_length: L, width of the bottleneck.
         act_layer: activation between the two matrices, by its transformers name.
     """
 
@@ -73,7 +78,15 @@ class AdapterConfig(SwiftConfig):
     act_layer: str = "gelu"
 
     def branch(self, host: nn.Module) -> Bottleneck:
-        """A new bottleneck. Raises UnknownNameError for an activation that transformers does not have."""
+        """A new bottleneck.
+
+        Raises:
+            UnknownNameError: transformers has no such activation, or the host no such method.
+            ConfigError: a size is not positive.
+        """
+        positive(dim=self.dim, adapter_length=self.adapter_length)
+        if self.method_name not in dir(host):
+            raise unknown(f"method of {type(host).__name__}", self.method_name, dir(host))
         if self.act_layer not in ACT2FN:
             raise unknown("activation", self.act_layer, ACT2FN)
         return Bottleneck(self.dim, self.adapter_length, self.act_layer, self.hidden_pos, self.method_name)
