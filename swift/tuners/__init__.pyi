@@ -23,6 +23,7 @@ from peft import get_peft_model_state_dict as get_peft_model_state_dict
 
 from swift.tuners.config import SwiftConfig as SwiftConfig
 from swift.tuners.facade import Swift as Swift
+from swift.tuners.lora import LoRAConfig as LoRAConfig
 from swift.tuners.lora import LoraConfig as LoraConfig
 from swift.tuners.methods.adapter import AdapterConfig as AdapterConfig
 from swift.tuners.model import SwiftModel as SwiftModel
