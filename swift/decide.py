@@ -26,7 +26,7 @@ from swift.errors import ConfigError, SwiftError, UsageError, raise_all
 from swift.models.source import ModelSource
 from swift.registry import unknown
 from swift.templates import TEMPLATES
-from swift.tuners.methods import PEFT_TYPES, available_sft_types, available_tuners
+from swift.tuners.methods import ALONE, PEFT_TYPES, available_sft_types, available_tuners
 
 A = TypeVar("A", bound=ModelOptions)
 C = TypeVar("C", bound=CheckpointOptions)
@@ -213,7 +213,10 @@ def _tuner_contradictions(args: SftArguments) -> list[SwiftError]:
     except UsageError as error:
         return [*errors, error]
     names = available_tuners()
-    errors += [unknown("tuner", kind, names) for kind in kinds if args.tuner and kind not in names]
+    errors += [unknown("tuner", kind, names) for kind in kinds if args.tuner and kind not in (*names, *ALONE)]
+    if args.tuner or args.tuner_backend == "swift" or (args.neftune_noise_alpha and args.neftune_backend == "swift"):
+        what = "works only alone and in PEFT's layout"
+        errors += [_conflict(f"{kind} {what}", f"--sft_type {kind}") for kind in kinds if kind in ALONE]
     for kind in {"adalora", "ia3"} & set(kinds):
         if "EMBEDDING" in (*args.lora_target_modules, *args.ia3_target_modules):
             errors.append(_conflict(f"{kind} cannot tune an embedding", "--lora_modules_to_save EMBEDDING trains it"))
@@ -229,6 +232,20 @@ def _tuner_contradictions(args: SftArguments) -> list[SwiftError]:
         )
     if kinds == ["prefix_tuning"] and args.gradient_checkpointing:
         errors.append(_conflict("prefix_tuning cannot checkpoint gradients", "--gradient_checkpointing false"))
+    return errors
+
+
+def _adalora_contradictions(args: SftArguments) -> list[SwiftError]:
+    errors: list[SwiftError] = []
+    if args.adalora_init_r <= args.adalora_target_r:
+        errors.append(_conflict("--adalora_init_r is not above --adalora_target_r: ranks only shrink"))
+    if 0 < args.max_steps <= args.adalora_tinit + args.adalora_tfinal:
+        errors.append(
+            _conflict("--adalora_tinit and --adalora_tfinal leave none of --max_steps for the ranks to shrink")
+        )
+    for name in ("adalora_beta1", "adalora_beta2"):
+        if getattr(args, name) in (0, 1):
+            errors.append(_conflict(f"--{name} is above 0 and below 1"))
     return errors
 
 

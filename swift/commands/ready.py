@@ -11,12 +11,12 @@ from swift.commands.prepare import find_source
 from swift.datasets.encode import EncodedDataset, encode
 from swift.datasets.ledger import Ledger
 from swift.datasets.load import load_datasets, parse_specs
-from swift.errors import SeveralErrors, SwiftError, raise_all
+from swift.errors import ConfigError, SeveralErrors, SwiftError, raise_all
 from swift.models.load import TORCH_DTYPES, load_model
 from swift.models.source import ModelSource
 from swift.templates.template import Template
 from swift.tuners import Swift
-from swift.tuners.choose import choose_tuner
+from swift.tuners.choose import check_tuners, choose_tuner
 from swift.tuners.freeze import freeze_parameters
 
 
@@ -30,8 +30,8 @@ class Data:
 
 
 def find_inputs(args: SftArguments) -> ModelSource:
-    """The model to tune. What is wrong with its name and with those of the data sets is said at once."""
-    mistakes: list[SwiftError] = []
+    """The model to tune. What is wrong with its name, with those of the data sets and with tuners is said at once."""
+    mistakes: list[SwiftError] = check_tuners(args)
     try:
         parse_specs([*args.dataset, *args.val_dataset])
     except SwiftError as error:
@@ -73,10 +73,20 @@ def load_base(args: SftArguments, source: ModelSource) -> torch.nn.Module:
 
 
 def add_tuner(args: SftArguments, model: torch.nn.Module, source: ModelSource) -> torch.nn.Module:
-    """The model with what trains: a fresh tuner, one to continue, or (a part of) itself."""
+    """The model with what trains: fresh tuners, those to continue, or (a part of) itself.
+
+    Raises:
+        ConfigError: a tuner does not fit the model's shapes.
+    """
     if args.sft_type == "full":
         freeze_parameters(model, args.freeze_parameters, args.additional_trainable_parameters)
         return model
     if args.resume_only_model and args.resume_from_checkpoint:
         return Swift.from_pretrained(model, args.resume_from_checkpoint, is_trainable=True)
-    return Swift.prepare_model(model, choose_tuner(args, model, source.targets))
+    chosen = choose_tuner(args, model, source.targets)
+    try:
+        return Swift.prepare_model(model, chosen)
+    except SwiftError:
+        raise
+    except ValueError as error:  # PEFT looks at shapes only now
+        raise ConfigError("CONFIG-02", f"{' and '.join(args.tuner) or args.sft_type}: {error}") from error

@@ -44,7 +44,8 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
     source = find_inputs(args)
     args = decide_sft(args, detect_hardware(), source)
     for name in without_effect(args):
-        logger.warning(f"--{name} has no effect with --sft_type {args.sft_type}")
+        kinds = f"--tuner {' '.join(args.tuner)}" if args.tuner else f"--sft_type {args.sft_type}"
+        logger.warning(f"--{name} has no effect with {kinds}")
     join_group(args)
     args = replace(args, **choose_run(args, source))
     with no_empty_run(args):

@@ -23,6 +23,7 @@ from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError
 from swift.log import get_logger
 from swift.trainers import saving
+from swift.trainers.adalora import Ranks
 from swift.trainers.arguments import OwnTrainingArguments
 from swift.trainers.tally import Clock
 from swift.tuners import files
@@ -44,6 +45,7 @@ class CommittingTrainer(transformers.Trainer):
     template: Template | None = None
     clock: Clock
     config_use_cache: bool | None = None
+    ranks: Ranks | None = None
 
     def train(
         self,
@@ -116,6 +118,11 @@ class CommittingTrainer(transformers.Trainer):
             saving.check_adapter_fits(target, Path(resume_from_checkpoint))
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.ranks is not None and checkpoint is not None:
+            self.ranks.load(Path(checkpoint))
+
     def _load_best_model(self) -> None:
         if isinstance(self.model, SwiftModel):
             self._load_from_checkpoint(str(self.state.best_model_checkpoint))
@@ -142,6 +149,8 @@ class CommittingTrainer(transformers.Trainer):
             self._save_optimizer_and_scheduler(str(stage))
             self._save_scaler(str(stage))
             self._save_rng_state(str(stage))
+            if self.ranks is not None and self.args.should_save:
+                self.ranks.save(stage)
         if self.args.should_save:
             stateful = [
                 cb for cb in [*self.callback_handler.callbacks, self.control] if isinstance(cb, ExportableState)

@@ -17,6 +17,7 @@ from swift import storage
 from swift.arguments.fields import to_json
 from swift.arguments.sft import SftArguments
 from swift.errors import DataError
+from swift.trainers.adalora import whole_ranks
 from swift.tuners import files
 from swift.tuners.groups import param_groups
 from swift.tuners.lora import LoraConfig
@@ -27,6 +28,7 @@ ADAPTER_OPTIONS = (
     "model_id_or_path",
     "model_revision",
     "sft_type",
+    "tuner",
     "tuner_backend",
     "template_type",
     "dtype",
@@ -58,9 +60,11 @@ def write_weights(model: nn.Module, directory: Path, state_dict: dict[str, Tenso
         state_dict: the weights where `model` does not hold them all, as when they are sharded; None where it does.
     """
     if isinstance(model, SwiftModel):
-        model.save_pretrained(directory, safe_serialization=True, state_dict=state_dict)
+        with whole_ranks(model):
+            model.save_pretrained(directory, safe_serialization=True, state_dict=state_dict)
     elif isinstance(model, (PeftModel, PreTrainedModel)):
-        model.save_pretrained(str(directory), state_dict=state_dict)
+        with whole_ranks(model):
+            model.save_pretrained(str(directory), state_dict=state_dict)
     else:
         weights = {name: tensor.contiguous() for name, tensor in (state_dict or model.state_dict()).items()}
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})

@@ -20,7 +20,7 @@ PEFT_TYPES = (
     "prompt_tuning",
     "p_tuning",
 )
-PROMPT_TYPES = ("prefix_tuning", "prompt_tuning", "p_tuning")
+ALONE = ("vera", "prefix_tuning", "prompt_tuning", "p_tuning")  # PEFT has them only as a model around the model
 
 
 def available_sft_types() -> list[str]:
@@ -30,7 +30,7 @@ def available_sft_types() -> list[str]:
 
 def available_tuners() -> list[str]:
     """What a value of `--tuner` may begin with: every method that can be one of several."""
-    return [*(name for name in PEFT_TYPES if name not in PROMPT_TYPES), *method_names()]
+    return [*(name for name in PEFT_TYPES if name not in ALONE), *method_names()]
 
 
 def method_names() -> list[str]:
