@@ -14,7 +14,7 @@ import torch
 from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, IA3Config, LoHaConfig, LoKrConfig, OFTConfig
 from torch import nn
 
-from swift.tuners import AdapterConfig, LoraConfig, Swift, SwiftModel
+from swift.tuners import AdapterConfig, LoRAConfig, LoraConfig, Swift, SwiftModel
 from tests.tiny import tiny_encoder, tiny_model
 
 
@@ -127,6 +127,12 @@ def _peft(
 
 METHODS = {
     "lora": _peft(LoraConfig, ANY, r=4, lora_alpha=8),
+    "lora_ours": _peft(LoRAConfig, ANY, r=4, lora_alpha=8, lora_dtype="fp32"),
+    "fused": _peft(LoRAConfig, ANY, r=4, lora_alpha=8, use_merged_linear=True, enable_lora=[True, False]),
+    "rslora": _peft(LoraConfig, ANY, r=4, lora_alpha=8, use_rslora=True),
+    "dora": _peft(LoraConfig, ANY, at_start=1e-6, nests=False, r=4, lora_alpha=8, use_dora=True),
+    "pissa": _peft(LoraConfig, ANY, at_start=1e-6, r=4, lora_alpha=8, init_lora_weights="pissa"),
+    "olora": _peft(LoraConfig, ANY, at_start=1e-6, r=4, lora_alpha=8, init_lora_weights="olora"),
     "ia3": _peft(IA3Config, ANY, rate=0.1, feedforward_modules=[]),
     "adalora": _peft(AdaLoraConfig, twice=False, init_r=6, total_step=100),
     "loha": _peft(LoHaConfig, r=4),
