@@ -1,6 +1,8 @@
 from swift._version import __version__ as __version__
 from swift.log import get_logger as get_logger
 from swift.trainers.arguments import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
+from swift.trainers.galore import GaLoreConfig as GaLoreConfig
+from swift.trainers.optimizers import create_galore_optimizer as create_galore_optimizer
 from swift.trainers.trainer import Seq2SeqTrainer as Seq2SeqTrainer
 from swift.tuners.config import SwiftConfig as SwiftConfig
 from swift.tuners.facade import Swift as Swift

@@ -16,6 +16,8 @@ from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, MissingPackageError, UsageError
 from swift.log import get_logger
 from swift.registry import unknown
+from swift.trainers.galore import GaLoreConfig
+from swift.trainers.optimizers import check_galore
 
 logger = get_logger()
 
@@ -43,6 +45,7 @@ WITHOUT_EFFECT = {
     "use_ipex",
     "use_mps_device",
 }
+OLD_OPTIMISERS = {"adamw_hf": "adamw_torch"}
 WHOLE_RUN = 1 - 1e-9  # transformers reads a warm-up of 1 as one step, below it as a share of the steps
 
 
@@ -62,6 +65,16 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     additional_saved_files: list[str] = field(
         default_factory=list, metadata={"help": "Files that are copied into every checkpoint."}
     )
+    galore_config: GaLoreConfig | None = field(
+        default=None, metadata={"help": "Optimiser states in low-rank subspaces; whole ones when None."}
+    )
+    lisa_activated_layers: int = field(default=0, metadata={"help": "LISA's layers that train at a time; 0 is off."})
+    lisa_step_interval: int = field(default=20, metadata={"help": "Steps from one draw of layers to the next."})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All arguments, for JSON."""
+        galore = self.galore_config
+        return {**super().to_dict(), "galore_config": None if galore is None else galore.to_dict()}
 
 
 class Seq2SeqTrainingArguments(OwnTrainingArguments):
@@ -97,7 +110,7 @@ def modern(said: dict[str, Any]) -> dict[str, Any]:
         if name in WITHOUT_EFFECT - known:
             logger.info("training argument %s has no effect any more", name)
         elif name in known or new in known:
-            options[new] = value
+            options[new] = OLD_OPTIMISERS.get(value, value) if name == "optim" else value
         elif name == "warmup_ratio":
             options["warmup_steps"] = said.get("warmup_steps") or min(float(value), WHOLE_RUN)
         elif name == "group_by_length":
@@ -118,8 +131,9 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         UnknownNameError: an optimiser, or a name in `--training_options`, that transformers does not have.
         UsageError: a schedule that it does not have or that cannot be set so; values that it refuses.
         MissingPackageError: a tracker in `--report_to` that is not installed.
+        ConfigError: GaLore with an optimiser or a step that it cannot work with.
     """
-    optimisers = [name.value for name in OptimizerNames]
+    optimisers = [*OLD_OPTIMISERS, *(name.value for name in OptimizerNames)]
     if args.optim not in optimisers:
         raise unknown("optimiser", args.optim, optimisers)
     check_schedule(args)
@@ -176,12 +190,50 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         "metric_names": args.metrics,
         "callback_names": args.callbacks,
         "early_stopping_patience": args.early_stopping_patience,
+        "neftune_noise_alpha": args.neftune_noise_alpha if args.neftune_backend != "swift" else None,
+        "galore_config": galore_config(args),
+        "lisa_activated_layers": args.lisa_activated_layers,
+        "lisa_step_interval": args.lisa_step_interval,
     }
     options = decided | modern(args.training_options)
     try:
-        return Seq2SeqTrainingArguments(**options)
+        made = Seq2SeqTrainingArguments(**options)
     except (TypeError, ValueError) as error:
         raise UsageError("USAGE-02", f"--training_options {args.training_options}: {error}") from None
+    check_steps(made)
+    return made
+
+
+def galore_config(args: SftArguments) -> GaLoreConfig | None:
+    """What the options say about GaLore; None without it."""
+    if not args.use_galore:
+        return None
+    said = args.galore_target_modules
+    return GaLoreConfig(
+        rank=args.galore_rank,
+        target_modules=said,
+        update_proj_gap=args.galore_update_proj_gap,
+        galore_scale=args.galore_scale,
+        proj_type=args.galore_proj_type,
+        optim_per_parameter=args.galore_optim_per_parameter,
+        with_embedding=args.galore_with_embedding,
+        quantize=args.galore_quantization,
+        proj_quant=args.galore_proj_quant,
+        proj_bits=args.galore_proj_bits,
+        proj_group_size=args.galore_proj_group_size,
+        cos_threshold=args.galore_cos_threshold,
+        gamma_proj=args.galore_gamma_proj,
+        queue_size=args.galore_queue_size,
+    )
+
+
+def check_steps(args: OwnTrainingArguments) -> None:
+    """Make sure that what takes the optimiser's steps can take them so. Raises ConfigError when it cannot."""
+    if args.galore_config is not None:
+        optim = OptimizerNames(args.optim).value
+        check_galore(args.galore_config, optim, args.gradient_accumulation_steps, args.world_size, args.fp16)
+    if args.galore_config is not None and args.lisa_activated_layers:
+        raise ConfigError("CONFIG-02", "GaLore and LISA do not work together", fix="drop one of them")
 
 
 def check_schedule(args: SftArguments) -> None:

@@ -28,10 +28,14 @@ from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, DataError, InternalError, MissingPackageError
 from swift.trainers import loss as losses
 from swift.trainers import metrics, saving
-from swift.trainers.arguments import OwnTrainingArguments, Seq2SeqTrainingArguments
+from swift.trainers.adalora import find_ranks
+from swift.trainers.arguments import OwnTrainingArguments, Seq2SeqTrainingArguments, check_steps
 from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_callbacks
 from swift.trainers.committing import CommittingTrainer
+from swift.trainers.galore import GaLoreConfig
+from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
+from swift.trainers.optimizers import GaLore, create_galore_optimizer
 from swift.trainers.progress import MEMORY, STEP_SPEED, TOKEN_SPEED, progress
 from swift.trainers.tally import Clock, Tally, memory_gib
 
@@ -110,6 +114,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         self._tally = Tally(own.device)
         self._keeps_positions = _takes_positions(self.model)
         self._ops_per_token: int | None = None
+        self._galore: GaLore | None = None
+        self._lisa: Lisa | None = None
         self._wants_all_logits = self._evaluating = False
         self.clock = Clock()
         self._set_up_callbacks(own)
@@ -126,6 +132,12 @@ class Seq2SeqTrainer(CommittingTrainer):
         self.add_callback(self.progress)
         if args.early_stopping_patience:
             self.add_callback(EarlyStopping(args.early_stopping_patience))
+        if args.lisa_activated_layers:
+            self._lisa = Lisa(self.model, args.lisa_activated_layers, args.lisa_step_interval, args.seed)
+            self.add_callback(self._lisa)
+        self.ranks = find_ranks(self.model)
+        if self.ranks is not None:
+            self.add_callback(self.ranks)
         for callback in find_callbacks(args.callback_names):
             self.add_callback(callback)
 
@@ -140,6 +152,10 @@ class Seq2SeqTrainer(CommittingTrainer):
             return super().train(*args, **kwargs)
         finally:
             self.progress.close()
+            if self._galore is not None:
+                self._galore.detach()
+            if self._lisa is not None:
+                self._lisa.thaw()
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
@@ -162,12 +178,26 @@ class Seq2SeqTrainer(CommittingTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser, with the parameter groups that the tuners ask for."""
         tuned: Any = self.model if model is None else model
+        config = self.args.galore_config
+        if config is not None:
+            self._make_galore(tuned, config)
+            return super().create_optimizer(model)
         groups = saving.tuner_groups(tuned, self.args.learning_rate, self.args.weight_decay)
         if self.optimizer is None and groups is not None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, tuned)
             if not OWN_GROUPS & options.keys():
                 self.optimizer = kind(groups, **options)
         return super().create_optimizer(model)
+
+    def _make_galore(self, model: nn.Module, config: GaLoreConfig) -> None:
+        """GaLore's optimiser; it takes gradients as they arrive only while training goes on."""
+        if self.optimizer is None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            decay, limit = self.args.weight_decay, self.args.max_grad_norm
+            options = {**options, "weight_decay": decay, "max_grad_norm": limit}
+            self.optimizer = self._galore = create_galore_optimizer(model, config, kind, **options)
+        elif self._galore is not None and config.optim_per_parameter:
+            self._galore.attach()
 
     # The loss
 
@@ -221,6 +251,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         self._tally.add(sums, inputs)
         count = sums.tokens.clamp_min(1) if num_items_in_batch is None else num_items_in_batch
         loss = sums.loss / count * self.accelerator.num_processes + self._balance_loss(outputs)
+        if self.ranks is not None and not self._evaluating:
+            loss = loss + self.ranks.orthogonality() / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
     def _balance_loss(self, outputs: Any) -> Tensor | float:
@@ -233,7 +265,11 @@ class Seq2SeqTrainer(CommittingTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient's norm; called just before the optimiser steps, so nothing that is not finite gets further."""
-        norm = super()._get_grad_norm(model, grad_norm)
+        taken = self.args.galore_config is not None and self.args.galore_config.optim_per_parameter
+        if taken and self._galore is not None:
+            norm = self._galore.take_norm()
+        else:
+            norm = super()._get_grad_norm(model, grad_norm)
         scaled = self.accelerator.scaler is not None  # the fp16 scaler skips steps whose gradient overflows
         if not math.isfinite(self._tally.loss):
             self._stop("the loss", self.state.global_step + 1)
@@ -315,6 +351,9 @@ def _own_arguments(args: TrainingArguments | None, several_sets: bool) -> OwnTra
         args = Seq2SeqTrainingArguments(output_dir="output")
     if not isinstance(args, OwnTrainingArguments):
         args = Seq2SeqTrainingArguments(**{f.name: getattr(args, f.name) for f in fields(args) if f.init})
+    check_steps(args)
+    if args.lisa_activated_layers and args.world_size > 1:
+        args.ddp_find_unused_parameters = True  # frozen layers get no gradient
     if args.predict_with_generate:
         raise ConfigError("CONFIG-02", "predict_with_generate is not there yet", fix="swift infer on the checkpoint")
     if args.world_size != dist.world_size():
