@@ -20,7 +20,7 @@ LAYERS = [
     {"agent", "cli", "completion", "launch"},
     {"commands", "ui"},
     {"decide", "trainers", "checkpoint", "inference"},
-    {"models", "templates", "datasets", "tuners"},
+    {"models", "templates", "datasets", "tuners", "peft"},
     {"arguments"},
     {"registry", "hub", "storage", "dist", "log", "redact", "errors"},
 ]
@@ -160,14 +160,16 @@ def test_no_unsafe_calls() -> None:
     assert not wrong
 
 
-def test_one_place_loads_torch_files() -> None:
+def test_few_places_load_torch_files_and_one_unpickles() -> None:
     places = [
         p.relative_to(ROOT).as_posix()
         for p, t in TREES.items()
         for c in calls(t)
         if ast.unparse(c.func) == "torch.load"
     ]
-    assert len(places) <= 1, places
+    assert set(places) <= {"tuners/files.py", "peft/pdparams.py"} and len(places) <= 2, places
+    unpicklers = [p.relative_to(ROOT).as_posix() for p in MODULES if "Unpickler" in p.read_text(encoding="utf-8")]
+    assert unpicklers == ["peft/pdparams.py"], unpicklers  # Paddle's files: a list of names, none of them called
 
 
 def test_no_swallowed_exceptions_and_no_open_servers() -> None:

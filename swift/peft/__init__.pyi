@@ -1,0 +1,12 @@
+from swift.peft.auto import AutoModelForCausalLM as AutoModelForCausalLM
+from swift.peft.config import LoRAConfig as LoRAConfig
+from swift.peft.config import PrefixConfig as PrefixConfig
+from swift.peft.hooks import bloom_postprocess_past_key_value as bloom_postprocess_past_key_value
+from swift.peft.hooks import chatglm_pad_attention_mask as chatglm_pad_attention_mask
+from swift.peft.hooks import chatglm_postprocess_past_key_value as chatglm_postprocess_past_key_value
+from swift.peft.hooks import llama_postprocess_past_key_value as llama_postprocess_past_key_value
+from swift.peft.hooks import qwen_postprocess_past_key_value as qwen_postprocess_past_key_value
+from swift.peft.lora import LoRAModel as LoRAModel
+from swift.peft.prefix import PrefixModelForCausalLM as PrefixModel
+from swift.peft.prefix import PrefixModelForCausalLM as PrefixModelForCausalLM
+from swift.peft.prefix import load_pre_caches as load_pre_caches

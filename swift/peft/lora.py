@@ -1,0 +1,260 @@
+"""LoRAModel: a model whose matching layers have LoRA, as PaddleNLP offers it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from swift import dist
+from swift.errors import ConfigError, UsageError
+from swift.log import get_logger
+from swift.peft import pdparams
+from swift.peft.config import CONFIG, LoRAConfig, writable
+from swift.peft.layers import LoRALayer, with_lora
+from swift.peft.weights import (
+    check_degree,
+    fitted,
+    one_device,
+    paddle_layout,
+    put,
+    read_shards,
+    read_weights,
+    weights_name,
+)
+from swift.peft.wrapper import Wrapper
+
+STEM, MISPRINT = "lora_model_state", "lora_mode_state.pdparams"
+
+
+class LoRAModel(Wrapper):
+    """A model with LoRA in place of the layers that `lora_config.target_modules` matches; it is changed in place.
+
+    Nothing is frozen until `mark_only_lora_as_trainable()`. `eval()` and `train()` fold and unfold with
+    `merge_weights`; folded, each target takes the size of its weight once more.
+
+    Args:
+        model: any PyTorch model.
+        lora_config: the options; a copy is kept as `lora_config`.
+
+    Raises:
+        ConfigError: also a ValueError; a value makes no sense, a pattern matches something else than a layer that can
+            have LoRA, or nothing is matched at all.
+        TypeError: enable_lora_list is not shaped like target_modules.
+    """
+
+    def __init__(self, model: nn.Module, lora_config: LoRAConfig) -> None:
+        super().__init__(model)
+        lora_config.check()
+        self.lora_config = copy.deepcopy(lora_config)
+        one_device(self.lora_config, "lora_config")
+        self.replaced = _replace(model, self.lora_config)
+        if self.lora_config.merge_weights:
+            self._check_untied()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: nn.Module,
+        lora_path: str | Path,
+        lora_config: LoRAConfig | None = None,
+        merge_tensor_parallel: bool = False,
+    ) -> Self:
+        """The model with the LoRA that a directory holds, ours or PaddleNLP's.
+
+        Without a file of weights LoRA starts new, and the log says so as an error.
+
+        Args:
+            model: the base model.
+            lora_path: the directory.
+            lora_config: None reads the one in the directory.
+            merge_tensor_parallel: whether files of several tensor-parallel ranks are put together.
+
+        Raises:
+            DegreeError: also a NotImplementedError; it holds such files and `merge_tensor_parallel` is off.
+            DataError: the config or weights are damaged, or do not fit the model.
+        """
+        directory = Path(lora_path)
+        config = LoRAConfig.from_pretrained(directory) if lora_config is None else lora_config
+        degree = config.tensor_parallel_degree
+        check_degree(directory, degree, merge_tensor_parallel)
+        lora = cls(model, config)
+        if degree > 1:
+            found = read_shards(directory, STEM, degree, paddle_layout(model, model.state_dict()))
+        else:
+            found = read_weights(directory, [weights_name(STEM, None), MISPRINT])
+        if found is not None:
+            needed = [f"{path}.{name}" for path in lora.replaced for name in ("lora_A", "lora_B")]
+            lora._load(paddle_layout(model, found), needed, str(directory))
+        return lora
+
+    def set_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load tensors, named as in `get_trainable_state_dict()`; all others stay.
+
+        Raises:
+            DataError: a name or shape that the model does not have.
+        """
+        self._load(state_dict, (), "the state dict")
+
+    def get_trainable_state_dict(self) -> dict[str, Tensor]:
+        """The parameters that are trained, under their names in the base model; unfolded where they are folded."""
+        folded = {f"{path}.weight": layer.unfolded for path, layer in self.layers().items() if layer.merged}
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: (folded.get(name) if name in folded else p.detach()) for name, p in trained.items()}  # pyright: ignore
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        merge_tensor_parallel: bool = False,
+        variant: str | None = None,
+        is_main_process: bool | None = None,
+    ) -> None:
+        """Write what is trained (`lora_model_state.pdparams`) and the config (`lora_config.json`).
+
+        Args:
+            save_directory: made when missing.
+            merge_tensor_parallel: kept for its name; the weights are whole.
+            variant: a word in the file's name: `lora_model_state.<variant>.pdparams`.
+            is_main_process: the others write nothing; None asks the environment.
+        """
+        if is_main_process is False or (is_main_process is None and not dist.is_main()):
+            return
+        directory = writable(save_directory)
+        tensors = paddle_layout(self.model, self.get_trainable_state_dict())
+        pdparams.write(directory / weights_name(STEM, variant), tensors)
+        self.lora_config.save_pretrained(directory)
+
+    def mark_only_lora_as_trainable(self) -> None:
+        """Freeze all but A and B, and the biases and modules that the config names."""
+        config = self.lora_config
+        self.model.requires_grad_(False)
+        for layer in self.layers().values():
+            layer.lora_A.requires_grad_(True)
+            layer.lora_B.requires_grad_(True)
+            if config.trainable_bias == "lora" and layer.bias is not None:
+                layer.bias.requires_grad_(True)
+        patterns = _listed(config.trainable_modules)
+        for name, parameter in self.model.named_parameters():
+            bias = config.trainable_bias == "all" and name.endswith("bias")
+            if bias or any(re.fullmatch(pattern, name) for pattern in patterns):
+                parameter.requires_grad_(True)
+
+    def create_optimizer_param_groups(self, lr: float | None = None, **defaults: Any) -> list[dict[str, Any]]:
+        """Groups of what is trained, for an optimizer: B learns at `lr · lora_plus_scale`, all else at `lr`.
+
+        Args:
+            lr: the learning rate of A.
+            defaults: what every group gets, such as `weight_decay`.
+
+        Raises:
+            UsageError: a `lora_plus_scale` other than 1 without `lr`.
+        """
+        scale = self.lora_config.lora_plus_scale
+        rate = {} if lr is None else {"lr": lr}
+        if lr is None and scale != 1:
+            raise UsageError("USAGE-03", "lora_plus_scale needs lr", fix="create_optimizer_param_groups(lr=1e-4, ...)")
+        faster = {id(layer.lora_B) for layer in self.layers().values()} if lr is not None and scale != 1 else set()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [{"params": [p for p in trained if id(p) not in faster], **defaults, **rate}]
+        groups += [{"params": [p for p in trained if id(p) in faster], **defaults, "lr": (lr or 0) * scale}]
+        return [group for group in groups if group["params"]]
+
+    def merge(self) -> None:
+        """Fold LoRA into the weights of its layers, whatever `merge_weights` says; `unmerge()` undoes it."""
+        self._check_untied()
+        for layer in self.layers().values():
+            layer.fold()
+
+    def unmerge(self) -> None:
+        """Give all weights back bit for bit as they were before folding."""
+        for layer in self.layers().values():
+            layer.unfold()
+
+    def restore_original_model(self) -> nn.Module:
+        """The base model with its own layers in place of those with LoRA, and its own weights."""
+        self.unmerge()
+        for path, plain in self.replaced.items():
+            layer = self.model.get_submodule(path)
+            plain.weight, plain.bias = layer.weight, layer.bias
+            plain.train(layer.training)
+            _set(self.model, path, plain)
+        self.replaced = {}
+        return self.model
+
+    def layers(self) -> dict[str, LoRALayer]:
+        """The layers with LoRA, by path."""
+        return {path: module for path, module in self.model.named_modules() if isinstance(module, LoRALayer)}
+
+    def _load(self, tensors: Mapping[str, Tensor], needed: Sequence[str], what: str) -> None:
+        folded = [layer for layer in self.layers().values() if layer.merged]
+        self.unmerge()
+        put(self.model, fitted(self.model, tensors, needed, what))
+        for layer in folded:
+            layer.fold()
+
+    def _check_untied(self) -> None:
+        """Refuse to fold into a weight that another module uses too, such as an embedding tied to the head."""
+        users: dict[int, list[str]] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            users.setdefault(id(parameter), []).append(name)
+        for path, layer in self.layers().items():
+            others = [name for name in users[id(layer.weight)] if name != f"{path}.weight"]
+            if others:
+                what = f"the weight of {path} is also {others[0]}: folding would change both"
+                raise ConfigError(CONFIG, what, fix=f"merge_weights=False, or leave {path} out of target_modules")
+
+
+def _replace(model: nn.Module, config: LoRAConfig) -> dict[str, nn.Module]:
+    """Put LoRA into the layers that the config matches; give the plain ones by path."""
+    replaced: dict[str, nn.Module] = {}
+    modules = [(path, module) for path, module in model.named_modules(remove_duplicate=False) if path]
+    already = next((path for path, module in modules if isinstance(module, LoRALayer)), None)
+    if already:
+        raise ConfigError(CONFIG, f"{already} has LoRA already", fix="restore_original_model() first")
+    made: dict[int, LoRALayer] = {}
+    new: dict[str, LoRALayer] = {}
+    for pattern, parts in _patterns(config):
+        matched = [(path, module) for path, module in modules if re.fullmatch(pattern, path)]
+        if not matched:
+            get_logger().warning(f"target_modules: {pattern!r} matches no module of the model")
+        for path, module in matched:
+            if path not in new:
+                new[path] = made.setdefault(id(module), with_lora(path, module, config, parts))
+                replaced[path] = module
+    if config.target_modules is not None and not new:
+        fix = "a regular expression has to match the whole path, such as '.*q_proj.*'"
+        raise ConfigError(CONFIG, f"target_modules {config.target_modules!r} matches no module", fix=fix)
+    for path, layer in new.items():
+        _set(model, path, layer)
+    return replaced
+
+
+def _patterns(config: LoRAConfig) -> list[tuple[str, Sequence[bool] | None]]:
+    """Each target pattern with its entry of enable_lora_list. Raises TypeError where the two do not go together."""
+    targets, enabled = config.target_modules, config.enable_lora_list
+    if targets is None:
+        return []
+    entries = [enabled] if isinstance(targets, str) else enabled
+    patterns = _listed(targets)
+    if entries is None:
+        entries = [None] * len(patterns)
+    said = f"enable_lora_list={enabled!r}"
+    if not isinstance(entries, (list, tuple)) or len(entries) != len(patterns):
+        raise TypeError(f"{said} needs one entry for each of the {len(patterns)} target_modules")
+    for entry in entries:
+        if entry is not None and not (isinstance(entry, (list, tuple)) and all(isinstance(on, bool) for on in entry)):
+            raise TypeError(f"{said}: an entry is None or a list of bools; with one string as target it is that list")
+    return list(zip(patterns, entries, strict=True))
+
+
+def _listed(said: str | Sequence[str] | None) -> list[str]:
+    return [said] if isinstance(said, str) else list(said or ())
+
+
+def _set(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
