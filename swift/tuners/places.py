@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from swift.errors import ConfigError
-from swift.tuners.branch import Branch
 
 
 @dataclass(frozen=True)
@@ -87,26 +86,6 @@ class Seen:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_of": {}}
-
-
-class Probe(Branch):
-    """Leaves what its host is given ("input") or returns ("output") for others, under a number."""
-
-    def __init__(self, host: nn.Module, seen: Seen, number: int, side: str, change: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.place, self.seen, self.number, self.side, self.change = Place.of(host, 0), seen, number, side, change
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The same arguments."""
-        if self.side == "input":
-            self.seen.here[self.number] = self.change(self.place.tensor(args, kwargs))
-        return args, kwargs
-
-    def after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """The same output."""
-        if self.side == "output":
-            self.seen.here[self.number] = self.change(output)
-        return output
 
 
 def on_channels(change: Callable[[Tensor], Tensor], x: Tensor, dim: int, what: str) -> Tensor:

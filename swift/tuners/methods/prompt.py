@@ -45,7 +45,11 @@ class Prompts(Branch):
     ) -> None:
         super().__init__()
         self.stack, self.number, self.fresh, self.outer = stack, number, fresh, outer
-        self.front, self.extracts, self.value = config.attach_front, config.extract_embedding, config.attention_mask_value
+        self.front, self.extracts, self.value = (
+            config.attach_front,
+            config.extract_embedding,
+            config.attention_mask_value,
+        )
         self.place = Place.of(host, config.embedding_pos)
         mask = "attention_mask" if config.attention_mask_pos is None else config.attention_mask_pos
         self.mask = Place.of(host, mask)

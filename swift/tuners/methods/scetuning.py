@@ -14,7 +14,7 @@ from swift.errors import ConfigError
 from swift.registry import unknown
 from swift.tuners.branch import Active, Branch, attach, edit, matches, no_target, outside
 from swift.tuners.config import SwiftConfig, place
-from swift.tuners.places import Place, Probe, Seen, item, on_channels, per_place, positive
+from swift.tuners.places import Place, Seen, item, on_channels, per_place, positive
 
 # Tensor names end in their shape: B rows, C channels of a map or size of hidden states, H W the size of a map.
 
@@ -75,6 +75,19 @@ class SkipTuner(Branch):
         if self.hints is not None:
             seen = seen + self.hints.like(x).to(weight)
         return x + on_channels(self.op, seen, self.dim, "the tuner of a skip connection").to(x.dtype)
+
+
+class Probe(Branch):
+    """Leaves what its host returns for the tuners, under a number."""
+
+    def __init__(self, seen: Seen, number: int) -> None:
+        super().__init__()
+        self.seen, self.number = seen, number
+
+    def after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """The same output."""
+        self.seen.here[self.number] = output
+        return output
 
 
 class Hints:
@@ -154,7 +167,7 @@ class SCETuningConfig(SwiftConfig):
         if hints:
             seen = hints[0].seen
             found = last_members(model, self.hint_modules or "")
-            branches = [(host, Probe(host, seen, i, "output", _same)) for i, (_, host) in enumerate(found)]
+            branches = [(host, Probe(seen, i)) for i, (_, host) in enumerate(found)]
         for i, (_, host) in enumerate(targets):
             branches.append((host, SkipTuner(host, dims[i], self, hints[i] if hints else None)))
         for host, branch in branches:
@@ -196,7 +209,3 @@ def last_members(model: nn.Module, target: str | Sequence[str]) -> list[tuple[st
     if not found:
         raise no_target(model, target)
     return list(found.items())
-
-
-def _same(output: Any) -> Any:
-    return output
