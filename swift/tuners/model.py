@@ -13,13 +13,12 @@ from typing import Any
 
 import peft
 import torch
-from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from swift.errors import ConfigError, UsageError
 from swift.log import get_logger
 from swift.registry import unknown
-from swift.tuners import files, peft_layers
+from swift.tuners import files, peft_layers, prompts
 from swift.tuners.branch import Active, branches_aside
 from swift.tuners.config import SwiftConfig
 from swift.tuners.files import Config
@@ -42,7 +41,8 @@ class BaseForward:
 
         @functools.wraps(base.forward)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return base(*args, **kwargs)
+            around = model._around()
+            return base(*args, **kwargs) if around is None else prompts.run(around, args, kwargs)
 
         return forward
 
@@ -72,6 +72,7 @@ class SwiftModel(nn.Module):
         self._thawed: list[str] = []
         self._active = Active(per_thread=os.environ.get("USE_UNIQUE_THREAD", "1") == "0")
         self._tuners: peft_layers.Tuners = {}
+        self._prompts: dict[str, peft.PeftModel] = {}
         self._offloaded: dict[str, Offloaded] = {}
         self._merged: tuple[str, ...] = ()
         self.fingerprint = remembered(model)
@@ -87,7 +88,8 @@ class SwiftModel(nn.Module):
         except AttributeError:
             if name == "base_model":
                 raise
-            return getattr(self.base_model, name)
+            around = self._around() if name == "generate" else None
+            return getattr(self.base_model, name) if around is None else functools.partial(prompts.generate, around)
 
     @property
     def model(self) -> nn.Module:
@@ -119,13 +121,16 @@ class SwiftModel(nn.Module):
             own = self.owned(name)
             for key, parameter in self.base_model.named_parameters():
                 parameter.requires_grad_(not inference_mode if key in own else parameter.requires_grad)
+        elif config.is_prompt_learning:
+            self._surround(name, config, inference_mode)
         else:
             self.adapters[name] = peft_layers.inject(self.base_model, self._tuners, config, name, inference_mode)
             peft_layers.follow(self.base_model, self._active)
         self._thaw()
-        rivals = [active for active in self._active if _rivals(self.adapters[active], self.adapters[name])]
-        if rivals:
-            logger.warning("adapter %r replaces %s: both train their own copy of a module", name, ", ".join(rivals))
+        rivals = [active for active in self._active if _rivalry(self.adapters[active], self.adapters[name])]
+        for rival in rivals:
+            reason = _rivalry(self.adapters[rival], self.adapters[name])
+            logger.warning("adapter %r replaces %s: both %s", name, rival, reason)
         self._switch([known for known in self.adapters if known in {*self._active, name} - {*rivals}])
 
     def add_extra_state_keys(self, keys: Sequence[str], *, inference_mode: bool = False) -> None:
@@ -172,7 +177,8 @@ class SwiftModel(nn.Module):
         config = self.adapters[self._known(name)]
         if isinstance(config, SwiftConfig):
             return config.owned(self.base_model, name)
-        return peft_layers.owned(self.base_model, config, name)
+        prompt = prompts.owned(self.base_model, name) if config.is_prompt_learning else {}
+        return prompt | peft_layers.owned(self.base_model, config, name)
 
     def extra_states(self, keys: Iterable[str]) -> list[str]:
         """Those of the base's `keys` that are saved with the adapters."""
@@ -305,7 +311,7 @@ class SwiftModel(nn.Module):
             ConfigError: one of them cannot be merged.
         """
         self._check_shared()
-        names = tuple(name for name in self._active if isinstance(self.adapters[name], peft.PeftConfig))
+        names = tuple(name for name in self._active if _can_merge(self.adapters[name]))
         peft_layers.merge(self.base_model, self._tuners.values(), names, keep=True)
         self._merged = names
 
@@ -325,11 +331,11 @@ class SwiftModel(nn.Module):
         """
         names = _names(adapter_name) if adapter_name is not None else None
         for name in names or ():
-            if not isinstance(self.adapters[self._known(name)], peft.PeftConfig):
-                raise ConfigError("MERGE-01", f"adapter {name!r} adds modules of its own and cannot be merged")
+            if not _can_merge(self.adapters[self._known(name)]):
+                raise ConfigError("MERGE-01", f"adapter {name!r} changes no weights and cannot be merged")
             self._bring_back(name)
         self._check_shared()
-        gone = [n for n in self._active if isinstance(self.adapters[n], peft.PeftConfig)] if names is None else names
+        gone = [name for name in self._active if _can_merge(self.adapters[name])] if names is None else names
         merged = bool(self._merged)
         self.unmerge()
         try:
@@ -344,16 +350,27 @@ class SwiftModel(nn.Module):
                 self.merge()
 
     def _take_over(self, model: peft.PeftModel) -> None:
-        tuner: Any = model.base_model
-        if not isinstance(tuner, BaseTuner):
-            raise ConfigError("CONFIG-02", "PEFT's prompt methods are a model around a model: add other tuners first")
+        self.base_model = model.get_base_model()
         active = model.active_adapters
-        self.base_model = tuner.model
-        self.adapters = dict(model.peft_config)
-        self._tuners = {kind_of(config).value: tuner for config in model.peft_config.values()}
-        peft_layers.declare(self.base_model, self._tuners)
-        peft_layers.follow(self.base_model, self._active)
+        if model.active_peft_config.is_prompt_learning:
+            for name, config in model.peft_config.items():
+                self._surround(name, config, config.inference_mode)
+                self._prompts[name].prompt_encoder[name].load_state_dict(model.prompt_encoder[name].state_dict())
+        else:
+            self.adapters = dict(model.peft_config)
+            self._tuners = {kind_of(config).value: peft_layers.tuner_of(model) for config in self.adapters.values()}
+            peft_layers.declare(self.base_model, self._tuners)
+            peft_layers.follow(self.base_model, self._active)
         self._active.names = [name for name in self.adapters if name in active]
+
+    def _surround(self, name: str, config: peft.PeftConfig, inference_mode: bool) -> None:
+        around = prompts.surround(self.base_model, config, name, self._active, inference_mode=inference_mode)
+        self._prompts[name], self.adapters[name] = around, around.peft_config[name]
+        peft_layers.follow(self.base_model, self._active)
+
+    def _around(self) -> peft.PeftModel | None:
+        """PEFT's model around the base where a prompt method is active."""
+        return next((self._prompts[name] for name in self._active if name in self._prompts), None)
 
     def _thaw(self) -> None:
         for key, parameter in self.base_model.named_parameters():
@@ -369,8 +386,9 @@ class SwiftModel(nn.Module):
         if set(names) != set(self._active):
             self._check_not_merged()
         for first, second in itertools.combinations(names, 2):
-            if _rivals(self.adapters[first], self.adapters[second]):
-                what = f"adapters {first!r} and {second!r} both train their own copy of a whole module"
+            reason = _rivalry(self.adapters[first], self.adapters[second])
+            if reason:
+                what = f"adapters {first!r} and {second!r} both {reason}"
                 raise ConfigError("CONFIG-02", what, fix="activate one of them")
         for name in names:
             self._bring_back(name)
@@ -408,7 +426,17 @@ def _write(folder: Path, tensors: Mapping[str, Tensor], safe: bool) -> None:
     files.write_tensors(folder, tensors, safe)
 
 
-def _rivals(first: Config, second: Config) -> bool:
-    """Whether both train a copy of one whole module: only one copy can run."""
+def _rivalry(first: Config, second: Config) -> str | None:
+    """What both do and only one can, None when both can run."""
+    if _is_prompt(first) and _is_prompt(second):
+        return "put a prompt before the model"
     modules, others = (vars(config).get("modules_to_save") or () for config in (first, second))
-    return bool(set(modules) & set(others))
+    return "train their own copy of a whole module" if set(modules) & set(others) else None
+
+
+def _is_prompt(config: Config) -> bool:
+    return isinstance(config, peft.PeftConfig) and config.is_prompt_learning
+
+
+def _can_merge(config: Config) -> bool:
+    return isinstance(config, peft.PeftConfig) and not config.is_prompt_learning

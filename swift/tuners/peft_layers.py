@@ -73,7 +73,7 @@ def inject(
     """
     kind = kind_of(config).value
     tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[kind_of(config)]
-    if config.is_prompt_learning or config.is_adaption_prompt or tuner_class.uses_shared_state:
+    if config.is_adaption_prompt or not issubclass(tuner_class, BaseTuner):
         raise ConfigError(
             "CONFIG-02",
             f"{kind} cannot be one of several tuners",
