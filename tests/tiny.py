@@ -90,10 +90,10 @@ def tiny_encoder(kind: str = "bert", vocab_size: int = 400, hidden: int = 64, la
     return AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, vocab_size=vocab_size, **shape))
 
 
-def save_tiny(directory: Path | str, kind: str = "qwen2", **kwargs) -> Path:
+def save_tiny(directory: Path | str, kind: str = "qwen2", extra_special: tuple[str, ...] = (), **kwargs) -> Path:
     """Write a tiny model with its tokenizer as plain `save_pretrained` does; return the directory."""
     directory = Path(directory)
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(extra_special=extra_special)
     model = tiny_model(kind, vocab_size=len(tokenizer), **kwargs)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=16

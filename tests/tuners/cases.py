@@ -140,7 +140,9 @@ METHODS = {
     "oft": _peft(OFTConfig, at_start=1e-6, nests=False, r=0, oft_block_size=4),
     "boft": _peft(BOFTConfig, at_start=1e-6, boft_block_size=4),
     "fourierft": _peft(FourierFTConfig, at_start=None, n_frequency=20),
-    "adapter": Method(lambda host: AdapterConfig(dim=host.dim, target_modules=[host.wide], adapter_length=6)),
+    "adapter": Method(
+        lambda host: AdapterConfig(dim=host.dim, target_modules=[host.wide], adapter_length=6), rate=0.005
+    ),
 }
 
 
