@@ -350,7 +350,8 @@ def test_tuners_choose_their_learning_rates(tmp_path: Path) -> None:
     assert {group["lr"] for group in plain.create_optimizer().param_groups} == {1e-3}
 
 
-def test_an_optimiser_of_a_package_that_is_missing(tmp_path: Path) -> None:
+def test_an_optimiser_of_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.trainer_optimizer.is_bitsandbytes_available", lambda: False)
     with pytest.raises(MissingPackageError, match=r"--optim adamw_8bit: .*bitsandbytes"):
         trainer_of(lora(), tmp_path, optim="adamw_8bit").train()
 
