@@ -55,7 +55,9 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
     """
     args = _decide_data(_decide_model(said, hardware, source))
     raise_all([*check_values(args), *_beyond(args, hardware), *_contradictions(args)])
-    accumulation = args.gradient_accumulation_steps or math.ceil(ROWS_PER_STEP / args.batch_size / hardware.world_size)
+    at_once = args.use_galore and args.galore_optim_per_parameter
+    rows = args.batch_size if at_once else ROWS_PER_STEP / hardware.world_size
+    accumulation = args.gradient_accumulation_steps or math.ceil(rows / args.batch_size)
     checkpointing = _or(args.gradient_checkpointing, args.sft_type != "prefix_tuning")
     return replace(
         args,

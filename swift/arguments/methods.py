@@ -105,7 +105,12 @@ class FullOptions:
         False, group="GaLore", help="Update each layer during the backward pass, then drop its gradient."
     )
     galore_with_embedding: bool = option(False, group="GaLore", help="Project the embedding's gradient too.")
-    galore_quantization: bool = option(False, group="GaLore", help="Q-GaLore: weights in 8 bits (arXiv:2407.08296).")
+    galore_quantization: bool = option(
+        False,
+        group="GaLore",
+        help="Q-GaLore: renew subspaces that stay alike more seldom, and round bf16 weights by chance "
+        "(arXiv:2407.08296).",
+    )
     galore_proj_quant: bool = option(False, group="GaLore", help="Keep the projection quantised (arXiv:2407.08296).")
     galore_proj_bits: int = option(
         4, group="GaLore", choices=(4, 8), help="Bits of a quantised projection (arXiv:2407.08296)."
