@@ -26,4 +26,8 @@ from swift.tuners.facade import Swift as Swift
 from swift.tuners.lora import LoRAConfig as LoRAConfig
 from swift.tuners.lora import LoraConfig as LoraConfig
 from swift.tuners.methods.adapter import AdapterConfig as AdapterConfig
+from swift.tuners.methods.prompt import PromptConfig as PromptConfig
+from swift.tuners.methods.restuning import ResTuningConfig as ResTuningConfig
+from swift.tuners.methods.scetuning import SCETuningConfig as SCETuningConfig
+from swift.tuners.methods.side import SideConfig as SideConfig
 from swift.tuners.model import SwiftModel as SwiftModel

@@ -1,4 +1,4 @@
-"""Where tuners read and write while a model runs: the arguments of a call, channels, and what one pass leaves behind."""
+"""Where tuners read and write while a model runs: the arguments of a call, channels, what a pass leaves behind."""
 
 from __future__ import annotations
 

@@ -14,8 +14,19 @@ import torch
 from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, IA3Config, LoHaConfig, LoKrConfig, OFTConfig
 from torch import nn
 
-from swift.tuners import AdapterConfig, LoRAConfig, LoraConfig, Swift, SwiftModel
+from swift.tuners import (
+    AdapterConfig,
+    LoRAConfig,
+    LoraConfig,
+    PromptConfig,
+    ResTuningConfig,
+    SCETuningConfig,
+    SideConfig,
+    Swift,
+    SwiftModel,
+)
 from tests.tiny import tiny_encoder, tiny_model
+from tests.tuners.vision import IMAGES, NOISE, Unet, tiny_vit
 
 
 class Mlp(nn.Module):
@@ -73,7 +84,10 @@ HOSTS = {
     "bert": replace(
         LM, make=lambda: tiny_encoder("bert", vocab_size=64, hidden=32), linears=["query", "value"], wide="output"
     ),
+    "vit": replace(LM, make=tiny_vit, inputs={"pixel_values": IMAGES, "labels": torch.tensor([1, 2])}),
+    "unet": Host(make=Unet, inputs=NOISE, linears=["to_q", "to_v"], wide="ff", dim=8),
 }
+VISION = ("vit", "unet")
 LANGUAGE = ("lm", "llama", "gpt2")  # causal language models
 ANY = ("mlp", *LANGUAGE, "bert")  # models with linear layers and hidden states
 LINEAR = ("mlp", "lm", "llama", "bert")  # the same, without the transposed weights of GPT-2
@@ -143,6 +157,47 @@ METHODS = {
     "adapter": Method(
         lambda host: AdapterConfig(dim=host.dim, target_modules=[host.wide], adapter_length=6), rate=0.005
     ),
+}
+
+LAYER = r".*\.(layers|layer|h)\."  # the layers of the language models and of the vision transformer
+NORM = r"model\.norm|vit\.layernorm|transformer\.ln_f"  # what comes behind them
+
+
+def _restuning(**options: Any) -> Callable[[Host], Any]:
+    def config(host: Host) -> Any:
+        if "sample" in host.inputs:
+            chain = {"dims": [16, 16, 8], "stem_modules": ["mid_block", "up_blocks.0", "up_blocks.1"]}
+            ends = {"root_modules": ".*mid_block", "root_modules_hook": "output", "target_modules": ".*conv_norm_out"}
+            return ResTuningConfig(**chain, **ends, use_upsample=True, tuner_cfg="res_group_adapter")
+        places = {"root_modules": rf"{LAYER}0", "stem_modules": rf"{LAYER}\d+", "target_modules": NORM}
+        return ResTuningConfig(dims=host.dim, **places, **options)
+
+    return config
+
+
+def _side(host: Host) -> Any:
+    target = {"target_modules": ["vit"], "target_hidden_pos": "last_hidden_state"}
+    return SideConfig(dim=host.dim, **(target if "pixel_values" in host.inputs else {"target_modules": ["conv_in"]}))
+
+
+def _prompt(**options: Any) -> Callable[[Host], Any]:
+    return lambda host: PromptConfig(dim=host.dim, target_modules=rf"{LAYER}\d+", prompt_length=3, **options)
+
+
+SEEING = (*LANGUAGE, "vit")
+SKIPS = {"target_modules": r".*up_blocks\.\d\.resnets\.\d", "dims": [16, 8, 8, 8]}
+METHODS |= {
+    "prompt": Method(_prompt(extract_embedding=True), (*SEEING, "bert"), at_start=None),
+    "prompt_behind": Method(_prompt(attach_front=False), ("vit",), at_start=None),
+    "side": Method(_side, VISION, at_start=None),
+    "side_mlp": Method(
+        lambda host: SideConfig(dim=host.dim, target_modules=[host.wide], side_module_name="mlp"),
+        (*SEEING, "unet"),
+        at_start=None,
+    ),
+    "restuning": Method(_restuning(), ("vit", *LANGUAGE, "unet"), at_start=None),
+    "restuning_beside": Method(_restuning(use_bypass=False, zero_init_last=True), SEEING),
+    "scetuning": Method(lambda host: SCETuningConfig(**SKIPS, down_ratio=0.5), ("unet",)),
 }
 
 

@@ -48,7 +48,9 @@ class Bottleneck(Branch):
 
 @dataclass(kw_only=True)
 class AdapterConfig(SwiftConfig):
-    """Adapters: a bottleneck after every target module::
+    """Adapters: a bottleneck after every target module.
+
+    What a target returns becomes::
 
         out = h + W_up act(W_down h + b_down) + b_up
 

@@ -138,7 +138,8 @@ class PromptConfig(SwiftConfig):
         dim: D, or a list with that of each target in the model's order.
         embedding_pos: which argument of a target the hidden states are: an index or a name.
         attention_mask_pos: which argument is the mask; None is the one that is called attention_mask, if any.
-        attention_mask_value: what a mask of floats says for prompts; other masks let them be seen unless it is negative.
+        attention_mask_value: what a mask of floats says for prompts; other masks let them be seen if it is not
+            negative.
         prompt_length: P.
         attach_front: prompts come before the tokens, not behind them.
         extract_embedding: take the prompts out of what a target returns.
@@ -196,7 +197,7 @@ def split_number(path: str) -> tuple[str, int]:
     last = max((i for i, part in enumerate(parts) if part.isdigit()), default=None)
     if last is None:
         return path, 0
-    return ".".join(parts[:last] + ["*"] + parts[last + 1 :]), int(parts[last])
+    return ".".join([*parts[:last], "*", *parts[last + 1 :]]), int(parts[last])
 
 
 def widen_mask(mask: Tensor, count: int, start: int, length: int, value: float) -> Tensor:

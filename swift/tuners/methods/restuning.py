@@ -122,7 +122,8 @@ class ResTuner(nn.Module):
                 what = f"the chain brings {tuple(x.shape)} to a stem of shape {tuple(stem.shape)}"
                 raise ConfigError("CONFIG-02", what, fix="use_upsample=True, and stems in the order of their sizes")
             sides.append(self.vertical(x))
-        out = sum(sides[1:], sides[0]) if sides else torch.zeros_like(stem)
+        out = sides[0] if sides else torch.zeros_like(stem)
+        out = out + sides[1] if len(sides) > 1 else out
         return self.aux(out, like) if self.aux is not None else out
 
 
@@ -206,7 +207,9 @@ class Tap(Branch):
 
 @dataclass(kw_only=True)
 class ResTuningConfig(SwiftConfig):
-    """Res-Tuning: tuners unbound from the model. With `use_bypass` they form a chain beside it::
+    """Res-Tuning: tuners that are no part of the model.
+
+    With `use_bypass` they form a chain beside it::
 
         x_0 = root        x_i+1 = aux_i(lateral_i(stem_i) + vertical_i(x_i))        target := x_n
 
@@ -240,7 +243,8 @@ class ResTuningConfig(SwiftConfig):
         target_modules_hook: what of it is replaced, "input" or "output".
         target_hidden_pos: which argument, or element of the output, that is: an index or a name.
         tuner_cfg: a part for both lateral and vertical ("upsample": both `identity`, and upsampling), or
-            {"lateral_cfg": part, "vertical_cfg": part, "aux_cfg": "upsample" or None}, or a list of those for the stems.
+            {"lateral_cfg": part, "vertical_cfg": part, "aux_cfg": "upsample" or None}, or a list of those, one for
+            each stem.
         use_upsample: make the chain grow with its stems.
         upsample_out_channels: D' of each link; None is D of the next stem.
         zero_init_last: W_up starts as zero.

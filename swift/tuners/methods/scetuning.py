@@ -69,7 +69,7 @@ class SkipTuner(Branch):
         return edit(output, 0, self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x + op(x), or x + op(x + c) with a condition c."""
+        """The connection x as x + op(x), or x + op(x + c) with a condition c."""
         weight = next(self.op.parameters())
         seen = x.to(weight.dtype)
         if self.hints is not None:
@@ -112,7 +112,9 @@ class Hints:
 
 @dataclass(kw_only=True)
 class SCETuningConfig(SwiftConfig):
-    """SCEdit: every skip connection x of a U-Net is edited by a tuner of its own::
+    """SCEdit: every skip connection of a U-Net is edited by a tuner of its own.
+
+    A connection x becomes::
 
         out = x + Op(x)              SC-Tuner
         out = x + Op(x + c)          CSC-Tuner, with a condition c from `hint_modules`
@@ -204,8 +206,9 @@ def last_members(model: nn.Module, target: str | Sequence[str]) -> list[tuple[st
     found: dict[str, nn.Module] = {}
     for path, module in outside(model):
         if path and matches(target, path):
-            last = isinstance(module, nn.ModuleList) and len(module) > 0
-            found[f"{path}.{len(module) - 1}" if last else path] = module[-1] if last else module
+            if isinstance(module, nn.ModuleList) and len(module):
+                path, module = f"{path}.{len(module) - 1}", module[-1]
+            found[path] = module
     if not found:
         raise no_target(model, target)
     return list(found.items())

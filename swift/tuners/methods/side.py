@@ -66,9 +66,10 @@ class Beside(Branch):
     def __init__(self, host: nn.Module, config: SideConfig) -> None:
         super().__init__()
         self.kind, self.dim, self.target_pos = config.side_module_name, config.dim, config.target_hidden_pos
+        self.channels = image_channels(host)
         self.source = Place.of(host, config.source_hidden_pos)
         self.gate = nn.Parameter(torch.zeros(()))
-        self.network = NETWORKS[self.kind](image_channels(host), self.dim)
+        self.network = NETWORKS[self.kind](self.channels, self.dim)
 
     def after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The host's output mixed with the side network's."""
@@ -92,8 +93,8 @@ class Beside(Branch):
         if found != self.dim:
             what = f"the side network gives {self.dim} channels but its host {found}: {tuple(main.shape)}"
             raise ConfigError("CONFIG-02", what, fix=f"SideConfig(dim={found}, ...)")
-        if images and (source.ndim != 4 or source.shape[1] != self.network[0].in_channels):
-            wanted = f"images (rows, {self.network[0].in_channels}, height, width)"
+        if images and (source.ndim != 4 or source.shape[1] != self.channels):
+            wanted = f"images (rows, {self.channels}, height, width)"
             raise ConfigError("CONFIG-02", f"{self.kind} reads {wanted}, not {tuple(source.shape)}", fix=fix)
         if self.kind == "alexnet" and min(source.shape[-2:]) < ALEXNET_SMALLEST:
             what = f"alexnet reads images from {ALEXNET_SMALLEST} x {ALEXNET_SMALLEST} on, not {tuple(source.shape)}"
@@ -105,7 +106,9 @@ class Beside(Branch):
 
 @dataclass(kw_only=True)
 class SideConfig(SwiftConfig):
-    """Side-tuning: a small network that reads what a frozen module reads, and a gate between the two::
+    """Side-tuning: a small network that reads what a frozen module reads, and a gate between the two.
+
+    What the module returns becomes::
 
         out = a main(x) + (1 - a) side(x),    a = sigmoid(alpha),    alpha = 0 at the start
 
