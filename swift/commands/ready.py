@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from peft import PrefixTuningConfig, PromptEncoderConfig
 
 from swift.arguments.sft import SftArguments
 from swift.commands.prepare import find_source
@@ -12,10 +14,12 @@ from swift.datasets.encode import EncodedDataset, encode
 from swift.datasets.ledger import Ledger
 from swift.datasets.load import load_datasets, parse_specs
 from swift.errors import ConfigError, SeveralErrors, SwiftError, raise_all
-from swift.models.load import TORCH_DTYPES, load_model
+from swift.models.load import TORCH_DTYPES, finish_model, load_model
 from swift.models.source import ModelSource
+from swift.models.unsloth import add_unsloth_lora, load_unsloth
 from swift.templates.template import Template
-from swift.tuners import Swift
+from swift.trainers.saving import read_encoder
+from swift.tuners import Swift, files
 from swift.tuners.choose import check_tuners, choose_tuner
 from swift.tuners.freeze import freeze_parameters
 
@@ -65,6 +69,10 @@ def read_data(args: SftArguments, template: Template) -> Data:
 
 def load_base(args: SftArguments, source: ModelSource) -> torch.nn.Module:
     """The model to tune, in its decided dtype."""
+    if args.tuner_backend == "unsloth":
+        model = load_unsloth(source, TORCH_DTYPES[args.dtype], _longest(args))
+        finish_model(model, source)
+        return model
     return load_model(
         source,
         TORCH_DTYPES[args.dtype],
@@ -82,11 +90,35 @@ def add_tuner(args: SftArguments, model: torch.nn.Module, source: ModelSource) -
         freeze_parameters(model, args.freeze_parameters, args.additional_trainable_parameters)
         return model
     if args.resume_only_model and args.resume_from_checkpoint:
-        return Swift.from_pretrained(model, args.resume_from_checkpoint, is_trainable=True)
+        return _continued(model, Path(args.resume_from_checkpoint))
     chosen = choose_tuner(args, model, source.targets)
+    if args.tuner_backend == "unsloth":
+        return add_unsloth_lora(
+            model,
+            vars(chosen),
+            seed=args.seed,
+            max_length=_longest(args),
+            checkpointing=bool(args.gradient_checkpointing),
+        )
     try:
         return Swift.prepare_model(model, chosen)
     except SwiftError:
         raise
     except ValueError as error:  # PEFT looks at shapes only now
         raise ConfigError("CONFIG-02", f"{' and '.join(args.tuner) or args.sft_type}: {error}") from error
+
+
+def _continued(model: torch.nn.Module, directory: Path) -> torch.nn.Module:
+    """The model with the tuners of a checkpoint, to train them further."""
+    first = next(iter(files.find(directory).values()))
+    config = first.config
+    if isinstance(config, PromptEncoderConfig) or (isinstance(config, PrefixTuningConfig) and config.prefix_projection):
+        config.inference_mode = False
+        tuned = Swift.prepare_model(model, config)
+        read_encoder(tuned, directory)
+        return tuned
+    return Swift.from_pretrained(model, directory, is_trainable=True)
+
+
+def _longest(args: SftArguments) -> int | None:
+    return args.max_length if args.max_length > 0 else None

@@ -114,6 +114,8 @@ class CommittingTrainer(transformers.Trainer):
         if isinstance(target, SwiftModel):
             saving.load_adapters(target, Path(resume_from_checkpoint))
             return
+        if saving.read_encoder(target, Path(resume_from_checkpoint)):
+            return
         if isinstance(target, PeftModel):
             saving.check_adapter_fits(target, Path(resume_from_checkpoint))
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -149,6 +151,8 @@ class CommittingTrainer(transformers.Trainer):
             self._save_optimizer_and_scheduler(str(stage))
             self._save_scaler(str(stage))
             self._save_rng_state(str(stage))
+            if self.args.should_save:
+                saving.write_encoder(self.accelerator.unwrap_model(self.model), stage)
             if self.ranks is not None and self.args.should_save:
                 self.ranks.save(stage)
         if self.args.should_save:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft import PeftModel, PrefixTuningConfig, PromptEncoderConfig, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,10 +20,12 @@ from swift.errors import DataError
 from swift.trainers.adalora import whole_ranks
 from swift.tuners import files
 from swift.tuners.groups import param_groups
-from swift.tuners.lora import LoraConfig
+from swift.tuners.lora import LoraConfig, is_relative
 from swift.tuners.model import SwiftModel
+from swift.tuners.relative import fold, unfold
 
 CONFIGURATION = "configuration.json"
+ENCODER_FILE = "prompt_encoder.safetensors"
 ADAPTER_OPTIONS = (
     "model_id_or_path",
     "model_revision",
@@ -112,10 +114,13 @@ def load_adapters(model: SwiftModel, directory: Path) -> None:
     Raises:
         DataError: the names or shapes are not those of the model's adapters.
     """
-    folders = [stored.folder for stored in files.find(directory).values()]
+    tensors: dict[str, Tensor] = {}
+    for name, stored in files.find(directory).items():
+        found = files.read_tensors(stored.folder)
+        tensors |= unfold(found) if is_relative(model.adapters.get(name)) else found
     if (directory / files.EXTRA_STATES).is_dir():
-        folders.append(directory / files.EXTRA_STATES)
-    model.load_state_dict({name: tensor for folder in folders for name, tensor in files.read_tensors(folder).items()})
+        tensors |= files.read_tensors(directory / files.EXTRA_STATES)
+    model.load_state_dict(tensors)
 
 
 def check_adapter_fits(model: PeftModel, directory: Path) -> None:
@@ -128,8 +133,41 @@ def check_adapter_fits(model: PeftModel, directory: Path) -> None:
     stored = files.find(directory).get(name)
     if stored is None:
         raise DataError("CKPT-02", f"{directory} has no adapter {name!r}")
-    wanted = get_peft_model_state_dict(model, adapter_name=name)
+    wanted = fold(get_peft_model_state_dict(model, adapter_name=name))
     files.check_fit(wanted, files.read_tensors(stored.folder), str(directory))
+
+
+def write_encoder(model: nn.Module, directory: Path) -> None:
+    """Write the network that makes virtual tokens: PEFT's file has only what it made, which cannot be trained on."""
+    for encoder in _encoders(model):
+        state = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+        save_file(state, directory / ENCODER_FILE, metadata={"format": "pt"})
+
+
+def read_encoder(model: nn.Module, directory: Path) -> bool:
+    """Read that network again, where the model has one; say whether it has.
+
+    Raises:
+        DataError: the checkpoint has none, or one of another shape.
+    """
+    encoders = _encoders(model)
+    for encoder in encoders:
+        if not (directory / ENCODER_FILE).is_file():
+            why = "without it the virtual tokens can be used, but not be trained further"
+            raise DataError("CKPT-02", f"{directory} has no {ENCODER_FILE}", why=why)
+        found = load_file(directory / ENCODER_FILE)
+        files.check_fit(encoder.state_dict(), found, str(directory / ENCODER_FILE))
+        encoder.load_state_dict(found)
+    return bool(encoders)
+
+
+def _encoders(model: Any) -> list[nn.Module]:
+    """The networks of `p_tuning`, or of `prefix_tuning` with a projection, that train; at most one."""
+    config = model.active_peft_config if isinstance(model, PeftModel) else None
+    projects = isinstance(config, PrefixTuningConfig) and config.prefix_projection
+    if config is None or config.inference_mode or not (projects or isinstance(config, PromptEncoderConfig)):
+        return []
+    return [model.prompt_encoder[model.active_adapter]]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

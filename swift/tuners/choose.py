@@ -11,7 +11,7 @@ from torch import nn
 
 from swift.arguments.sft import SftArguments
 from swift.arguments.specs import Spec, parse_specs
-from swift.errors import ConfigError, SwiftError
+from swift.errors import ConfigError, MissingPackageError, SwiftError
 from swift.registry import unknown
 from swift.tuners.config import SwiftConfig, find_kind
 from swift.tuners.keys import typed_values
@@ -103,7 +103,9 @@ def _peft_config(
         return row.config(**values)
     except SwiftError:
         raise
-    except (TypeError, ValueError, ImportError) as error:
+    except ImportError as error:
+        raise MissingPackageError("PACKAGE-01", f"{kind}: {error}") from error
+    except (TypeError, ValueError) as error:
         raise ConfigError("CONFIG-02", f"{kind}: {error}") from error
 
 
