@@ -21,7 +21,7 @@ from swift.log import get_logger
 from swift.tuners.branch import Branch
 
 TENSORS, WEIGHTS, SHOWN = 128, 4, 5
-WRAPPERS = ("base_layer", "original_module")
+WRAPPERS = ("base_layer", "original_module", "token_adapter")
 FINGERPRINT_FILE = "base_fingerprint.json"  # beside PEFT's own files; ours say it in adapter_config.json
 REMEMBERED = "base_fingerprint"
 
@@ -125,8 +125,8 @@ def check_base(trained_on: Fingerprint | None, base: Fingerprint, what: str, all
 def base_parameters(module: nn.Module, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """The parameters of a base under the names that they have without tuners, tied ones under each of theirs."""
     if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
-        inside = [module._modules[name] for name in WRAPPERS if name in module._modules]
-        yield from base_parameters(inside[0], path) if isinstance(inside[0], nn.Module) else ()
+        inside = next(child for name in WRAPPERS if (child := module._modules.get(name)) is not None)
+        yield from base_parameters(inside, path)
         return
     for name, parameter in module._parameters.items():
         if parameter is not None:

@@ -10,14 +10,16 @@ from typing import Any
 import peft
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.ln_tuning.layer import LNTuningLayer
+from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, cast_adapter_dtype, onload_layer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from swift.errors import ConfigError
-from swift.tuners import merged_linear
+from swift.tuners import merged_linear, prompts
 from swift.tuners.branch import Active, ActiveHere, Branch, branches_aside, no_target, outside
-from swift.tuners.lora import cast, kind_of
+from swift.tuners.lora import LoRAConfig, cast, kind_of
 from swift.tuners.relative import as_ours, base_kept, saves_plainly
 
 LAYERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
@@ -26,6 +28,13 @@ CONTAINERS = (nn.ModuleDict, nn.ParameterDict, BufferDict)
 PEFT_PREFIX = "base_model.model."
 KEPT = "kept_by_merge"
 
+# PEFT's model of these does more than hold the layers: it hands them what no other model has, or swaps modules itself.
+ONLY_ALONE = {"ADAPTION_PROMPT", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"}
+# These compute with the weights of their module and do not call it: another kind's layer in it would be passed over.
+NOT_OVER_OTHERS = {"HRA", "SUPERTUNING"}
+# These look at the list of all active adapters, and may be shown their own only.
+CHOOSY = (LNTuningLayer, TrainableTokensLayer)
+
 # One PEFT tuner for each kind of adapter: PEFT's own operations over all adapters of a kind are its methods.
 Tuners = dict[str, BaseTuner]
 
@@ -33,6 +42,8 @@ Tuners = dict[str, BaseTuner]
 def own_copy(config: peft.PeftConfig, model: nn.Module, inference_mode: bool) -> peft.PeftConfig:
     """A copy of `config` that PEFT may change, saying which base it is for and whether it trains."""
     config = as_ours(copy.deepcopy(config))
+    if isinstance(config, LoRAConfig):
+        config.fit(model)
     config.inference_mode = inference_mode
     config.base_model_name_or_path = model.__dict__.get("name_or_path") or config.base_model_name_or_path or None
     return config
@@ -69,17 +80,12 @@ def inject(
 
     Raises:
         UnknownNameError: no module is named as the targets say.
-        ConfigError: PEFT has this kind only as a model around a model.
+        ConfigError: PEFT has this kind only as a model around a model, or cannot put it where others are; the model is
+            as it was then.
     """
     kind = kind_of(config).value
     tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[kind_of(config)]
-    if config.is_adaption_prompt or not issubclass(tuner_class, BaseTuner):
-        raise ConfigError(
-            "CONFIG-02",
-            f"{kind} cannot be one of several tuners",
-            why="PEFT has it only as a model around the model",
-            fix=f"pass the config of {name!r} alone, without a dict, to a plain model",
-        )
+    check_company(config, name)
     config = own_copy(config, model, inference_mode)
     model.__dict__.pop("peft_config", None)  # or PEFT takes the other kinds' configs for this kind's
     try:
@@ -94,12 +100,38 @@ def inject(
         if kind in tuners:
             del tuners[kind].peft_config[name]
         raise no_target(model, vars(config)["target_modules"]) from error
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        unload(model, tuners, [name])
+        raise ConfigError("CONFIG-02", f"adapter {name!r}: {kind} cannot be added: {error}") from error
     finally:
         declare(model, tuners)
+    if kind in NOT_OVER_OTHERS:
+        _check_alone(model, tuners, name)
     merged_linear.install(model, config, name)
     cast_adapter_dtype(model, adapter_name=name)  # half to float32, as PEFT's own models do
     cast(model, config, list(owned(model, config, name)))
     return config
+
+
+def check_company(config: peft.PeftConfig, name: str) -> None:
+    """Raise ConfigError for a kind of PEFT's that works only as a model around a model."""
+    kind = kind_of(config).value
+    if kind in ONLY_ALONE:
+        raise ConfigError(
+            "CONFIG-02",
+            f"{kind} cannot be one of several tuners",
+            why="PEFT has it only as a model around the model",
+            fix=f"pass the config of {name!r} alone, without a dict, to a plain model",
+        )
+
+
+def _check_alone(model: nn.Module, tuners: Tuners, name: str) -> None:
+    """Raise ConfigError where the new adapter `name` would pass over what another kind does to the same module."""
+    for path, layer in outside(model):
+        if isinstance(layer, BaseTunerLayer) and _has(layer, name) and _is_layer(layer._modules.get("base_layer")):
+            unload(model, tuners, [name])
+            what = f"adapter {name!r} works on the weights of {path} and would undo the adapters that are there"
+            raise ConfigError("CONFIG-02", what, fix=f"add {name!r} first, or give it other target_modules")
 
 
 def tuner_of(model: peft.PeftModel) -> Any:
@@ -123,7 +155,7 @@ def follow(model: nn.Module, active: Active) -> None:
     PEFT's layers keep that list in one attribute each; all of them now share ours, which may differ by thread.
     """
     for layer in _layers(model):
-        layer._active_adapter = active
+        layer._active_adapter = ActiveHere(active, _adapters(layer)) if isinstance(layer, CHOOSY) else active
     for wrapper in model.modules():
         if isinstance(wrapper, AuxiliaryTrainingWrapper):
             modules: list[Any] = [wrapper, *_layers(wrapper)]
@@ -138,10 +170,12 @@ def owned(model: nn.Module, config: peft.PeftConfig, name: str) -> dict[str, str
     The pattern leaves out wrappers: a layer may gain one from another adapter.
     """
     places: dict[str, str] = {}
-    biases, state = set(), model.state_dict()
+    biases, state, seen = set(), model.state_dict(), set()
     for path, module in model.named_modules():
         if _is_layer(module):
-            stems = [f"{path}.{attribute}." for attribute, child in module.named_children() if _holds(child, name)]
+            new = {key: c for key, c in module.named_children() if _holds(c, name) and id(c) not in seen}
+            seen |= {id(child) for child in new.values()}  # what all layers share, as VeRA's matrices, is saved once
+            stems = [f"{path}.{attribute}." for attribute in new]
             places |= {stem + name: re.sub(r"(\.base_layer)+\.", ".", stem) + "{}" for stem in stems}
             biases |= {f"{path}.base_layer.bias"} if stems else set()
     own: dict[str, str] = {}
@@ -161,9 +195,17 @@ def owned(model: nn.Module, config: peft.PeftConfig, name: str) -> dict[str, str
 
 
 def peft_keys(keys: Iterable[str], name: str, config: peft.PeftConfig) -> dict[str, str]:
-    """The key in a file of PEFT's for each of our `keys`: with PEFT's prefix, and without the adapter's `name`."""
+    """The key in a file of PEFT's for each of our `keys`: with PEFT's prefix, and without the adapter's `name`.
+
+    Raises:
+        DataError: PEFT's file holds what becomes of them, and not they themselves.
+    """
+    if config.is_prompt_learning:
+        return prompts.peft_keys(keys, config)
     start = PEFT_TYPE_TO_PREFIX_MAPPING[kind_of(config)]
-    return {key: PEFT_PREFIX + _peft_key(key, name, start) for key in keys}
+    shared = {f"{matrix}.{name}": f"base_model.{matrix}" for matrix in ("vera_A", "vera_B")}
+    ends = {key: ".".join(key.split(".")[-2:]) for key in keys}
+    return {key: shared.get(end) or PEFT_PREFIX + _peft_key(key, name, start) for key, end in ends.items()}
 
 
 def _peft_key(key: str, name: str, start: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import peft
 from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 from torch import nn
 
-from swift.errors import ConfigError
+from swift.errors import ConfigError, DataError
 from swift.tuners.branch import Active, Branch, attach
 from swift.tuners.lora import kind_of
 
@@ -66,6 +67,19 @@ def owned(model: nn.Module, name: str) -> dict[str, str]:
     start = "prompt_learning_"
     prompt = model.get_submodule(f"{start}{name}")
     return {f"{start}{name}.{key}": f"{start}{{}}.{key}" for key in prompt.state_dict()}
+
+
+def peft_keys(keys: Iterable[str], config: peft.PeftConfig) -> dict[str, str]:
+    """The key in a file of PEFT's for each of our `keys` of a prompt: there is one, for the finished prompt.
+
+    Raises:
+        DataError: the prompt still comes out of a network that PEFT does not save.
+    """
+    keys = list(keys)
+    if [key.endswith(".encoder.embedding.weight") for key in keys] != [True]:
+        what = f"{kind_of(config).value}: PEFT saves the finished prompt, not the network that makes it"
+        raise DataError("CKPT-03", what, fix="pass the config alone, without a dict, for a checkpoint of PEFT's")
+    return {keys[0]: "prompt_embeddings"}
 
 
 def _seeing(around: Any) -> Any:

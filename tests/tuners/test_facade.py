@@ -7,7 +7,7 @@ import json
 import peft
 import pytest
 import torch
-from peft import IA3Config, PeftModel, PromptTuningConfig
+from peft import IA3Config, PeftModel
 from safetensors.torch import load_file, save_file
 
 from swift.errors import ConfigError, DataError, NotFoundError, UnknownNameError, UsageError
@@ -132,15 +132,6 @@ class TestPrepare:
     def test_a_list_of_modules_is_no_target(self):
         with pytest.raises(ConfigError, match="list of modules"):
             Swift.prepare_model(LM.make(), adapter(target_modules=["layers"]))
-
-    def test_peft_s_prompt_methods_stand_alone(self):
-        prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-        with pytest.raises(ConfigError, match="PROMPT_TUNING"):
-            Swift.prepare_model(LM.make(), {"a": prompt})
-        model = Swift.prepare_model(LM.make(), prompt)
-        assert isinstance(model, PeftModel)
-        with pytest.raises(ConfigError, match="prompt"):
-            Swift.prepare_model(model, adapter())
 
     @pytest.mark.parametrize("name", ["a.b", "a/b", "", "extra_states"])
     def test_a_name_is_a_module_and_a_folder(self, name):
