@@ -24,6 +24,7 @@ from swift.datasets.spec import absolute_spec
 from swift.dist import Hardware
 from swift.errors import ConfigError, SwiftError, UsageError, raise_all
 from swift.models.source import ModelSource
+from swift.models.unsloth import check_unsloth
 from swift.registry import unknown
 from swift.templates import TEMPLATES
 from swift.tuners.methods import ALONE, PEFT_TYPES, available_sft_types, available_tuners
@@ -271,6 +272,12 @@ def _beyond(args: ModelOptions, hardware: Hardware) -> list[SwiftError]:
     """What this machine cannot do."""
     if args.use_flash_attn and hardware.accelerator is None:
         return [ConfigError("CONFIG-03", "--use_flash_attn needs a GPU", fix="--use_flash_attn false")]
+    if isinstance(args, SftArguments) and args.tuner_backend == "unsloth":
+        several = bool(args.tuner) or (args.neftune_noise_alpha is not None and args.neftune_backend == "swift")
+        try:
+            check_unsloth(hardware, args.sft_type, several=several, dora=args.use_dora)
+        except SwiftError as error:
+            return [error]
     return []
 
 

@@ -118,7 +118,7 @@ def load_model(
         raise _unloadable(source.path, "model", error) from error
     model, report = loaded
     _check_complete(source.path, report)
-    _finish_model(model, source)
+    finish_model(model, source)
     return model
 
 
@@ -215,7 +215,8 @@ def _finish_tokenizer(tokenizer: Any, source: ModelSource) -> None:
     tokenizer.model_dir = str(source.path)
 
 
-def _finish_model(model: Any, source: ModelSource) -> None:
+def finish_model(model: Any, source: ModelSource) -> None:
+    """Give a loaded model `model_type`, `model_dir`, `max_model_len`, and a generation config that can be saved."""
     model.model_type = source.name
     model.model_dir = str(source.path)
     model.max_model_len = get_max_model_len(source.config)
