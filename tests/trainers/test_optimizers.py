@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from torch.optim import Optimizer
 from transformers.optimization import Adafactor
 from transformers.pytorch_utils import Conv1D
 
+from swift.commands.sft import sft_main
 from swift.errors import ConfigError, DataError, InternalError, UnknownNameError
 from swift.trainers import GaLore, GaLoreConfig, create_galore_optimizer, register_loss
 from swift.trainers.galore import PROJECTIONS, Subspace, pack, restored, rounded_to_bf16, sides, stored, unpack
 from swift.trainers.loss import LOSSES
+from tests.road.conftest import conversations, write_jsonl
 from tests.tiny import tiny_model
 from tests.trainers.rows import VOCAB, losses, trainer_of, weights
 
@@ -465,3 +468,38 @@ def test_the_arguments_can_be_written(tmp_path: Path) -> None:
     args = trainer_of(full(), tmp_path, galore_config=GaLoreConfig(rank=3)).args
     assert args.to_dict()["galore_config"]["rank"] == 3
     assert '"rank": 3' in args.to_json_string()
+
+
+def test_the_command_trains_so(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "chat.jsonl", conversations(16))
+    common = ["--model_id_or_path", str(tiny_dir), "--dataset", "chat.jsonl", "--sft_type", "full"]
+    common += [
+        "--max_steps",
+        "4",
+        "--batch_size",
+        "2",
+        "--save_steps",
+        "2",
+        "--eval_steps",
+        "2",
+        "--learning_rate",
+        "1e-3",
+    ]
+    galore = ["--use_galore", "true", "--galore_rank", "8", "--galore_update_proj_gap", "2", "--optim", "adamw_hf"]
+    galore += ["--galore_quantization", "true", "--galore_proj_quant", "true", "--galore_with_embedding", "true"]
+    each = ["--galore_optim_per_parameter", "true", "--galore_proj_type", "full"]
+    lisa = ["--lisa_activated_layers", "1", "--lisa_step_interval", "2"]
+    for number, method in enumerate((galore, [*galore, *each], lisa)):
+        report = sft_main([*common, "--output_dir", f"out{number}", *method])
+        assert report["global_step"] == 4
+        last = Path(report["last_model_checkpoint"])
+        state = torch.load(last / "optimizer.pt", weights_only=True)
+        projected = [kept for kept in state["state"].values() if "subspace" in kept]
+        assert len(projected) == (15 if method is not lisa else 0)  # two layers of seven, and the embedding
+        assert all("codes" in kept["subspace"]["left" if kept["subspace"]["left"] else "right"] for kept in projected)
+        saved = json.loads((last.parent / "training_args.json").read_text())
+        assert (saved["galore_config"] is None) == (method is lisa)
+        assert saved["gradient_accumulation_steps"] == (1 if each[0] in method else 8)
+    with pytest.raises(ConfigError, match="--optim sgd does not work with --use_galore"):
+        sft_main([*common, "--output_dir", "out", *galore, "--optim", "sgd"])
