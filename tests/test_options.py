@@ -49,8 +49,23 @@ def tuner(args: SftArguments, place: Path) -> Any:
     return chosen if isinstance(chosen, dict) else dict(vars(chosen))
 
 
-def adapter(args: SftArguments, place: Path) -> Any:
-    return tuner(replace(args, sft_type="adapter"), place)
+def of(kind: str, **said: Any) -> Observe:
+    """What a tuner is told; `said` are options without which it is told nothing."""
+    more = {**({"ia3_feedforward_modules": ["down_proj"]} if kind == "ia3" else {}), **said}
+
+    def observe(args: SftArguments, place: Path) -> Any:
+        unsaid = {name: value for name, value in more.items() if getattr(args, name) == getattr(SftArguments(), name)}
+        return tuner(replace(args, sft_type=kind, **unsaid), place)
+
+    return observe
+
+
+def full(field: str, **said: Any) -> Observe:
+    return lambda args, place: training(field)(replace(args, sft_type="full", **said), place)
+
+
+def galore(args: SftArguments, place: Path) -> Any:
+    return full("galore_config", use_galore=True)(args, place)
 
 
 def data(args: SftArguments, place: Path) -> Any:
@@ -211,6 +226,7 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "max_length": (60, data),
     "truncation_strategy": ("truncation_left", lambda args, place: data(replace(args, max_length=60), place)),
     "sft_type": ("adapter", tuner),
+    "tuner": (["lora:rank=2"], tuner),
     "tuner_backend": ("swift", tuner),
     "lora_target_modules": (["ALL"], tuner),
     "lora_rank": (3, tuner),
@@ -223,10 +239,80 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "use_rslora": (True, tuner),
     "use_dora": (True, tuner),
     "init_lora_weights": ("gaussian", tuner),
-    "adapter_length": (5, adapter),
-    "adapter_act": ("relu", adapter),
+    "longlora_group_size_ratio": (0.5, of("longlora")),
+    "adalora_target_r": (4, of("adalora")),
+    "adalora_init_r": (16, of("adalora")),
+    "adalora_tinit": (3, of("adalora")),
+    "adalora_tfinal": (3, of("adalora")),
+    "adalora_deltaT": (3, of("adalora")),
+    "adalora_beta1": (0.5, of("adalora")),
+    "adalora_beta2": (0.5, of("adalora")),
+    "adalora_orth_reg_weight": (0.1, of("adalora")),
+    "ia3_target_modules": (["o_proj"], of("ia3")),
+    "ia3_feedforward_modules": (["up_proj"], of("ia3")),
+    "ia3_modules_to_save": (["lm_head"], of("ia3")),
+    "boft_block_size": (2, of("boft")),
+    "boft_block_num": (2, of("boft")),
+    "boft_n_butterfly_factor": (2, of("boft")),
+    "boft_target_modules": (["o_proj"], of("boft")),
+    "boft_dropout": (0.5, of("boft")),
+    "boft_modules_to_save": (["lm_head"], of("boft")),
+    "oft_block_size": (8, of("oft")),
+    "oft_block_num": (8, of("oft")),
+    "oft_dropout": (0.5, of("oft")),
+    "oft_coft": (True, of("oft")),
+    "oft_block_share": (True, of("oft")),
+    "vera_rank": (8, of("vera")),
+    "vera_target_modules": (["v_proj"], of("vera")),
+    "vera_projection_prng_key": (7, of("vera")),
+    "vera_dropout": (0.5, of("vera")),
+    "vera_d_initial": (0.5, of("vera")),
+    "vera_modules_to_save": (["lm_head"], of("vera")),
+    "fourier_n_frequency": (50, of("fourierft")),
+    "fourier_scaling": (50.0, of("fourierft")),
+    "loha_rank": (2, of("loha")),
+    "loha_alpha": (2, of("loha")),
+    "loha_dropout": (0.5, of("loha")),
+    "lokr_rank": (2, of("lokr")),
+    "lokr_alpha": (2, of("lokr")),
+    "lokr_dropout": (0.5, of("lokr")),
+    "lokr_decompose_both": (True, of("lokr")),
+    "lokr_decompose_factor": (4, of("lokr")),
+    "num_virtual_tokens": (3, of("prompt_tuning")),
+    "prefix_projection": (True, of("prefix_tuning")),
+    "prompt_init_text": ("Answer in a word.", of("prompt_tuning")),
+    "encoder_hidden_size": (8, of("p_tuning")),
+    "encoder_type": ("LSTM", of("p_tuning")),
+    "adapter_length": (5, of("adapter")),
+    "adapter_act": ("relu", of("adapter")),
+    "llamapro_num_new_blocks": (2, of("llamapro")),
+    "llamapro_num_groups": (2, of("llamapro")),
+    "reft_layer_key": ("model.layers", of("reft")),
+    "reft_layers": ([0], of("reft")),
+    "reft_rank": (2, of("reft")),
+    "reft_intervention_type": ("NoreftIntervention", of("reft")),
+    "reft_args": ({"dropout": 0.5}, of("reft")),
+    "neftune_noise_alpha": (5.0, training("neftune_noise_alpha")),
+    "neftune_backend": ("swift", of("lora", neftune_noise_alpha=5.0)),
     "freeze_parameters": (0.5, trainable),
     "additional_trainable_parameters": (["model.embed_tokens"], trainable),
+    "lisa_activated_layers": (2, full("lisa_activated_layers")),
+    "lisa_step_interval": (2, full("lisa_step_interval", lisa_activated_layers=2)),
+    "use_galore": (True, full("galore_config")),
+    "galore_rank": (8, galore),
+    "galore_target_modules": (["o_proj"], galore),
+    "galore_update_proj_gap": (7, galore),
+    "galore_scale": (0.5, galore),
+    "galore_proj_type": ("left", galore),
+    "galore_optim_per_parameter": (True, galore),
+    "galore_with_embedding": (True, galore),
+    "galore_quantization": (True, galore),
+    "galore_proj_quant": (True, galore),
+    "galore_proj_bits": (8, galore),
+    "galore_proj_group_size": (64, galore),
+    "galore_cos_threshold": (0.9, galore),
+    "galore_gamma_proj": (3, galore),
+    "galore_queue_size": (3, galore),
     "batch_size": (3, training("per_device_train_batch_size")),
     "gradient_accumulation_steps": (3, training("gradient_accumulation_steps")),
     "num_train_epochs": (3, training("num_train_epochs")),

@@ -11,9 +11,8 @@ from swift.arguments.tuner import ChoiceOptions, TunerOptions
 WHERE = ("lora_target_modules", "lora_modules_to_save")
 PEFT_LIKE = (*WHERE, "lora_bias_trainable")
 LORA = (*PEFT_LIKE, "lora_rank", "lora_alpha", "lora_dropout_p", "lora_dtype", "lora_lr_ratio", "use_*ora")
-LORA = (*LORA, "init_lora_weights")
 LOOKED_AT = {
-    "lora": LORA,
+    "lora": (*LORA, "init_lora_weights"),
     "longlora": (*LORA, "longlora_*"),
     "adalora": (*PEFT_LIKE, "lora_alpha", "lora_dropout_p", "adalora_*"),
     "ia3": (*WHERE, "ia3_*"),
@@ -27,6 +26,8 @@ LOOKED_AT = {
     "prompt_tuning": ("num_virtual_tokens", "prompt_*"),
     "p_tuning": ("num_virtual_tokens", "encoder_*"),
     "adapter": ("lora_target_modules", "adapter_*"),
+    "side": (),
+    "prompt": (),
     "llamapro": ("llamapro_*",),
     "reft": ("reft_*",),
     "full": ("freeze_parameters", "additional_trainable_parameters", "use_galore", "lisa_activated_layers"),

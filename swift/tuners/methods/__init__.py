@@ -21,6 +21,7 @@ PEFT_TYPES = (
     "p_tuning",
 )
 ALONE = ("vera", "prefix_tuning", "prompt_tuning", "p_tuning")  # PEFT has them only as a model around the model
+WITH_OTHERS = ("neftune",)  # trains nothing itself
 
 
 def available_sft_types() -> list[str]:
@@ -41,4 +42,4 @@ def method_names() -> list[str]:
 @cache
 def _reads_options(name: str) -> bool:
     """Whether the file of a method says how options become its config, found without importing it."""
-    return b"def from_options(" in (pkgutil.get_data(__name__, f"{name}.py") or b"")
+    return name not in WITH_OTHERS and b"def from_options(" in (pkgutil.get_data(__name__, f"{name}.py") or b"")
