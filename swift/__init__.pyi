@@ -8,7 +8,12 @@ from swift.tuners.config import SwiftConfig as SwiftConfig
 from swift.tuners.facade import Swift as Swift
 from swift.tuners.lora import LoraConfig as LoraConfig
 from swift.tuners.methods.adapter import AdapterConfig as AdapterConfig
+from swift.tuners.methods.llamapro import LLaMAProConfig as LLaMAProConfig
+from swift.tuners.methods.longlora import LongLoRAConfig as LongLoRAConfig
+from swift.tuners.methods.neftune import NEFTuneConfig as NEFTuneConfig
+from swift.tuners.methods.part import PartConfig as PartConfig
 from swift.tuners.methods.prompt import PromptConfig as PromptConfig
+from swift.tuners.methods.reft import ReftConfig as ReftConfig
 from swift.tuners.methods.restuning import ResTuningConfig as ResTuningConfig
 from swift.tuners.methods.scetuning import SCETuningConfig as SCETuningConfig
 from swift.tuners.methods.side import SideConfig as SideConfig

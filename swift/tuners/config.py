@@ -31,6 +31,7 @@ class SwiftConfig:
 
     kind: ClassVar[str] = ""
     kinds: ClassVar[dict[str, type[SwiftConfig]]] = {}
+    merges: ClassVar[bool] = False
 
     target_modules: str | Sequence[str]
     model_key_mapping: dict[str, Any] | None = None
@@ -67,6 +68,10 @@ class SwiftConfig:
                 stem = path.removesuffix(name)
                 own |= {f"{path}.{key}": f"{stem}{{}}.{key}" for key in module.state_dict()}
         return own
+
+    def merge(self, model: nn.Module, name: str) -> None:
+        """Make the adapter `name` a part of `model` for good. A method that `merges` overrides this."""
+        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of adapter_config.json."""

@@ -26,6 +26,7 @@ from swift.registry import unknown
 from swift.tuners.config import SwiftConfig, find_kind
 from swift.tuners.fingerprint import FINGERPRINT_FILE, REMEMBERED, Fingerprint
 from swift.tuners.lora import EXTRAS, EXTRAS_FILE, LoraConfig, folded, kind_of, of, unfolded
+from swift.tuners.methods import method_names
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE, SAFE_WEIGHTS_FILE = "adapter_model.bin", "adapter_model.safetensors"
@@ -123,7 +124,7 @@ def read_config(folder: Path) -> tuple[Config, bool]:
     if kind is None:
         extras = read_json(folder / EXTRAS_FILE) if (folder / EXTRAS_FILE).is_file() else {}
         return _peft_config(folder, values, extras), True
-    if "peft_type" in values:
+    if "peft_type" in values and str(kind).lower() not in method_names():
         extras = {key: value for key, value in values.items() if key in EXTRAS}
         plain = {key: value for key, value in values.items() if key not in {*OURS, *EXTRAS}}
         return _peft_config(folder, plain, extras), False
@@ -149,7 +150,7 @@ def write_config(folder: Path, config: Config, base: Fingerprint) -> None:
     if isinstance(config, peft.PeftConfig):
         values |= {"swift_type": kind_of(config).value}
     if isinstance(config, LoraConfig):
-        values |= config.extras
+        values |= {**config.extras, "swift_type": config.kind.upper()}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
     storage.write_text(folder / CONFIG_FILE, json.dumps(plain, indent=2, sort_keys=True))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -55,6 +55,21 @@ def layer_count(model: nn.Module) -> int | None:
     """How many layers the model's config says that it has; None when it says nothing."""
     config = text_config(model)
     return config.num_hidden_layers if config is not None and "num_hidden_layers" in dir(config) else None
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that `module` itself holds, not those of its children."""
+    return {key: parameter for key, parameter in vars(module)["_parameters"].items() if parameter is not None}
+
+
+def read_as(module: nn.Module, read: Callable[[nn.Module, str], Any]) -> None:
+    """Let `module` compute with `read(module, key)` in place of its parameter `key`, for each parameter that it holds.
+
+    Its class becomes a child of its class with a property of each name, so a deep copy reads its own.
+    """
+    plain = type(module)
+    parts = {key: property(lambda owner, key=key: read(owner, key)) for key in own_parameters(module)}
+    module.__class__ = type(plain.__name__, (plain,), parts)
 
 
 def bare(module: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import peft
 import torch
@@ -15,10 +15,12 @@ from torch import nn
 
 from swift.errors import ConfigError
 from swift.registry import unknown
+from swift.tuners.branch import Active
 
 OURS = ("use_merged_linear", "enable_lora")
 RETIRED = ("use_qa_lora", "group_size")
-EXTRAS = ("lora_dtype", "lorap_lr_ratio", "lorap_emb_lr", "lora_start", *OURS, *RETIRED)
+LONG = ("embedder_and_normalizer", "model_type", "group_size_ratio")
+EXTRAS = ("lora_dtype", "lorap_lr_ratio", "lorap_emb_lr", "lora_start", *OURS, *RETIRED, *LONG)
 EXTRAS_FILE = "additional_config.json"
 DTYPES = {
     "fp16": torch.float16,
@@ -53,6 +55,8 @@ class LoraConfig(peft.LoraConfig):
         lorap_emb_lr: learning rate of the LoRA parts of embeddings, while there is a ratio.
         lora_start: written by us, not to be said: how A and B began, where a file holds their start as well.
     """
+
+    kind: ClassVar[str] = "lora"
 
     lora_dtype: str | None = None
     lorap_lr_ratio: float | None = 16.0
@@ -112,6 +116,12 @@ class LoRAConfig(LoraConfig):
             self._check_fused()
         elif self.enable_lora is not None:
             raise ConfigError("CONFIG-02", "enable_lora needs use_merged_linear", fix="use_merged_linear=True")
+
+    def fit(self, model: nn.Module) -> None:
+        """Fill in what depends on `model`, before the layers go into it. A child with such fields overrides this."""
+
+    def extend(self, model: nn.Module, name: str, active: Active) -> None:
+        """Put into `model` what goes with the layers of the adapter `name`. A child that has more overrides this."""
 
     def _check_fused(self) -> None:
         if not self.enable_lora or not any(self.enable_lora):

@@ -24,7 +24,7 @@ from swift.tuners.config import SwiftConfig
 from swift.tuners.files import Config
 from swift.tuners.fingerprint import remembered, take
 from swift.tuners.groups import param_groups
-from swift.tuners.lora import check_plain, kind_of
+from swift.tuners.lora import LoRAConfig, check_plain, kind_of
 from swift.tuners.offload import Offloaded
 from swift.tuners.relative import fold
 
@@ -126,6 +126,8 @@ class SwiftModel(nn.Module):
         else:
             self.adapters[name] = peft_layers.inject(self.base_model, self._tuners, config, name, inference_mode)
             peft_layers.follow(self.base_model, self._active)
+            if isinstance(config, LoRAConfig):
+                config.extend(self.base_model, name, self._active)
         self._thaw()
         rivals = [active for active in self._active if _rivalry(self.adapters[active], self.adapters[name])]
         for rival in rivals:
@@ -324,18 +326,23 @@ class SwiftModel(nn.Module):
         """Add LoRA adapters to the weights for good and take their layers out, in place.
 
         Args:
-            adapter_name: one name or several; None is every active one of PEFT's kinds.
+            adapter_name: one name or several; None is every active one of PEFT's kinds, and of LLaMA-Pro.
 
         Raises:
             ConfigError: an adapter is not of a kind that can be merged.
         """
         names = _names(adapter_name) if adapter_name is not None else None
         for name in names or ():
-            if not _can_merge(self.adapters[self._known(name)]):
+            config = self.adapters[self._known(name)]
+            if not _can_merge(config) and not _can_join(config):
                 raise ConfigError("MERGE-01", f"adapter {name!r} changes no weights and cannot be merged")
             self._bring_back(name)
         self._check_shared()
+        for name in self._active if names is None else names:
+            if _can_join(self.adapters[name]):
+                self._join(name)
         gone = [name for name in self._active if _can_merge(self.adapters[name])] if names is None else names
+        gone = [name for name in gone if name in self.adapters]
         merged = bool(self._merged)
         self.unmerge()
         try:
@@ -348,6 +355,13 @@ class SwiftModel(nn.Module):
         finally:
             if merged:
                 self.merge()
+
+    def _join(self, name: str) -> None:
+        config = self.adapters[name]
+        assert isinstance(config, SwiftConfig)
+        config.merge(self.base_model, name)
+        del self.adapters[name]
+        self._active.names = [active for active in self._active if active != name]
 
     def _take_over(self, model: peft.PeftModel) -> None:
         self.base_model = model.get_base_model()
@@ -364,6 +378,7 @@ class SwiftModel(nn.Module):
         self._active.names = [name for name in self.adapters if name in active]
 
     def _surround(self, name: str, config: peft.PeftConfig, inference_mode: bool) -> None:
+        peft_layers.check_company(config, name)
         around = prompts.surround(self.base_model, config, name, self._active, inference_mode=inference_mode)
         self._prompts[name], self.adapters[name] = around, around.peft_config[name]
         peft_layers.follow(self.base_model, self._active)
@@ -436,6 +451,11 @@ def _rivalry(first: Config, second: Config) -> str | None:
 
 def _is_prompt(config: Config) -> bool:
     return isinstance(config, peft.PeftConfig) and config.is_prompt_learning
+
+
+def _can_join(config: Config) -> bool:
+    """Whether the adapter's modules can become parts of the model."""
+    return isinstance(config, SwiftConfig) and config.merges
 
 
 def _can_merge(config: Config) -> bool:

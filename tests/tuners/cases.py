@@ -11,14 +11,31 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, IA3Config, LoHaConfig, LoKrConfig, OFTConfig
+from peft import (
+    AdaLoraConfig,
+    BOFTConfig,
+    FourierFTConfig,
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    OFTConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    VeraConfig,
+)
 from torch import nn
 
 from swift.tuners import (
     AdapterConfig,
+    LLaMAProConfig,
+    LongLoRAConfig,
     LoRAConfig,
     LoraConfig,
+    NEFTuneConfig,
+    PartConfig,
     PromptConfig,
+    ReftConfig,
     ResTuningConfig,
     SCETuningConfig,
     SideConfig,
@@ -101,7 +118,7 @@ class Method:
     is anywhere. `merged` says how far the merged model may be from the unmerged one; None is a method that cannot be
     merged. `learns` and `saves` are false where there is nothing to train or to save; `peft` marks PEFT's own kinds.
     `rate` is a learning rate with which the loss falls. `nests` is false where PEFT does not let two of one kind work one
-    on the other; `twice` where it does not let two of them train.
+    on the other. Of methods with one `slot` only one can be active.
     """
 
     config: Callable[[Host], Any]
@@ -113,7 +130,7 @@ class Method:
     peft: bool = False
     rate: float = 0.02
     nests: bool = True
-    twice: bool = True
+    slot: str = ""
 
     def __call__(self, host: Host) -> Any:
         return self.config(host)
@@ -130,13 +147,19 @@ def _peft(
     at_start: float | None = 0.0,
     rate: float = 0.05,
     nests: bool = True,
-    twice: bool = True,
+    slot: str = "",
     **options: Any,
 ) -> Method:
     def config(host: Host) -> Any:
         return config_class(target_modules=host.linears, **options)
 
-    return Method(config, hosts, at_start, merged=1e-4, peft=True, rate=rate, nests=nests, twice=twice)
+    return Method(config, hosts, at_start, merged=1e-4, peft=True, rate=rate, nests=nests, slot=slot)
+
+
+def _before(config_class: type, **options: Any) -> Method:
+    """One of PEFT's methods that put something before the text."""
+    options |= {"num_virtual_tokens": 3, "task_type": "CAUSAL_LM"}
+    return Method(lambda host: config_class(**options), LANGUAGE, at_start=None, peft=True, rate=0.05, slot="prompt")
 
 
 METHODS = {
@@ -148,11 +171,15 @@ METHODS = {
     "pissa": _peft(LoraConfig, ANY, at_start=1e-6, r=4, lora_alpha=8, init_lora_weights="pissa"),
     "olora": _peft(LoraConfig, ANY, at_start=1e-6, r=4, lora_alpha=8, init_lora_weights="olora"),
     "ia3": _peft(IA3Config, ANY, rate=0.1, feedforward_modules=[]),
-    "adalora": _peft(AdaLoraConfig, twice=False, init_r=6, total_step=100),
+    "adalora": _peft(AdaLoraConfig, slot="adalora", init_r=6, total_step=100),
     "loha": _peft(LoHaConfig, r=4),
     "lokr": _peft(LoKrConfig, r=4),
     "oft": _peft(OFTConfig, at_start=1e-6, nests=False, r=0, oft_block_size=4),
     "boft": _peft(BOFTConfig, at_start=1e-6, boft_block_size=4),
+    "vera": _peft(VeraConfig, ("lm", "llama", "bert"), r=4),
+    "prefix": _before(PrefixTuningConfig),
+    "prompt_tuning": _before(PromptTuningConfig),
+    "p_tuning": _before(PromptEncoderConfig, encoder_hidden_size=16),
     "fourierft": _peft(FourierFTConfig, at_start=None, n_frequency=20),
     "adapter": Method(
         lambda host: AdapterConfig(dim=host.dim, target_modules=[host.wide], adapter_length=6), rate=0.005
@@ -200,6 +227,23 @@ METHODS |= {
     "scetuning": Method(lambda host: SCETuningConfig(**SKIPS, down_ratio=0.5), ("unet",)),
 }
 
+METHODS |= {
+    "llamapro": Method(lambda host: LLaMAProConfig(num_new_blocks=1), LANGUAGE, rate=0.005),
+    "longlora": Method(
+        lambda host: LongLoRAConfig(target_modules=host.linears, r=4, group_size_ratio=0.5),
+        LANGUAGE,
+        merged=1e-4,
+        peft=True,
+        rate=0.01,
+    ),
+    "neftune": Method(lambda host: NEFTuneConfig(), (*LANGUAGE, "bert"), learns=False, saves=False),
+    "part": Method(lambda host: PartConfig(target_modules=[host.wide]), (*ANY, "unet"), rate=0.005),
+    "reft": Method(lambda host: ReftConfig(), (*LANGUAGE, "bert")),
+    "consreft": Method(
+        lambda host: ReftConfig(intervention_type="ConsreftIntervention"), LANGUAGE, at_start=None, rate=0.05
+    ),
+}
+
 
 def rows(*, everywhere: bool = False, only: Callable[[Method], bool] = lambda row: True) -> list[Any]:
     """Parameters (name of a host, name of a method): each method at home, and elsewhere in the slow tier.
@@ -226,17 +270,22 @@ def tuned(host: Host, method: str, seed: int | None = 1, name: str = "one", mode
     return model
 
 
+def outputs_of(model: nn.Module, host: Host) -> torch.Tensor:
+    """What the model gives; for a text without what a tuner put before it."""
+    found = host.read(model(**{key: value for key, value in host.inputs.items() if key != "labels"}))
+    return found[:, -host.inputs["input_ids"].shape[1] :] if "input_ids" in host.inputs else found
+
+
 def run(model: nn.Module, host: Host) -> torch.Tensor:
     """What the model gives in evaluation mode."""
     model.eval()
     with torch.no_grad():
-        return host.read(model(**{key: value for key, value in host.inputs.items() if key != "labels"}))
+        return outputs_of(model, host)
 
 
 def loss_of(model: nn.Module, host: Host) -> torch.Tensor:
     """How far the model is from its labels, or from zero, in float32."""
-    found = host.read(model(**{key: value for key, value in host.inputs.items() if key != "labels"})).float()
-    labels = host.inputs.get("labels")
+    found, labels = outputs_of(model, host).float(), host.inputs.get("labels")
     if labels is None or labels.is_floating_point():
         return (found if labels is None else found - labels).square().mean()
     return nn.functional.cross_entropy(found.flatten(0, -2), labels.flatten())

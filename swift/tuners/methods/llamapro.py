@@ -16,8 +16,8 @@ from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError
 from swift.tuners.branch import Active, Branch, edit
 from swift.tuners.config import SwiftConfig, place
-from swift.tuners.layers import bare, find_layers, put, text_config
-from swift.tuners.methods.part import COPIES, own_parameters
+from swift.tuners.layers import bare, find_layers, own_parameters, put, text_config
+from swift.tuners.methods.part import COPIES
 
 # What the matrices are called with which attention and the feed-forward part write to the residual stream.
 OUTPUTS = frozenset(
@@ -175,6 +175,7 @@ class LLaMAProConfig(SwiftConfig):
     """
 
     kind: ClassVar[str] = "llamapro"
+    merges: ClassVar[bool] = True
 
     target_modules: str | Sequence[str] = ()
     model_type: str | None = None
@@ -227,7 +228,9 @@ class LLaMAProConfig(SwiftConfig):
                 raise ConfigError("CONFIG-02", f"{what}={number_of} is below 1")
         if depth % groups:
             fix = ", ".join(str(n) for n in range(1, depth + 1) if depth % n == 0)
-            raise ConfigError("CONFIG-02", f"{path} has {depth} layers, which is no multiple of {groups} groups", fix=fix)
+            raise ConfigError(
+                "CONFIG-02", f"{path} has {depth} layers, which is no multiple of {groups} groups", fix=fix
+            )
         size, each = depth // groups, self.num_new_blocks // groups
         if self.num_new_blocks % groups or each > size:
             what = f"num_new_blocks={self.num_new_blocks} is no multiple of num_groups={groups}"
@@ -306,7 +309,7 @@ def deeper_config(config: PreTrainedConfig, sources: Sequence[int], depth: int) 
 def _check_merged(
     model: Any, layers: nn.ModuleList, deeper: PreTrainedConfig, order: Sequence[tuple[int, nn.Module]]
 ) -> None:
-    """See that a model made from the config `deeper` has the layers that are here, told by their classes and settings."""
+    """See that a model made from the config `deeper` has the layers that are here, by their classes and settings."""
     config = copy.deepcopy(model.config)
     vars(config.get_text_config(decoder=True)).update(vars(deeper))
     path = next(path for path, module in model.named_modules() if module is layers)
@@ -315,7 +318,7 @@ def _check_merged(
     for index, (_, block) in enumerate(order):
         mine = dict(_inside(block))
         for where, module in fresh[index].named_modules():
-            if where not in mine or _settings(mine[where]) != _settings(module):
+            if where not in mine or not _settings(module).items() <= _settings(mine[where]).items():
                 raise ConfigError(
                     "MERGE-01",
                     f"layer {index} of a {type(model).__name__} with {len(order)} layers would not be what it is here",
@@ -334,7 +337,8 @@ def _inside(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]
 
 def _settings(module: nn.Module) -> dict[str, Any]:
     """What tells a module from one of another kind, but for its weights and its place."""
-    plain = {key: value for key, value in vars(module).items() if isinstance(value, int | float | str)}
-    for key in ("training", "layer_idx", "gradient_checkpointing"):
-        plain.pop(key, None)
-    return {**plain, "class": type(module).__name__}
+    passing = ("training", "layer_idx", "gradient_checkpointing")
+    plain = {key: value for key, value in vars(module).items() if key not in passing and key[0] != "_"}
+    return {key: value for key, value in plain.items() if isinstance(value, int | float | str)} | {
+        "class": type(module).__name__
+    }

@@ -110,4 +110,3 @@ class NEFTuneConfig(SwiftConfig):
     def from_options(cls, args: SftArguments, model: Any, default_targets: Sequence[str] = ()) -> NEFTuneConfig:
         """The noise that `neftune_noise_alpha` asks for."""
         return cls(noise_alpha=5.0 if args.neftune_noise_alpha is None else args.neftune_noise_alpha)
-

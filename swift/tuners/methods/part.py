@@ -12,7 +12,7 @@ from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError
 from swift.tuners.branch import Active, Branch, hosts, outside
 from swift.tuners.config import SwiftConfig, place
-from swift.tuners.layers import bare, put
+from swift.tuners.layers import bare, own_parameters, put, read_as
 from swift.tuners.targets import find_targets
 
 COPIES = "part_copies"
@@ -25,11 +25,6 @@ class Copies(Branch):
         super().__init__()
         for key, parameter in own_parameters(owner).items():
             self.register_parameter(key, nn.Parameter(parameter.detach().clone()))
-
-
-def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that `module` itself holds, not those of its children."""
-    return {key: parameter for key, parameter in vars(module)["_parameters"].items() if parameter is not None}
 
 
 def current(owner: nn.Module, key: str) -> Tensor:
@@ -48,21 +43,11 @@ def current(owner: nn.Module, key: str) -> Tensor:
 
 
 def overlay(owner: nn.Module, branch: Copies) -> None:
-    """Let `owner` compute with the copies in `branch` while it is on.
-
-    Its class becomes a child of its class in which each parameter's name gives `current`. The list of branches is an
-    attribute of the module, so that a deep copy of a model computes with its own.
-    """
+    """Let `owner` compute with the copies in `branch` while it is on."""
     if COPIES not in vars(owner):
-        vars(owner)[COPIES] = []
-        names = own_parameters(owner)
-        plain = type(owner)
-        owner.__class__ = type(plain.__name__, (plain,), {key: _property(key) for key in names})
+        vars(owner)[COPIES] = []  # an attribute, so that a deep copy of a model computes with its own
+        read_as(owner, current)
     vars(owner)[COPIES].append(branch)
-
-
-def _property(key: str) -> property:
-    return property(lambda owner: current(owner, key))
 
 
 @dataclass(kw_only=True)
@@ -98,7 +83,9 @@ class PartConfig(SwiftConfig):
         for host in found.values():
             owner = bare(host)
             if not all(parameter.dtype.is_floating_point for parameter in own_parameters(owner).values()):
-                raise ConfigError("CONFIG-02", f"the weights of {type(owner).__name__} are quantised: no copy can train")
+                raise ConfigError(
+                    "CONFIG-02", f"the weights of {type(owner).__name__} are quantised: no copy can train"
+                )
         for host in found.values():
             owner = bare(host)
             branch = Copies(owner).to(**place(owner))

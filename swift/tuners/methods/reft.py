@@ -60,8 +60,9 @@ class Settings:
 
 def orthonormal_rows(free_RD: Tensor) -> Tensor:
     """The nearest thing to `free_RD` with orthonormal rows that keeps their order: Gram-Schmidt, signs kept."""
-    q_DR, r_RR = torch.linalg.qr(free_RD.T)
-    return (q_DR * r_RR.diagonal().sign()).T
+    wide_RD = free_RD.to(torch.promote_types(free_RD.dtype, torch.float32))  # there is no QR in half precision
+    q_DR, r_RR = torch.linalg.qr(wide_RD.T)
+    return (q_DR * r_RR.diagonal().sign()).T.to(free_RD.dtype)
 
 
 def prompt_positions(
