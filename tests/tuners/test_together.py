@@ -27,7 +27,7 @@ PAIRS = [
         common(*pair), *pair, id="-".join(pair), marks=[] if {*pair} & QUICK or len({*pair}) == 1 else pytest.mark.slow
     )
     for pair in itertools.product(METHODS, METHODS)
-    if common(*pair) and (len({*pair}) == 2 or METHODS[pair[0]].twice)
+    if common(*pair) and (not METHODS[pair[0]].slot or METHODS[pair[0]].slot != METHODS[pair[1]].slot)
 ]
 
 
@@ -138,7 +138,8 @@ def test_the_composition_by_hand():
 
 def test_all_that_belong_on_one_host_at_once(tmp_path):
     host = HOSTS["lm"]
-    methods = [name for name, row in METHODS.items() if "lm" in row.hosts]
+    slots = {row.slot or name: name for name, row in METHODS.items() if "lm" in row.hosts}
+    methods = [name for name in METHODS if name in slots.values()]
     alone = {f"a{place}": tuned(host, name, place, f"a{place}") for place, name in enumerate(methods)}
     model = both(host, alone, at_once=True)
     together = run(model, host)
