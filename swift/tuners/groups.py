@@ -8,7 +8,7 @@ from typing import Any
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from swift.errors import UsageError
+from swift.errors import ConfigError, UsageError
 from swift.tuners.lora import LoraConfig
 
 Group = dict[str, Any]
@@ -29,18 +29,21 @@ def param_groups(model: nn.Module, configs: Mapping[str, Any], **defaults: Any) 
 
     Raises:
         UsageError: LoRA+ without `lr`.
+        ConfigError: a parameter that several adapters share would learn at two rates.
     """
-    taken: set[int] = set()
+    rates: dict[int, float] = {}
     groups: list[Group] = []
     for name, config in configs.items():
         if isinstance(config, LoraConfig) and config.lorap_lr_ratio is not None:
             if defaults.get("lr") is None:
                 raise UsageError("USAGE-03", "LoRA+ needs lr", fix="create_optimizer_param_groups(lr=1e-4, ...)")
             for rate, parameters in _lora_plus(model, config, name, float(defaults["lr"])):
-                new = [parameter for parameter in parameters if parameter.requires_grad and id(parameter) not in taken]
-                taken |= {id(parameter) for parameter in new}
-                groups += _by_decay(new, **{**defaults, "lr": rate})
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+                trained = {id(parameter): parameter for parameter in parameters if parameter.requires_grad}
+                if any(rates.get(key, rate) != rate for key in trained):
+                    raise ConfigError("CONFIG-02", f"adapter {name!r} shares a parameter that learns at another rate")
+                groups += _by_decay([p for key, p in trained.items() if key not in rates], **{**defaults, "lr": rate})
+                rates |= dict.fromkeys(trained, rate)
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in rates]
     return groups + _by_decay(rest, **defaults)
 
 

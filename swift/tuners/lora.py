@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ import peft
 import torch
 from torch import nn
 
-from swift.errors import ConfigError
+from swift.errors import ConfigError, MissingPackageError
 from swift.registry import unknown
 from swift.tuners.branch import Active
 
@@ -40,7 +41,8 @@ class LoraConfig(peft.LoraConfig):
     - `use_dora`: W' = m (W + s B A) / |W + s B A|, row by row, m trained (https://arxiv.org/abs/2402.09353, eq. 5).
     - `init_lora_weights`: "gaussian" draws A from N(0, 1/r^2); "pissa", "pissa_niter_N" and "olora" start in the middle
       of W (see `swift.tuners.relative`); "loftq" starts where a quantised W is nearest to W
-      (https://arxiv.org/abs/2310.08659, algorithm 1) and, as in PEFT, puts that W into the base.
+      (https://arxiv.org/abs/2310.08659, algorithm 1) and, as in PEFT, puts that W into the base: it needs a GPU, scipy
+      and bitsandbytes, and off is then the quantised base.
 
     Paper: LoRA, https://arxiv.org/abs/2106.09685, section 4.1; LoRA+, https://arxiv.org/abs/2402.12354, section 4.
     Shapes: x (..., in), A (r, in), B (out, r).
@@ -64,6 +66,8 @@ class LoraConfig(peft.LoraConfig):
     lora_start: str | None = None
 
     def __post_init__(self) -> None:
+        if self.init_lora_weights == "loftq":
+            _check_packages("LoftQ", ("scipy", "bitsandbytes"))
         super().__post_init__()
         if self.lora_dtype is not None and self.lora_dtype not in DTYPES:
             raise unknown("precision", self.lora_dtype, DTYPES)
@@ -142,6 +146,13 @@ def of(plain: peft.LoraConfig, **extras: Any) -> LoraConfig:
     values = {field.name: getattr(plain, field.name) for field in fields(plain) if field.init}
     config = LoRAConfig if set(extras) & {*OURS, *RETIRED} else LoraConfig
     return config(**{**values, "lorap_lr_ratio": None, **extras})
+
+
+def _check_packages(what: str, names: Sequence[str]) -> None:
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        fix = f"pip install {' '.join(missing)}"
+        raise MissingPackageError("PACKAGE-01", f"{what} needs {' and '.join(missing)}", fix=fix)
 
 
 def is_relative(config: Any) -> bool:

@@ -10,7 +10,7 @@ import peft
 from swift.errors import DataError
 from swift.tuners import files, peft_layers
 from swift.tuners.files import Stored
-from swift.tuners.lora import LoraConfig
+from swift.tuners.lora import LoRAConfig, LoraConfig
 
 
 def save_to_peft_format(ckpt_dir: Path, output_dir: Path) -> None:
@@ -51,3 +51,7 @@ def _check(stored: Stored) -> None:
     if isinstance(config, LoraConfig) and config.lora_dtype is not None:
         what = f"{stored.folder}: PEFT has no field lora_dtype"
         raise DataError("CKPT-03", what, fix=f"remove it from {stored.folder / files.CONFIG_FILE}")
+    if isinstance(config, LoRAConfig) and config.use_merged_linear:
+        raise DataError(
+            "CKPT-03", f"{stored.folder}: PEFT has no field use_merged_linear", why="nor has its LoRA chunks"
+        )

@@ -77,8 +77,10 @@ def base_kept(model: Any, config: Any, name: str) -> Iterator[None]:
     """While PEFT adds the adapter `name`, see that it leaves the base's weights alone; then give it its start.
 
     Raises:
-        ConfigError: a target is of a kind that cannot be decomposed.
+        ConfigError: a target is of a kind that cannot be decomposed, or LoftQ has no GPU.
     """
+    if isinstance(config, peft.LoraConfig) and config.init_lora_weights == "loftq" and not torch.cuda.is_available():
+        raise ConfigError("CONFIG-03", "LoftQ needs a GPU: PEFT quantises there", fix="--init_lora_weights pissa")
     if not isinstance(config, LoraConfig) or not is_relative(config):
         yield
         return
