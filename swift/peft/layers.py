@@ -58,7 +58,7 @@ class LoRALayer(nn.Module):
         own = dict(layer.named_parameters(recurse=False))
         self.weight, self.bias = own["weight"], own.get("bias")
         self.scaling, self.merge_weights = config.scaling, config.merge_weights
-        self.lora_dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
+        self.lora_dropout = config.lora_dropout
         self.unfolded: Tensor | None = None
         nn.Module.train(self, layer.training)
 
@@ -111,7 +111,8 @@ class LoRALayer(nn.Module):
         if self.merged:
             return result
         x = args[0] if args else next(iter(kwargs.values()))
-        added = self.delta(self.lora_dropout(x.to(self.lora_A.dtype))) * self.scaling
+        dropped = F.dropout(x.to(self.lora_A.dtype), self.lora_dropout, self.training)
+        added = self.delta(dropped) * self.scaling
         return result + added.to(result.dtype)
 
     def extra_repr(self) -> str:

@@ -18,7 +18,12 @@ class SameSignature:
     def __get__(self, wrapper: Wrapper | None, owner: type | None = None) -> Any:
         if wrapper is None:
             return _forward
-        return functools.wraps(wrapper.model.forward)(wrapper.run)
+
+        @functools.wraps(wrapper.model.forward)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return wrapper.run(*args, **kwargs)
+
+        return forward
 
 
 def _forward(wrapper: Wrapper, *args: Any, labels: Any = None, **kwargs: Any) -> Any:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from swift.log import get_logger
+from tests.peft.lines import said_lines
 from tests.tiny import save_tiny
 
-LORA_CONFIG = '''
+said = said_lines
+
+LORA_CONFIG = """
 from paddlenlp.peft import LoRAConfig, LoRAModel
 
 target_modules = [
@@ -36,24 +37,24 @@ lora_config = LoRAConfig(
     merge_weights=True,
     dtype=paddle.float32,
 )
-'''
-LORA_MODEL = '''
+"""
+LORA_MODEL = """
 from paddlenlp.transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(
     'facebook/llama-7b'
 )
 model = LoRAModel(model, lora_config)
-'''
-LORA_TRAINABLE = '''
+"""
+LORA_TRAINABLE = """
 model.mark_only_lora_as_trainable()
 # 这一步会将当前整个模型所有的参数和进行训练的参数量打印出来，可以进行校对设置是否正确
 model.print_trainable_parameters()
-'''
-LORA_SAVE = '''
+"""
+LORA_SAVE = """
 # 保存
 model.save_pretrained('lora_path')
-'''
-LORA_LOAD = '''
+"""
+LORA_LOAD = """
 from paddlenlp.transformers import AutoModelForCausalLM
 from paddlenlp.peft import LoRAModel, LoRAConfig
 
@@ -62,16 +63,16 @@ config = LoRAConfig.from_pretrained('lora_path')
 model = AutoModelForCausalLM.from_pretrained('facebook/llama-7b')
 model = LoRAModel.from_pretrained(model, 'lora_path')
 model.eval()
-'''
-MODEL_PARALLEL = '''
+"""
+MODEL_PARALLEL = """
 model = AutoModelForCausalLM.from_pretrained(
     model_args.model_name_or_path,
     tensor_parallel_output=False,
     tensor_parallel_degree=training_args.tensor_parallel_degree,
     tensor_parallel_rank=training_args.tensor_parallel_rank,
 )
-'''
-LORA_PARALLEL = '''
+"""
+LORA_PARALLEL = """
 lora_config = LoRAConfig(
     target_modules=target_modules,
     r=lora_rank,
@@ -80,8 +81,8 @@ lora_config = LoRAConfig(
     tensor_parallel_degree=training_args.tensor_parallel_degree,
     dtype=paddle.float32,
 )
-'''
-PREFIX_CONFIG = '''
+"""
+PREFIX_CONFIG = """
 from paddlenlp.transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(
     'facebook/llama-7b'
@@ -94,23 +95,23 @@ prefix_config = PrefixConfig(
     prefix_projection=False,
     prefix_projection_hidden_size=model.config.hidden_size,
 )
-'''
-PREFIX_MODEL = '''
+"""
+PREFIX_MODEL = """
 model = PrefixModelForCausalLM(
     model=model,
     prefix_config=prefix_config,
 )
-'''
-PREFIX_TRAINABLE = '''
+"""
+PREFIX_TRAINABLE = """
 model.mark_only_prefix_as_trainable()
 # 这一步会将当前整个模型所有的参数和进行训练的参数量打印出来，可以进行校对设置是否正确
 model.print_trainable_parameters()
-'''
-PREFIX_SAVE = '''
+"""
+PREFIX_SAVE = """
 # 保存
 model.save_pretrained('prefix_path')
-'''
-PREFIX_LOAD = '''
+"""
+PREFIX_LOAD = """
 from paddlenlp.transformers import AutoModelForCausalLM
 from paddlenlp.peft import PrefixModel, PrefixConfig
 
@@ -119,8 +120,8 @@ config = PrefixConfig.from_pretrained('prefix_path')
 model = AutoModelForCausalLM.from_pretrained('facebook/llama-7b')
 model = PrefixModel.from_pretrained(model, 'prefix_path')
 model.eval()
-'''
-PREFIX_PARALLEL = '''
+"""
+PREFIX_PARALLEL = """
 prefix_config = PrefixConfig(
     num_prefix_tokens=64,
     num_attention_heads=model.config.n_head,
@@ -130,7 +131,7 @@ prefix_config = PrefixConfig(
     prefix_projection_hidden_size=model.config.hidden_size,
     tensor_parallel_degree=training_args.tensor_parallel_degree,
 )
-'''
+"""
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
@@ -152,17 +153,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return scope
 
     return run_blocks
-
-
-@pytest.fixture
-def said():
-    """The lines that were logged."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    get_logger().addHandler(handler)
-    yield lines
-    get_logger().removeHandler(handler)
 
 
 def moved(model: torch.nn.Module) -> None:
