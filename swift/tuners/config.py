@@ -31,7 +31,8 @@ class SwiftConfig:
 
     kind: ClassVar[str] = ""
     kinds: ClassVar[dict[str, type[SwiftConfig]]] = {}
-    merges: ClassVar[bool] = False
+    merges: ClassVar[bool] = False  # its modules can become parts of the model
+    trains: ClassVar[bool] = True  # it has parameters; one without freezes nothing and saves nothing but its config
 
     target_modules: str | Sequence[str]
     model_key_mapping: dict[str, Any] | None = None

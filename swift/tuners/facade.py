@@ -181,7 +181,7 @@ def _choose(stored: Mapping[str, Stored], names: Names) -> dict[str, Stored]:
 
 
 def _tensors(stored: Stored) -> dict[str, Any]:
-    tensors = files.read_tensors(stored.folder)
+    tensors = files.read_tensors(stored.folder) if files.has_tensors(stored.config) else {}
     return unfold(tensors) if is_relative(stored.config) else tensors
 
 

@@ -168,6 +168,11 @@ def read_extra_keys(folder: Path) -> list[str]:
     return keys
 
 
+def has_tensors(config: Config) -> bool:
+    """Whether an adapter has parameters, and so a file of weights."""
+    return not isinstance(config, SwiftConfig) or config.trains
+
+
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors in a folder, on the CPU. Nothing but tensors is ever read.
 

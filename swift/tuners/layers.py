@@ -13,8 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from swift.errors import ConfigError
-from swift.registry import unknown
-from swift.tuners.branch import Active, Branch, attach, outside
+from swift.tuners.branch import Active, Branch, attach, no_target, outside
 
 
 def find_layers(model: nn.Module, key: str | None = None) -> tuple[str, nn.ModuleList]:
@@ -33,7 +32,7 @@ def find_layers(model: nn.Module, key: str | None = None) -> tuple[str, nn.Modul
     if key is not None:
         named = [path for path in lists if path == key or path.endswith(f".{key}")]
         if not named:
-            raise unknown("list of layers", key, lists)
+            raise no_target(model, key)
         return named[0], lists[named[0]]
     outer = {path: found for path, found in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
     if not outer:

@@ -14,6 +14,7 @@ from typing import Any
 import peft
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from swift.errors import ConfigError, UsageError
 from swift.log import get_logger
@@ -70,6 +71,7 @@ class SwiftModel(nn.Module):
         self.adapters: dict[str, Config] = {}
         self.extra_state_keys: list[str] = []
         self._thawed: list[str] = []
+        self._trained: dict[str, bool] = {}
         self._active = Active(per_thread=os.environ.get("USE_UNIQUE_THREAD", "1") == "0")
         self._tuners: peft_layers.Tuners = {}
         self._prompts: dict[str, peft.PeftModel] = {}
@@ -80,6 +82,7 @@ class SwiftModel(nn.Module):
             self._take_over(model)
         else:
             self.base_model = model
+            self._trained = {key: parameter.requires_grad for key, parameter in model.named_parameters()}
             model.requires_grad_(False)
 
     def __getattr__(self, name: str) -> Any:
@@ -115,6 +118,8 @@ class SwiftModel(nn.Module):
         if not re.fullmatch(r"[\w-]+", name) or name == files.EXTRA_STATES:
             raise UsageError("USAGE-02", f"{name!r} cannot name an adapter", fix="use letters, digits, - and _")
         self._check_not_merged()
+        if self.trains_whole and files.has_tensors(config):
+            self.base_model.requires_grad_(False)
         if isinstance(config, SwiftConfig):
             config.inject(self.base_model, name, self._active)
             self.adapters[name] = copy.deepcopy(config)
@@ -128,6 +133,9 @@ class SwiftModel(nn.Module):
             peft_layers.follow(self.base_model, self._active)
             if isinstance(config, LoRAConfig):
                 config.extend(self.base_model, name, self._active)
+        if self.trains_whole and not inference_mode:
+            for key, parameter in self.base_model.named_parameters():
+                parameter.requires_grad_(self._trained.get(key, True))
         self._thaw()
         rivals = [active for active in self._active if _rivalry(self.adapters[active], self.adapters[name])]
         for rival in rivals:
@@ -172,6 +180,12 @@ class SwiftModel(nn.Module):
         """Groups of the trainable parameters for an optimizer. See `swift.tuners.groups.param_groups`."""
         return param_groups(self, self.adapters, **defaults)
 
+    @property
+    def trains_whole(self) -> bool:
+        """Whether the base is not frozen, as no tuner here has parameters of its own: it is trained and saved whole."""
+        tuners = self.adapters.values()
+        return bool(tuners) and not self.extra_state_keys and not any(files.has_tensors(config) for config in tuners)
+
     # What is saved.
 
     def owned(self, name: str) -> dict[str, str]:
@@ -194,7 +208,7 @@ class SwiftModel(nn.Module):
         prefix: str = "",
         keep_vars: bool = False,
     ) -> dict[str, Tensor]:
-        """The tensors of one adapter, or of all of them with the extra states. Never those of the frozen base."""
+        """The tensors of one adapter, or of all of them with the extra states. Never those of a frozen base."""
         names = list(self.adapters) if adapter_name is None else [self._known(adapter_name)]
         state = self.base_model.state_dict(keep_vars=keep_vars)
         chosen: dict[str, Any] = destination if destination is not None else {}
@@ -203,7 +217,7 @@ class SwiftModel(nn.Module):
             for key, pattern in self.owned(name).items():
                 chosen[prefix + pattern.format(name)] = away.get(key, state[key])
         if adapter_name is None:
-            chosen |= {prefix + key: state[key] for key in self.extra_states(state)}
+            chosen |= {prefix + key: state[key] for key in (state if self.trains_whole else self.extra_states(state))}
         return chosen
 
     def load_state_dict(
@@ -218,6 +232,8 @@ class SwiftModel(nn.Module):
         Raises:
             DataError: a tensor has the wrong shape or, when `strict`, is missing or unknown.
         """
+        if self.trains_whole and adapter_name is None:
+            return self.base_model.load_state_dict(state_dict, strict, assign)
         state = self.base_model.state_dict()
         names = list(self.adapters) if adapter_name is None else [self._known(adapter_name)]
         for name in names:
@@ -260,12 +276,16 @@ class SwiftModel(nn.Module):
         every = self.state_dict() if state_dict is None else state_dict
         for name in names:
             own = [pattern.format(name) for pattern in self.owned(self._known(name)).values()]
-            _write(directory / name, fold({key: every[key] for key in own}), safe_serialization)
+            (directory / name).mkdir(parents=True, exist_ok=True)
+            if files.has_tensors(self.adapters[name]):
+                _write(directory / name, fold({key: every[key] for key in own}), safe_serialization)
             files.write_config(directory / name, self.adapters[name], self.fingerprint)
         extra = list(self.extra_states(every)) if adapter_name is None else []
         if extra:
             _write(directory / files.EXTRA_STATES, {key: every[key] for key in extra}, safe_serialization)
             files.write_extra_keys(directory / files.EXTRA_STATES, self.extra_state_keys)
+        if adapter_name is None and self.trains_whole and isinstance(self.base_model, PreTrainedModel):
+            self.base_model.save_pretrained(directory, state_dict=dict(every))
         files.write_order(directory, names)
 
     # What runs.

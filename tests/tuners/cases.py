@@ -32,7 +32,6 @@ from swift.tuners import (
     LongLoRAConfig,
     LoRAConfig,
     LoraConfig,
-    NEFTuneConfig,
     PartConfig,
     PromptConfig,
     ReftConfig,
@@ -118,7 +117,8 @@ class Method:
     is anywhere. `merged` says how far the merged model may be from the unmerged one; None is a method that cannot be
     merged. `learns` and `saves` are false where there is nothing to train or to save; `peft` marks PEFT's own kinds.
     `rate` is a learning rate with which the loss falls. `nests` is false where PEFT does not let two of one kind work one
-    on the other. Of methods with one `slot` only one can be active.
+    on the other. Of methods with one `slot` only one can be active. `recomputes` is false where it does
+    not go with gradient checkpointing.
     """
 
     config: Callable[[Host], Any]
@@ -131,6 +131,7 @@ class Method:
     rate: float = 0.02
     nests: bool = True
     slot: str = ""
+    recomputes: bool = True
 
     def __call__(self, host: Host) -> Any:
         return self.config(host)
@@ -159,7 +160,15 @@ def _peft(
 def _before(config_class: type, **options: Any) -> Method:
     """One of PEFT's methods that put something before the text."""
     options |= {"num_virtual_tokens": 3, "task_type": "CAUSAL_LM"}
-    return Method(lambda host: config_class(**options), LANGUAGE, at_start=None, peft=True, rate=0.05, slot="prompt")
+    return Method(
+        lambda host: config_class(**options),
+        LANGUAGE,
+        at_start=None,
+        peft=True,
+        rate=0.05,
+        slot="prompt",
+        recomputes=config_class is not PrefixTuningConfig,
+    )
 
 
 METHODS = {
@@ -235,8 +244,8 @@ METHODS |= {
         merged=1e-4,
         peft=True,
         rate=0.01,
+        slot="embeddings",
     ),
-    "neftune": Method(lambda host: NEFTuneConfig(), (*LANGUAGE, "bert"), learns=False, saves=False),
     "part": Method(lambda host: PartConfig(target_modules=[host.wide]), (*ANY, "unet"), rate=0.005),
     "reft": Method(lambda host: ReftConfig(), (*LANGUAGE, "bert")),
     "consreft": Method(

@@ -27,6 +27,7 @@ from swift.tuners.targets import find_modules_to_save, find_targets
 # B: rows, H: heads, T: positions, G: positions of a group, K: size of a head. h: heads of a mask, 1 or H.
 
 FUNCTION = "shifted_groups"
+EAGER = "eager_attention_forward"
 UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cu_seq_lens_q")
 
 
@@ -135,10 +136,8 @@ def attend(
 def plain_function(module: nn.Module) -> Any:
     """The attention function that the model's config names."""
     config = vars(module)["config"].plain
-    files = [sys.modules[kind.__module__] for kind in type(module).__mro__]
-    eager = next(
-        (vars(file)["eager_attention_forward"] for file in files if "eager_attention_forward" in vars(file)), None
-    )
+    files = [vars(sys.modules[kind.__module__]) for kind in type(module).__mro__]
+    eager: Any = next((file[EAGER] for file in files if EAGER in file), None)
     return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager)
 
 

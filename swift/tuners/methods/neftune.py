@@ -77,7 +77,7 @@ class NEFTuneConfig(SwiftConfig):
     """
 
     kind: ClassVar[str] = "neftune"
-    freezes: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
 
     noise_alpha: float = 5.0
     target_modules: str | Sequence[str] = ()

@@ -32,11 +32,11 @@ def current(owner: nn.Module, key: str) -> Tensor:
 
     That is the copy itself where one is active, and W where none is.
     """
-    base = vars(owner)["_parameters"][key]
+    base: Any = vars(owner)["_parameters"][key]
     copies = [branch for branch in vars(owner).get(COPIES, ()) if branch.on]
     if not copies or base is None:
         return base
-    value = vars(copies[0])["_parameters"][key]
+    value: Any = vars(copies[0])["_parameters"][key]
     for branch in copies[1:]:
         value = value + (vars(branch)["_parameters"][key] - base)
     return value.to(base.dtype)
