@@ -86,6 +86,16 @@ class ActiveHere(Sequence[str]):
         return names + self[:]
 
 
+class Idle:
+    """True while none of the adapters that one module knows is active: PEFT's layers then only call their base."""
+
+    def __init__(self, active: Active, known: set[str]) -> None:
+        self.active, self.known = active, known
+
+    def __bool__(self) -> bool:
+        return self.known.isdisjoint(self.active.names)
+
+
 class Branch(nn.Module):
     """A tuner's trainable part in one host module. It runs while its adapter is active.
 

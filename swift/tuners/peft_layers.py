@@ -18,7 +18,7 @@ from torch import nn
 
 from swift.errors import ConfigError
 from swift.tuners import merged_linear, prompts
-from swift.tuners.branch import Active, ActiveHere, Branch, branches_aside, no_target, outside
+from swift.tuners.branch import Active, ActiveHere, Branch, Idle, branches_aside, no_target, outside
 from swift.tuners.lora import LoRAConfig, cast, kind_of
 from swift.tuners.relative import as_ours, base_kept, saves_plainly
 
@@ -96,10 +96,14 @@ def inject(
                 tuners[kind].peft_config[name] = config
                 tuners[kind].active_adapter = name
                 tuners[kind].inject_adapter(model, name)
+        merged_linear.install(model, config, name)
     except peft.NoMatchingPeftModuleError as error:
         if kind in tuners:
             del tuners[kind].peft_config[name]
         raise no_target(model, vars(config)["target_modules"]) from error
+    except ConfigError:
+        unload(model, tuners, [name])
+        raise
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         unload(model, tuners, [name])
         raise ConfigError("CONFIG-02", f"adapter {name!r}: {kind} cannot be added: {error}") from error
@@ -107,7 +111,6 @@ def inject(
         declare(model, tuners)
     if kind in NOT_OVER_OTHERS:
         _check_alone(model, tuners, name)
-    merged_linear.install(model, config, name)
     cast_adapter_dtype(model, adapter_name=name)  # half to float32, as PEFT's own models do
     cast(model, config, list(owned(model, config, name)))
     return config
@@ -152,10 +155,13 @@ def declare(model: nn.Module, tuners: Tuners) -> None:
 def follow(model: nn.Module, active: Active) -> None:
     """Let every PEFT layer of `model` ask `active` which adapters run.
 
-    PEFT's layers keep that list in one attribute each; all of them now share ours, which may differ by thread.
+    PEFT's layers keep that list in one attribute each; all of them now share ours, which may differ by thread. A layer
+    none of whose adapters is active counts as disabled, and costs one call.
     """
     for layer in _layers(model):
-        layer._active_adapter = ActiveHere(active, _adapters(layer)) if isinstance(layer, CHOOSY) else active
+        known = _adapters(layer)
+        layer._active_adapter = ActiveHere(active, known) if isinstance(layer, CHOOSY) else active
+        layer._disable_adapters = Idle(active, known)
     for wrapper in model.modules():
         if isinstance(wrapper, AuxiliaryTrainingWrapper):
             modules: list[Any] = [wrapper, *_layers(wrapper)]

@@ -85,7 +85,12 @@ def test_scripts(place: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -
     assert (place / "nodes" / "checkpoint-1" / "adapter_model.safetensors").is_file()
 
 
-BENCHES = {"help.py": ["--runs", "1"], "startup.py": ["--runs", "1"], "train.py": ["--steps", "3", "--turns", "1"]}
+BENCHES = {
+    "help.py": ["--runs", "1"],
+    "startup.py": ["--runs", "1"],
+    "train.py": ["--steps", "3", "--turns", "1"],
+    "tuners.py": ["--turns", "1", "--tokens", "16", "--depth", "20", "--only", "IA3", "Adapter", "--out", "cost.md"],
+}
 
 
 @pytest.mark.slow
