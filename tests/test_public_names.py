@@ -13,6 +13,7 @@ SEED_NAMES = {
         get_model_tokenizer get_template inference inference_stream get_default_template_type TemplateType to_device
         merge_lora
     """.split(),
+    "swift.peft": "AutoModelForCausalLM LoRAConfig LoRAModel PrefixConfig PrefixModel PrefixModelForCausalLM".split(),
     "swift.tuners": "Swift SwiftModel SwiftConfig LoraConfig AdapterConfig".split(),
 }
 MODULES = list(SEED_NAMES)

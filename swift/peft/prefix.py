@@ -190,7 +190,8 @@ class PrefixModelForCausalLM(Wrapper):
         prefix = cls(model, config, postprocess_past_key_value, pad_attention_mask)
         encoder = prefix.prefix_encoder
         if degree > 1:
-            found = read_shards(directory, STEM, degree, paddle_layout(encoder, encoder.state_dict()))
+            shards = read_shards(directory, STEM, degree, paddle_layout(encoder, encoder.state_dict()))
+            found = _heads_together(shards, 2 * (config.num_hidden_layers or 0), degree)
         else:
             found = read_weights(directory, [weights_name(STEM, None)])
         if found is not None:
@@ -266,6 +267,21 @@ def load_pre_caches(directory: str | Path, model: nn.Module, batch_size: int = 1
     for layer, (key_HND, value_HND) in enumerate(caches_L2HND.to(_like(model))):
         cache.update(key_HND.expand(batch_size, -1, -1, -1), value_HND.expand(batch_size, -1, -1, -1), layer)
     return cache
+
+
+def _heads_together(tensors: Mapping[str, Tensor], blocks: int, degree: int) -> dict[str, Tensor]:
+    """The encoder of several ranks in the order of one: from [ranks, 2·L, H/ranks, D] outputs to [2·L, H, D].
+
+    Under tensor parallelism each rank takes its share of the encoder's outputs and reads it as its own heads.
+
+    Args:
+        tensors: the encoder's, in Paddle's layout, whole.
+        blocks: 2·L.
+        degree: how many ranks there were.
+    """
+    last = ("3.weight", "3.bias") if "3.weight" in tensors else ("0.weight",)
+    swapped = {name: tensors[name].unflatten(-1, (degree, blocks, -1)).transpose(-3, -2).flatten(-3) for name in last}
+    return {**tensors, **swapped}
 
 
 def _encoder(config: PrefixConfig, width: int) -> nn.Sequential:

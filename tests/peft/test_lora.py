@@ -223,7 +223,7 @@ def test_folded_and_moved_to_another_dtype() -> None:
 
 def test_a_tied_weight_is_not_folded() -> None:
     model = tiny_model("llama", tie_word_embeddings=True)
-    with pytest.raises(ConfigError, match="the weight of lm_head is also model.embed_tokens.weight"):
+    with pytest.raises(ConfigError, match=r"the weight of lm_head is also model.embed_tokens.weight"):
         LoRAModel(model, config(target_modules=["lm_head"], merge_weights=True))
     free = LoRAModel(tiny_model("llama", tie_word_embeddings=True), config(target_modules=["lm_head"]))
     with pytest.raises(ConfigError, match="folding would change both"):
@@ -513,7 +513,7 @@ def test_set_state_dict_also_while_folded() -> None:
     assert all(layer.merged for layer in target.layers().values())
     target.unmerge()
     assert torch.equal(target(input_ids=IDS).logits, source(input_ids=IDS).logits)
-    with pytest.raises(DataError, match="1 not in the model: lm_tail.weight"):
+    with pytest.raises(DataError, match=r"1 not in the model: lm_tail.weight"):
         target.set_state_dict({"lm_tail.weight": torch.zeros(1)})
 
 
@@ -566,7 +566,7 @@ def test_files_of_several_tensor_parallel_ranks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not in every tensor-parallel file"):
         LoRAModel.from_pretrained(tiny_model("llama"), tmp_path, merge_tensor_parallel=True)
     (tmp_path / "lora_model_state.tp01.pdparams").unlink()
-    with pytest.raises(DataError, match="lacks lora_model_state.tp01.pdparams of 2"):
+    with pytest.raises(DataError, match=r"lacks lora_model_state.tp01.pdparams of 2"):
         LoRAModel.from_pretrained(tiny_model("llama"), tmp_path, merge_tensor_parallel=True)
 
 
