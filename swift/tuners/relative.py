@@ -84,7 +84,8 @@ def base_kept(model: Any, config: Any, name: str) -> Iterator[None]:
     if not isinstance(config, LoraConfig) or not is_relative(config):
         yield
         return
-    said, config.init_lora_weights = config.init_lora_weights, True
+    said: Any = config.init_lora_weights
+    config.init_lora_weights = True
     try:
         yield
     finally:
@@ -95,9 +96,9 @@ def base_kept(model: Any, config: Any, name: str) -> Iterator[None]:
 
 
 def _install(layer: Any, name: str, said: str, loading: bool) -> None:
-    weight = layer.get_base_layer().weight
+    kind, weight = type(layer), layer.get_base_layer().weight
     rank, most = layer.r[name], min(layer.in_features, layer.out_features)
-    if type(layer) is not Linear or not weight.is_floating_point() or rank > most:
+    if kind is not Linear or not weight.is_floating_point() or rank > most:
         what = f"{said} of rank {rank} cannot start in {type(layer.get_base_layer()).__name__}"
         why = f"it takes a part of a linear layer's weight, here of rank {most} at most"
         raise ConfigError("CONFIG-02", what, why=why, fix="--init_lora_weights true")

@@ -124,8 +124,11 @@ def test_how_it_starts(init):
 
 
 def test_what_it_cannot_do_is_refused(tmp_path):
+    base = Fused("linear")
+    keys = set(base.state_dict())
     with pytest.raises(ConfigError, match="with 12 outputs does not fall into the 5"):
-        Swift.prepare_model(Fused("linear"), fused([True] * 5))
+        Swift.prepare_model(base, fused([True] * 5))
+    assert set(base.state_dict()) == keys, "a model that was refused is as it was"
     with pytest.raises(ConfigError, match="Embedding"):
         Swift.prepare_model(GPT2.make(), fused([True, False], target_modules=["wte"]))
     model = Swift.prepare_model(GPT2.make(), {name: fused(target_modules=["c_attn"]) for name in ("a", "b")})

@@ -169,8 +169,10 @@ def test_what_cannot_start_so_is_refused():
         if match is None:  # PEFT starts embeddings as always
             assert torch.equal(run(Swift.prepare_model(LM.make(), {"a": config}), LM), run(LM.make(), LM))
             continue
+        base = LM.make()
         with pytest.raises(ConfigError, match=match):
-            Swift.prepare_model(LM.make(), {"a": config})
+            Swift.prepare_model(base, {"a": config})
+        assert set(base.state_dict()) == set(LM.make().state_dict())
 
 
 def test_a_folded_config_has_the_scale_of_its_adapter():
