@@ -95,7 +95,8 @@ def on_channels(change: Callable[[Tensor], Tensor], x: Tensor, dim: int, what: s
         ConfigError: neither axis has that size.
     """
     if x.ndim == 4 and x.shape[1] == dim:
-        return change(x.movedim(1, -1)).movedim(-1, 1)
+        rows = x.flatten(2).transpose(1, 2).contiguous()  # torch sums strided maps in another order without gradients
+        return change(rows).transpose(1, 2).unflatten(2, x.shape[2:])
     if x.shape[-1] == dim:
         return change(x)
     axis = 1 if x.ndim == 4 else -1
