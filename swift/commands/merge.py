@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from swift import storage
 from swift.arguments.export import ExportArguments
@@ -19,7 +20,9 @@ from swift.errors import ConfigError, DataError, UsageError
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, load_model, load_tokenizer, saved_dtype
 from swift.models.source import ModelSource
-from swift.tuners import Swift, files
+from swift.tuners import Swift, SwiftConfig, SwiftModel, files
+from swift.tuners.files import Config
+from swift.tuners.lora import kind_of
 
 logger = get_logger()
 LARGEST_DIFFERENCE = 1e-4
@@ -91,27 +94,57 @@ def _merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, outpu
             fix="merge into its full model",
         )
     tokenizer = load_tokenizer(source)
-    base = load_model(source, torch.float32, device_map=device)
-    tuned = Swift.from_pretrained(base, str(checkpoint), inference_mode=True).eval()
+    tuned = _load(source, checkpoint, device)
     dtype = TORCH_DTYPES[args.dtype] if args.dtype != "AUTO" else saved_dtype(source)
     merged, equality = merge_checked(tuned, dtype, len(tokenizer))
     logger.info(
         f"merged = unmerged: largest logit difference {equality.difference:.1e} in float32, "
         f"{equality.agreement:.1%} of likeliest tokens equal in {str(dtype).removeprefix('torch.')}"
     )
+    rest = tuners_left(tuned)
+    if rest:
+        gone = [name for name in files.folders(checkpoint) if name not in rest]
+        tuned = _load(source, checkpoint, device, gone)
+        Swift.merge_and_unload(tuned)
+        merged = tuned.model.to(dtype)
     with storage.staged_directory(output, {"base": str(source.path)}) as stage:
         merged.save_pretrained(stage)
         tokenizer.save_pretrained(stage)
         _save_side_files(args, source, checkpoint, stage)
     logger.info(f"merged model: {output}")
+    if rest:
+        _save_rest(args, merged, checkpoint, output, rest)
+
+
+def _load(source: ModelSource, checkpoint: Path, device: str, names: list[str] | None = None) -> Any:
+    base = load_model(source, torch.float32, device_map=device)
+    return Swift.from_pretrained(base, str(checkpoint), names, inference_mode=True).eval()
+
+
+def tuners_left(tuned: Any) -> list[str]:
+    """The adapters of a model that are still there, and have weights."""
+    return [name for name in tuned.adapters if tuned.owned(name)] if isinstance(tuned, SwiftModel) else []
+
+
+def _save_rest(args: CheckpointOptions, merged: Any, checkpoint: Path, output: Path, rest: list[str]) -> None:
+    """Write `<output>-tuners`: what no weights can hold, as a checkpoint for the merged model."""
+    directory = output.with_name(f"{output.name}-tuners")
+    tuned = Swift.from_pretrained(merged, str(checkpoint), rest, allow_other_base=True)
+    assert isinstance(tuned, SwiftModel)
+    saved = read_saved(checkpoint) or to_json(args)
+    with storage.staged_directory(directory, {"base": str(output)}) as stage:
+        tuned.save_pretrained(stage, safe_serialization=True)
+        storage.write_json(stage / "sft_args.json", {**saved, "model_id_or_path": str(output)}, private=True)
+    logger.warning(f"not merged, as no weights can hold it: {', '.join(rest)}; for the merged model: {directory}")
 
 
 def merge_checked(tuned: Any, dtype: torch.dtype, vocab_size: int) -> tuple[Any, Equality]:
-    """The plain model with `tuned`'s LoRA merged in and cast to `dtype`, and how equal it is.
+    """The plain model with what can be merged of `tuned` in it and cast to `dtype`, and how equal it is.
 
     Raises:
-        DataError: the merged model answers differently by more than `LARGEST_DIFFERENCE`.
+        DataError: nothing can be merged, or the merged model answers differently by more than `LARGEST_DIFFERENCE`.
     """
+    _check_mergeable(tuned)
     generator = torch.Generator().manual_seed(0)
     device = next(tuned.parameters()).device
     probe_BT = torch.randint(0, vocab_size, (2, PROBE_TOKENS), generator=generator).to(device)
@@ -128,6 +161,22 @@ def merge_checked(tuned: Any, dtype: torch.dtype, vocab_size: int) -> tuple[Any,
     if not difference <= LARGEST_DIFFERENCE:
         raise DataError("MERGE-01", f"the merged model differs from the unmerged one: logits by {difference:.1e}")
     return merged, Equality(difference, agreement)
+
+
+def _check_mergeable(tuned: Any) -> None:
+    """Raise DataError when no adapter can be merged."""
+    kept = list(tuned.adapters) if isinstance(tuned, SwiftModel) else []
+    if isinstance(tuned, SwiftModel) and not any(map(_can_merge, tuned.adapters.values())):
+        why = "they work on what passes through the model, and weights cannot hold that"
+    elif isinstance(tuned, PeftModel) and tuned.active_peft_config.is_prompt_learning:
+        kept, why = [kind_of(tuned.active_peft_config).value], "virtual tokens are no weights"
+    else:
+        return
+    raise DataError("MERGE-01", f"{', '.join(kept)} cannot be merged", why=why, fix="use the checkpoint as it is")
+
+
+def _can_merge(config: Config) -> bool:
+    return config.merges if isinstance(config, SwiftConfig) else not config.is_prompt_learning
 
 
 def _save_side_files(args: CheckpointOptions, source: ModelSource, checkpoint: Path, stage: Path) -> None:

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from peft import AdaLoraConfig, PeftModel
 from peft.tuners.adalora import AdaLoraLayer, RankAllocator
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from swift.errors import ConfigError
 from swift.tuners.model import SwiftModel
 
-STATE_FILE = "adalora.pt"
+STATE_FILE = "adalora.safetensors"
+PARTS = ("ipt:", "unc:", "live:")
 
 
 class Ranks(TrainerCallback):
@@ -68,18 +70,26 @@ class Ranks(TrainerCallback):
             self.allocator.mask_using_rank_pattern(self.model, self.config.rank_pattern)
 
     def save(self, directory: Path) -> None:
-        """Write the importance, which an exact resume needs."""
-        state = {"ipt": self.allocator.exp_avg_ipt, "unc": self.allocator.exp_avg_unc}
-        torch.save({**state, "rank_pattern": self.config.rank_pattern}, directory / STATE_FILE)
+        """Write the importance and which entries live, which an exact resume needs."""
+        parts = {"ipt": self.allocator.exp_avg_ipt, "unc": self.allocator.exp_avg_unc}
+        parts["live"] = {name: torch.tensor(live) for name, live in (self.config.rank_pattern or {}).items()}
+        state = {
+            f"{part}:{name}": tensor.contiguous() for part, named in parts.items() for name, tensor in named.items()
+        }
+        save_file(state, directory / STATE_FILE)
 
     def load(self, directory: Path) -> None:
         """Read it again; a checkpoint of another program has none."""
-        if (directory / STATE_FILE).is_file():
-            device = next(self.model.parameters()).device
-            state = torch.load(directory / STATE_FILE, map_location=device, weights_only=True)
-            self.allocator.exp_avg_ipt, self.allocator.exp_avg_unc = state["ipt"], state["unc"]
-            self.allocator.ipt = {name: torch.zeros_like(tensor) for name, tensor in state["ipt"].items()}
-            self.config.rank_pattern = state["rank_pattern"]
+        if not (directory / STATE_FILE).is_file():
+            return
+        state, device = load_file(directory / STATE_FILE), next(self.model.parameters()).device
+        ipt, unc, live = (
+            {key[len(part) :]: tensor for key, tensor in state.items() if key.startswith(part)} for part in PARTS
+        )
+        self.allocator.exp_avg_ipt = {name: tensor.to(device) for name, tensor in ipt.items()}
+        self.allocator.exp_avg_unc = {name: tensor.to(device) for name, tensor in unc.items()}
+        self.allocator.ipt = {name: torch.zeros_like(tensor) for name, tensor in self.allocator.exp_avg_ipt.items()}
+        self.config.rank_pattern = {name: tensor.tolist() for name, tensor in live.items()} or None
 
 
 def find_ranks(model: Any) -> Ranks | None:

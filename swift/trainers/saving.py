@@ -167,7 +167,7 @@ def _encoders(model: Any) -> list[nn.Module]:
     projects = isinstance(config, PrefixTuningConfig) and config.prefix_projection
     if config is None or config.inference_mode or not (projects or isinstance(config, PromptEncoderConfig)):
         return []
-    return [model.prompt_encoder[model.active_adapter]]
+    return [model.prompt_encoder[model.active_adapters[0]]]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

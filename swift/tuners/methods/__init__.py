@@ -20,7 +20,6 @@ PEFT_TYPES = (
     "prompt_tuning",
     "p_tuning",
 )
-ALONE = ("vera", "prefix_tuning", "prompt_tuning", "p_tuning")  # PEFT has them only as a model around the model
 WITH_OTHERS = ("neftune",)  # trains nothing itself
 
 
@@ -30,8 +29,8 @@ def available_sft_types() -> list[str]:
 
 
 def available_tuners() -> list[str]:
-    """What a value of `--tuner` may begin with: every method that can be one of several."""
-    return [*(name for name in PEFT_TYPES if name not in ALONE), *method_names()]
+    """What a value of `--tuner` may begin with: every method."""
+    return [*PEFT_TYPES, *method_names()]
 
 
 def method_names() -> list[str]:
