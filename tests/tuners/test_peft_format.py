@@ -10,7 +10,7 @@ import torch
 from peft import IA3Config, PeftModel
 
 from swift.errors import DataError
-from swift.tuners import Swift
+from swift.tuners import LoRAConfig, Swift
 from tests.tuners.cases import HOSTS, run, stir
 from tests.tuners.test_facade import adapter, lora
 
@@ -21,6 +21,11 @@ FORMS = {
     "whole": {"modules_to_save": ["lm_head"]},
     "bias": {"bias": "all"},
     "own_bias": {"bias": "lora_only"},
+    "rslora": {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "lora_bias": {"lora_bias": True},
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora_dora": {"init_lora_weights": "olora", "use_dora": True},
     "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
     "named_as_module": {"target_modules": r".*\.(up|q)_proj"},
 }
@@ -73,10 +78,15 @@ def test_what_peft_cannot_say_is_refused(tmp_path):
     for name, prepared in {
         "adapter": Swift.prepare_model(LM.make(), adapter()),
         "lora_dtype": Swift.prepare_model(LM.make(), {"default": lora(lora_dtype="fp32")}),
+        "use_merged_linear": Swift.prepare_model(
+            LM.make(),
+            LoRAConfig(r=2, target_modules=["q_proj"], use_merged_linear=True, enable_lora=[True, False]),
+        ),
+        "lora_dtype twice": Swift.prepare_model(LM.make(), {"a": lora(), "b": lora(lora_dtype="bf16")}),
         "extra states": Swift.prepare_model(LM.make(), {"default": lora()}, extra_state_keys=["lm_head.*"]),
     }.items():
         prepared.save_pretrained(tmp_path / name)
-        with pytest.raises(DataError, match=name.upper() if name == "adapter" else name) as caught:
+        with pytest.raises(DataError, match="ADAPTER" if name == "adapter" else name.removesuffix(" twice")) as caught:
             Swift.save_to_peft_format(tmp_path / name, tmp_path / "out")
         assert caught.value.code == "CKPT-03"
         assert not (tmp_path / "out").exists()
