@@ -75,3 +75,14 @@ def test_two_processes_go_on_exactly(tmp_path: Path) -> None:
     assert resumed == straight
     first, second = load_file(tmp_path / "two.safetensors"), load_file(tmp_path / "again.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", two.METHODS)
+def test_two_processes_draw_and_project_alike(tmp_path: Path, method: str) -> None:
+    one, both = (train(tmp_path, name, world, 16, 8 // world, "", method) for name, world in (("one", 1), ("two", 2)))
+    assert both["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    straight = load_file(tmp_path / "two.safetensors")
+    train(tmp_path, "again", 2, 16, 4, tmp_path / "two" / "checkpoint-2", method)
+    again = load_file(tmp_path / "again.safetensors")
+    assert all(torch.equal(straight[name], again[name]) for name in straight)

@@ -1,21 +1,29 @@
-"""One process of a group that trains together: `two.py OUT LABEL ROWS BATCH [RESUME]`; writes weights and losses to OUT."""
+"""One process of a group that trains together: `two.py OUT LABEL ROWS BATCH [RESUME [METHOD]]`; writes weights and losses to OUT."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
 from safetensors.torch import save_file
 
 from swift import dist
-from tests.trainers.rows import Rows, lora, losses, trainer_of, weights
+from swift.trainers import GaLoreConfig
+from tests.tiny import tiny_model
+from tests.trainers.rows import VOCAB, Rows, lora, losses, trainer_of, weights
+
+METHODS: dict[str, dict[str, Any]] = {
+    "galore": {"galore_config": GaLoreConfig(rank=4, update_proj_gap=2)},
+    "lisa": {"lisa_activated_layers": 1, "lisa_step_interval": 2},
+}
 
 
-def main(out: str, label: str, rows: str, batch: str, resume: str = "") -> None:
-    model = lora()
+def main(out: str, label: str, rows: str, batch: str, resume: str = "", method: str = "") -> None:
+    model = tiny_model(vocab_size=VOCAB, hidden=32, layers=3) if method else lora()
     trainer = trainer_of(
         model,
         Path(out) / label,
@@ -32,6 +40,7 @@ def main(out: str, label: str, rows: str, batch: str, resume: str = "") -> None:
         save_strategy="steps",
         save_steps=2,
         save_total_limit=None,
+        **METHODS.get(method, {}),
     )
     trainer.train(resume_from_checkpoint=resume or None)
     if dist.is_main():
