@@ -57,7 +57,7 @@ class SwiftConfig:
             UnknownNameError: no module is named as the targets say.
         """
         for host, branch in [(host, self.branch(host)) for _, host in hosts(model, self.target_modules)]:
-            branch.to(**place(host))
+            branch.to(**place(host, model))
             branch.adapter, branch.active = name, active
             attach(host, f"{self.kind}_{name}", branch)
 
@@ -99,9 +99,13 @@ class SwiftConfig:
             raise DataError("CKPT-01", f"{cls.__name__} is incomplete: {error}") from error
 
 
-def place(host: nn.Module) -> dict[str, Any]:
-    """Where the new parameters of a `host` live: its device; float32, or the host's precision when it is higher."""
-    like = next((tensor for tensor in host.parameters()), torch.empty(0))
+def place(host: nn.Module, model: nn.Module | None = None) -> dict[str, Any]:
+    """Where the new parameters of a `host` live: its device; float32, or the host's precision when it is higher.
+
+    A host without parameters is where the `model` is.
+    """
+    tensors = (tensor for module in (host, model) if module is not None for tensor in module.parameters())
+    like = next(tensors, torch.empty(0))
     return {"device": like.device, "dtype": torch.promote_types(torch.float32, _floating(like.dtype))}
 
 

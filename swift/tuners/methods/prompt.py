@@ -173,7 +173,7 @@ class PromptConfig(SwiftConfig):
             fresh = self.extract_embedding or stack not in begun
             branch = Prompts(host, dim, self, stack, number, fresh, outer)
             begun.add(stack)
-            branch.to(**place(host))
+            branch.to(**place(host, model))
             branch.adapter, branch.active = name, active
             attach(host, f"{self.kind}_{name}", branch)
 

@@ -292,7 +292,7 @@ class ResTuningConfig(SwiftConfig):
             tap(*one(model, self.root_modules, "root_modules")).root = self.root_modules_hook
         bypass.to(**place(model))
         for tuner, (_, stem) in zip(bypass.tuners, stems, strict=True):
-            tuner.to(**place(stem if any(True for _ in stem.parameters()) else model))
+            tuner.to(**place(stem, model))
         for host, branch in [(model, bypass), *((model.get_submodule(path), taps[path]) for path in taps)]:
             branch.adapter, branch.active = name, active
             attach(host, f"{self.kind}_{name}", branch)

@@ -176,7 +176,7 @@ class SCETuningConfig(SwiftConfig):
             key = f"{self.kind}_{name}"
             if key in dict(host.named_children()):
                 raise ConfigError("CONFIG-02", "a module cannot be a target twice, or give the hint for itself")
-            branch.to(**place(host))
+            branch.to(**place(host, model))
             branch.adapter, branch.active = name, active
             attach(host, key, branch)
 
