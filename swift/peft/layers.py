@@ -57,8 +57,8 @@ class LoRALayer(nn.Module):
         """Stand in for `layer`, with its own parameters."""
         own = dict(layer.named_parameters(recurse=False))
         self.weight, self.bias = own["weight"], own.get("bias")
-        self.scaling, self.merge_weights = config.scaling, config.merge_weights
-        self.lora_dropout = config.lora_dropout
+        self.rank, self.scaling = config.r, config.scaling
+        self.merge_weights, self.lora_dropout = config.merge_weights, config.lora_dropout
         self.unfolded: Tensor | None = None
         nn.Module.train(self, layer.training)
 
@@ -117,28 +117,45 @@ class LoRALayer(nn.Module):
 
     def extra_repr(self) -> str:
         """The plain layer's text with the rank."""
-        return f"{super().extra_repr()}, rank={self.lora_B.shape[0]}, merged={self.merged}".removeprefix(", ")
+        return f"{super().extra_repr()}, rank={self.rank}, merged={self.merged}"
 
 
-class LoRALinear(LoRALayer, nn.Linear):
-    """A linear layer, W [O, I], with A [I, R] and B [R, O]; fused with A [I, E·R] and B [R, H·E·D]."""
+class LoRADense(LoRALayer):
+    """What the linear layers below share: A [I, R] and B [R, O]; fused, A [I, E·R] and B [R, H·E·D]."""
+
+    def begin(self, inputs: int, outputs: int, config: LoRAConfig, parts: Sequence[bool] | None) -> None:
+        """Make A and B for a layer of these sizes, fused or (with `parts` None) not."""
+        self.parts = _checked_parts(parts, config.head_dim, outputs)
+        enabled, count = (sum(self.parts[0]), len(self.parts[0])) if self.parts else (1, 1)
+        self.start((inputs, config.r * enabled), (config.r, outputs // count * enabled), inputs, config)
+
+    def delta(self, x: Tensor) -> Tensor:
+        """See `low_rank` and `fused_low_rank`."""
+        if self.parts is None:
+            return low_rank(x, self.lora_A, self.lora_B)
+        return fused_low_rank(x, self.lora_A, self.lora_B, *self.parts)
+
+    def product(self) -> Tensor:
+        """A B, [I, O]: what the inputs that are 1 in one place and 0 elsewhere give."""
+        if self.parts is None:
+            return self.lora_A @ self.lora_B
+        return self.delta(torch.eye(len(self.lora_A), dtype=self.lora_A.dtype, device=self.lora_A.device))
+
+
+class LoRALinear(LoRADense, nn.Linear):
+    """A linear layer, W [O, I]."""
 
     def __init__(self, layer: nn.Linear, config: LoRAConfig, parts: Sequence[bool] | None = None) -> None:
         nn.Linear.__init__(self, layer.in_features, layer.out_features, layer.bias is not None, device="meta")
         self.take(layer, config)
-        self.parts = _checked_parts(parts, config.head_dim, layer.out_features)
-        _start_linear(self, layer.in_features, layer.out_features, config)
-
-    def delta(self, x: Tensor) -> Tensor:
-        """See `low_rank` and `fused_low_rank`."""
-        return _delta(self, x)
+        self.begin(layer.in_features, layer.out_features, config, parts)
 
     def delta_weight(self) -> Tensor:
         """The product, [O, I]."""
-        return _product(self).T
+        return self.product().T
 
 
-class LoRAConv1D(LoRALayer, Conv1D):
+class LoRAConv1D(LoRADense, Conv1D):
     """transformers' Conv1D, a linear layer with W [I, O], as GPT-2 has it."""
 
     def __init__(self, layer: Conv1D, config: LoRAConfig, parts: Sequence[bool] | None = None) -> None:
@@ -146,16 +163,11 @@ class LoRAConv1D(LoRALayer, Conv1D):
         with torch.device("meta"):
             Conv1D.__init__(self, outputs, inputs)
         self.take(layer, config)
-        self.parts = _checked_parts(parts, config.head_dim, outputs)
-        _start_linear(self, inputs, outputs, config)
-
-    def delta(self, x: Tensor) -> Tensor:
-        """See `low_rank` and `fused_low_rank`."""
-        return _delta(self, x)
+        self.begin(inputs, outputs, config, parts)
 
     def delta_weight(self) -> Tensor:
         """The product, [I, O]."""
-        return _product(self)
+        return self.product()
 
 
 class LoRAConv2D(LoRALayer, nn.Conv2d):
@@ -178,10 +190,6 @@ class LoRAConv2D(LoRALayer, nn.Conv2d):
     def delta_weight(self) -> Tensor:
         """The product, [O, I, h, w]."""
         return torch.einsum("or,rihw->oihw", self.lora_B[:, :, 0, 0], self.lora_A)
-
-    def extra_repr(self) -> str:
-        """The plain layer's text with the rank."""
-        return f"{nn.Conv2d.extra_repr(self)}, rank={self.lora_A.shape[0]}, merged={self.merged}"
 
 
 PLAIN: dict[type[nn.Module], type[LoRALinear] | type[LoRAConv1D]] = {nn.Linear: LoRALinear, Conv1D: LoRAConv1D}
@@ -211,23 +219,3 @@ def _checked_parts(parts: Sequence[bool] | None, head_dim: int | None, outputs: 
         what = f"enable_lora_list {list(parts)} with head_dim={head_dim} does not fit a layer with {outputs} outputs"
         raise ConfigError("CONFIG-02", what, why="outputs = heads · parts · head_dim, and one part at least has LoRA")
     return list(parts), head_dim or outputs // len(parts)
-
-
-def _start_linear(layer: LoRALinear | LoRAConv1D, inputs: int, outputs: int, config: LoRAConfig) -> None:
-    enabled, count = (sum(layer.parts[0]), len(layer.parts[0])) if layer.parts else (1, 1)
-    layer.start((inputs, config.r * enabled), (config.r, outputs // count * enabled), inputs, config)
-
-
-def _delta(layer: LoRALinear | LoRAConv1D, x_BI: Tensor) -> Tensor:
-    if layer.parts is None:
-        return low_rank(x_BI, layer.lora_A, layer.lora_B)
-    return fused_low_rank(x_BI, layer.lora_A, layer.lora_B, *layer.parts)
-
-
-def _product(layer: LoRALinear | LoRAConv1D) -> Tensor:
-    """A B, [I, O]: what the inputs that are 1 in one place and 0 elsewhere give."""
-    if layer.parts is None:
-        return layer.lora_A @ layer.lora_B
-    inputs = layer.lora_A.shape[0]
-    one_II = torch.eye(inputs, dtype=layer.lora_A.dtype, device=layer.lora_A.device)
-    return fused_low_rank(one_II, layer.lora_A, layer.lora_B, *layer.parts)

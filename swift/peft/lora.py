@@ -18,7 +18,7 @@ from swift.peft.config import CONFIG, LoRAConfig, writable
 from swift.peft.layers import LoRALayer, with_lora
 from swift.peft.weights import (
     check_degree,
-    fitted,
+    check_fit,
     one_device,
     paddle_layout,
     put,
@@ -53,8 +53,10 @@ class LoRAModel(Wrapper):
         self.lora_config = copy.deepcopy(lora_config)
         one_device(self.lora_config, "lora_config")
         self.replaced = _replace(model, self.lora_config)
-        if self.lora_config.merge_weights:
-            self._check_untied()
+        tied = self._tied() if self.lora_config.merge_weights else None
+        if tied:
+            self.restore_original_model()
+            raise tied
 
     @classmethod
     def from_pretrained(
@@ -84,12 +86,12 @@ class LoRAModel(Wrapper):
         check_degree(directory, degree, merge_tensor_parallel)
         lora = cls(model, config)
         if degree > 1:
-            found = read_shards(directory, STEM, degree, paddle_layout(model, model.state_dict()))
+            found = read_shards(model, directory, STEM, degree)
         else:
-            found = read_weights(directory, [weights_name(STEM, None), MISPRINT])
+            found = read_weights(model, directory, [weights_name(STEM, None), MISPRINT])
         if found is not None:
-            needed = [f"{path}.{name}" for path in lora.replaced for name in ("lora_A", "lora_B")]
-            lora._load(paddle_layout(model, found), needed, str(directory))
+            needed = [f"{path}.{name}" for path in lora.layers() for name in ("lora_A", "lora_B")]
+            lora._load(found, needed, str(directory))
         return lora
 
     def set_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -102,9 +104,10 @@ class LoRAModel(Wrapper):
 
     def get_trainable_state_dict(self) -> dict[str, Tensor]:
         """The parameters that are trained, under their names in the base model; unfolded where they are folded."""
-        folded = {f"{path}.weight": layer.unfolded for path, layer in self.layers().items() if layer.merged}
-        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        return {name: (folded.get(name) if name in folded else p.detach()) for name, p in trained.items()}  # pyright: ignore
+        layers = self.layers().items()
+        unfolded = {f"{path}.weight": layer.unfolded for path, layer in layers if layer.unfolded is not None}
+        trained = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: unfolded.get(name, tensor) for name, tensor in trained.items()}
 
     def save_pretrained(
         self,
@@ -165,7 +168,9 @@ class LoRAModel(Wrapper):
 
     def merge(self) -> None:
         """Fold LoRA into the weights of its layers, whatever `merge_weights` says; `unmerge()` undoes it."""
-        self._check_untied()
+        tied = self._tied()
+        if tied:
+            raise tied
         for layer in self.layers().values():
             layer.fold()
 
@@ -190,22 +195,29 @@ class LoRAModel(Wrapper):
         return {path: module for path, module in self.model.named_modules() if isinstance(module, LoRALayer)}
 
     def _load(self, tensors: Mapping[str, Tensor], needed: Sequence[str], what: str) -> None:
+        check_fit(self.model, tensors, needed, what)
         folded = [layer for layer in self.layers().values() if layer.merged]
         self.unmerge()
-        put(self.model, fitted(self.model, tensors, needed, what))
+        put(self.model, tensors)
         for layer in folded:
             layer.fold()
 
-    def _check_untied(self) -> None:
-        """Refuse to fold into a weight that another module uses too, such as an embedding tied to the head."""
+    def _tied(self) -> ConfigError | None:
+        """What is wrong with folding into a weight that another module uses too, as a head tied to the embedding does.
+
+        None where no weight is shared so.
+        """
         users: dict[int, list[str]] = {}
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            users.setdefault(id(parameter), []).append(name)
+        for path, module in self.model.named_modules():
+            for name, parameter in module.named_parameters(path, recurse=False):
+                users.setdefault(id(parameter), []).append(name)
         for path, layer in self.layers().items():
             others = [name for name in users[id(layer.weight)] if name != f"{path}.weight"]
             if others:
                 what = f"the weight of {path} is also {others[0]}: folding would change both"
-                raise ConfigError(CONFIG, what, fix=f"merge_weights=False, or leave {path} out of target_modules")
+                fix = f"merge_weights=False, or leave {path} out of target_modules"
+                return ConfigError(CONFIG, what, fix=fix)
+        return None
 
 
 def _replace(model: nn.Module, config: LoRAConfig) -> dict[str, nn.Module]:
@@ -223,8 +235,9 @@ def _replace(model: nn.Module, config: LoRAConfig) -> dict[str, nn.Module]:
             get_logger().warning(f"target_modules: {pattern!r} matches no module of the model")
         for path, module in matched:
             if path not in new:
-                new[path] = made.setdefault(id(module), with_lora(path, module, config, parts))
-                replaced[path] = module
+                if id(module) not in made:
+                    made[id(module)] = with_lora(path, module, config, parts)
+                new[path], replaced[path] = made[id(module)], module
     if config.target_modules is not None and not new:
         fix = "a regular expression has to match the whole path, such as '.*q_proj.*'"
         raise ConfigError(CONFIG, f"target_modules {config.target_modules!r} matches no module", fix=fix)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,7 +47,7 @@ def read(file: Path) -> dict[str, Tensor]:
         return _named(torch.load(file, map_location="cpu", weights_only=True) if ours else read_paddle(file))
     except (
         pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
-        MemoryError, UnicodeError, OverflowError,
+        MemoryError, OverflowError, struct.error,
     ) as error:  # fmt: skip
         why = f"it is damaged, or holds more than named arrays ({str(error).splitlines()[0] if str(error) else 'cut'})"
         raise DataError("CKPT-01", f"{file} cannot be read", why=why, fix="copy it again from its source") from error
@@ -54,8 +55,7 @@ def read(file: Path) -> dict[str, Tensor]:
 
 def read_paddle(file: Path) -> dict[str, Any]:
     """The contents of a file that Paddle wrote, slices of big arrays joined."""
-    with file.open("rb") as stream:
-        values = ArraysOnly(stream, encoding="latin1").load()
+    values = ArraysOnly(io.BytesIO(file.read_bytes()), encoding="latin1").load()
     if not isinstance(values, dict):
         raise ValueError("no dictionary")
     plain = {key: _array(value) for key, value in values.items() if key not in (PARAMETER_NAMES, SLICES)}
@@ -65,8 +65,11 @@ def read_paddle(file: Path) -> dict[str, Any]:
     return {key: _tensor(array) for key, array in plain.items()}
 
 
-class ArraysOnly(pickle.Unpickler):
-    """Reads dictionaries, lists, tuples, numbers, text and numeric arrays; refuses every other name."""
+class ArraysOnly(pickle._Unpickler):
+    """Reads dictionaries, lists, tuples, numbers, text and numeric arrays; refuses every other name.
+
+    It is pickle's own unpickler in Python: the one in C takes memory for as many values as the file says it has.
+    """
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """Our stand-in for a name in the file. Raises UnpicklingError for one that Paddle's files do not need."""

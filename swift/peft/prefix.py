@@ -26,7 +26,7 @@ from swift.peft.config import CONFIG, PrefixConfig, as_dtype, writable
 from swift.peft.hooks import prefix_attention_mask, split_layers
 from swift.peft.weights import (
     check_degree,
-    fitted,
+    check_fit,
     one_device,
     paddle_layout,
     put,
@@ -190,13 +190,12 @@ class PrefixModelForCausalLM(Wrapper):
         prefix = cls(model, config, postprocess_past_key_value, pad_attention_mask)
         encoder = prefix.prefix_encoder
         if degree > 1:
-            shards = read_shards(directory, STEM, degree, paddle_layout(encoder, encoder.state_dict()))
-            found = _heads_together(shards, 2 * (config.num_hidden_layers or 0), degree)
+            found: dict[str, Tensor] | None = read_shards(encoder, directory, STEM, degree)
         else:
-            found = read_weights(directory, [weights_name(STEM, None)])
+            found = read_weights(encoder, directory, [weights_name(STEM, None)])
         if found is not None:
-            tensors = fitted(encoder, paddle_layout(encoder, found), encoder.state_dict(), str(directory))
-            put(encoder, tensors)
+            check_fit(encoder, found, encoder.state_dict(), str(directory))
+            put(encoder, _heads_together(found, 2 * (config.num_hidden_layers or 0), max(degree, 1)))
         return prefix
 
     def set_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -205,7 +204,8 @@ class PrefixModelForCausalLM(Wrapper):
         Raises:
             DataError: a name or shape that the encoder does not have.
         """
-        put(self.prefix_encoder, fitted(self.prefix_encoder, state_dict, (), "the state dict"))
+        check_fit(self.prefix_encoder, state_dict, (), "the state dict")
+        put(self.prefix_encoder, state_dict)
 
     def _with_prefix(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The inputs of the base model, with the prefix in the cache, the mask and the positions."""
@@ -275,13 +275,17 @@ def _heads_together(tensors: Mapping[str, Tensor], blocks: int, degree: int) -> 
     Under tensor parallelism each rank takes its share of the encoder's outputs and reads it as its own heads.
 
     Args:
-        tensors: the encoder's, in Paddle's layout, whole.
+        tensors: the encoder's, whole.
         blocks: 2·L.
         degree: how many ranks there were.
     """
-    last = ("3.weight", "3.bias") if "3.weight" in tensors else ("0.weight",)
-    swapped = {name: tensors[name].unflatten(-1, (degree, blocks, -1)).transpose(-3, -2).flatten(-3) for name in last}
-    return {**tensors, **swapped}
+
+    def together(tensor: Tensor, axis: int) -> Tensor:
+        of_ranks = tensor.movedim(axis, -1).unflatten(-1, (degree, blocks, -1))
+        return of_ranks.transpose(-3, -2).flatten(-3).movedim(-1, axis)
+
+    axes = {"3.weight": 0, "3.bias": 0} if "3.weight" in tensors else {"0.weight": 1}
+    return {**tensors, **{name: together(tensors[name], axis) for name, axis in axes.items()}}
 
 
 def _encoder(config: PrefixConfig, width: int) -> nn.Sequential:

@@ -41,70 +41,82 @@ def paddle_layout(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, 
     return {key: tensor.T if key in turned and tensor.ndim == 2 else tensor for key, tensor in tensors.items()}
 
 
-def read_weights(directory: Path, names: Iterable[str]) -> dict[str, Tensor] | None:
-    """The tensors of the first of the named files that there is; without one None, and an error in the log."""
+def own_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the model's names.
+
+    PaddleNLP calls the body of a model by its kind ("llama.layers.0 ..."), transformers mostly "model": a first word
+    that the model does not know is replaced by its own.
+    """
+    kinds = [vars(kind) for kind in type(model).mro()]
+    root = next((kind["base_model_prefix"] for kind in kinds if "base_model_prefix" in kind), "")
+    known = model.state_dict().keys()
+    names = {key: f"{root}.{key.partition('.')[2]}" for key in tensors if key not in known}
+    return {names[key] if names.get(key) in known else key: tensor for key, tensor in tensors.items()}
+
+
+def read_weights(model: nn.Module, directory: Path, names: Iterable[str]) -> dict[str, Tensor] | None:
+    """The tensors of the first of the named files that there is; without one None, and an error in the log.
+
+    Args:
+        model: gives the tensors' names and tells which of them to turn.
+        directory: where the files are.
+        names: of the files.
+    """
     files = [directory / name for name in names]
     for file in files:
         if file.is_file():
-            return pdparams.read(file)
+            return paddle_layout(model, own_names(model, pdparams.read(file)))
     get_logger().error(f"{files[0]} does not exist: the weights start new")
     return None
 
 
-def read_shards(directory: Path, stem: str, degree: int, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_shards(model: nn.Module, directory: Path, stem: str, degree: int) -> dict[str, Tensor]:
     """The tensors of `degree` tensor-parallel files, each put together along the axis along which it was split.
 
     The axis is the one along which the pieces add up to the size that the model has; a tensor whose pieces have that
     size already is the same in each file.
 
     Args:
+        model: gives the tensors' names and whole shapes.
         directory: holds `<stem>.tp00.pdparams` and so on.
         stem: how the files' names begin.
         degree: how many there are.
-        expected: tensors of the whole shapes, in the layout of the files.
 
     Raises:
-        DataError: a file or a piece is missing, or does not fit.
+        DataError: a file or a piece is missing.
     """
     files = [directory / weights_name(stem, f"tp{rank:02d}") for rank in range(degree)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise DataError("CKPT-01", f"{directory} lacks {', '.join(missing[:SHOWN])} of {degree} tensor-parallel files")
-    shards = [pdparams.read(file) for file in files]
+    shards = [paddle_layout(model, own_names(model, pdparams.read(file))) for file in files]
     odd = sorted(set.union(*map(set, shards)) - set.intersection(*map(set, shards)))
     if odd:
         raise DataError("CKPT-01", f"{directory}: not in every tensor-parallel file: {', '.join(odd[:SHOWN])}")
-    return {key: _join([shard[key] for shard in shards], expected.get(key)) for key in shards[0]}
+    whole = model.state_dict()
+    return {key: _join([shard[key] for shard in shards], whole.get(key)) for key in shards[0]}
 
 
-def fitted(model: nn.Module, found: Mapping[str, Tensor], needed: Iterable[str], what: str) -> dict[str, Tensor]:
-    """The `found` tensors under the model's names, after a look that they fit.
-
-    PaddleNLP calls the body of a model by its kind ("llama.layers.0 ..."), transformers mostly "model": a first word
-    that the model does not know is replaced by its own.
+def check_fit(model: nn.Module, found: Mapping[str, Tensor], needed: Iterable[str], what: str) -> None:
+    """See that the model has a place for each of the `found` tensors, and that the `needed` ones are among them.
 
     Raises:
         DataError: naming up to five keys that are missing, unknown or of another shape.
     """
-    expected = model.state_dict()
-    root = next(
-        (vars(kind)["base_model_prefix"] for kind in type(model).mro() if "base_model_prefix" in vars(kind)), ""
-    )
-    own = {key if key in expected else f"{root}.{key.partition('.')[2]}": key for key in found}
+    own = model.state_dict()
     faults = {
-        "missing": [key for key in needed if key not in own],
-        "not in the model": [key for name, key in own.items() if name not in expected],
+        "missing": [key for key in needed if key not in found],
+        "not in the model": [key for key in found if key not in own],
         "of another shape": [
-            f"{name} {tuple(found[key].shape)}, not {tuple(expected[name].shape)}"
-            for name, key in own.items()
-            if name in expected and found[key].shape != expected[name].shape
+            f"{key} {tuple(tensor.shape)}, not {tuple(own[key].shape)}"
+            for key, tensor in found.items()
+            if key in own and tensor.shape != own[key].shape
         ],
     }
     said = [f"{len(keys)} {fault}: {', '.join(keys[:SHOWN])}" for fault, keys in faults.items() if keys]
     if said:
         fix = "load it onto the model and with the config that it was trained with"
         raise DataError("CKPT-02", f"{what} does not fit the model; {'; '.join(said)}", fix=fix)
-    return {name: found[key] for name, key in own.items()}
 
 
 @torch.no_grad()

@@ -225,6 +225,7 @@ def test_a_tied_weight_is_not_folded() -> None:
     model = tiny_model("llama", tie_word_embeddings=True)
     with pytest.raises(ConfigError, match=r"the weight of lm_head is also model.embed_tokens.weight"):
         LoRAModel(model, config(target_modules=["lm_head"], merge_weights=True))
+    assert type(model.lm_head) is nn.Linear
     free = LoRAModel(tiny_model("llama", tie_word_embeddings=True), config(target_modules=["lm_head"]))
     with pytest.raises(ConfigError, match="folding would change both"):
         free.merge()
@@ -326,6 +327,12 @@ def test_it_trains_under_trainer(tmp_path: Path, checkpointing: bool) -> None:
     assert all(torch.equal(frozen[name], weights(model.model)[name]) for name in frozen)
 
 
+def test_torch_compile() -> None:
+    model = tuned()
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(compiled(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+
 def test_bfloat16_with_float32_lora_and_autocast() -> None:
     model = LoRAModel(tiny_model("llama").to(torch.bfloat16), config(dtype=torch.float32))
     moved(model)
@@ -361,10 +368,13 @@ def test_two_patterns_for_one_layer_make_one_lora() -> None:
     assert len(model.layers()) == 2
 
 
-def test_a_layer_used_twice_stays_one_layer() -> None:
+def test_a_layer_used_twice_stays_one_layer(tmp_path: Path) -> None:
     inner = nn.Linear(4, 4)
-    model = LoRAModel(nn.ModuleDict({"a": inner, "b": inner}), LoRAConfig(target_modules="a|b"))
+    model = LoRAModel(nn.ModuleDict({"a": inner, "b": inner}), LoRAConfig(target_modules="a|b", merge_weights=True))
     assert model.model["a"] is model.model["b"]
+    model.mark_only_lora_as_trainable()
+    model.save_pretrained(tmp_path)
+    LoRAModel.from_pretrained(copy.deepcopy(model).restore_original_model(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -534,7 +544,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, fields: dict[str, Any], says: s
 
 def test_names_that_begin_with_the_kind_of_model(tmp_path: Path) -> None:
     """PaddleNLP says llama.layers.0..., transformers model.layers.0..."""
-    model = saved(tmp_path)
+    model = saved(tmp_path, trainable_modules=[".*k_proj.weight"])
     file = tmp_path / "lora_model_state.pdparams"
     tensors = torch.load(file, weights_only=True)
     torch.save({f"llama.{name.partition('.')[2]}": tensor for name, tensor in tensors.items()}, file)
@@ -542,7 +552,8 @@ def test_names_that_begin_with_the_kind_of_model(tmp_path: Path) -> None:
     assert torch.equal(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
-def test_files_of_several_tensor_parallel_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("root", ["model", "llama"])
+def test_files_of_several_tensor_parallel_ranks(tmp_path: Path, root: str) -> None:
     """A column layer's B and a row layer's A are split, the others are the same in each file."""
     model = saved(tmp_path)
     (tmp_path / "lora_model_state.pdparams").unlink()
@@ -552,7 +563,7 @@ def test_files_of_several_tensor_parallel_ranks(tmp_path: Path) -> None:
         axis = 0 if row and name.endswith("lora_A") else 1 if not row and name.endswith("lora_B") else None
         pieces = [tensor, tensor] if axis is None else tensor.chunk(2, axis)
         for rank in range(2):
-            split[rank][name] = pieces[rank].clone()
+            split[rank][name.replace("model", root, 1)] = pieces[rank].clone()
     for rank in range(2):
         torch.save(split[rank], tmp_path / f"lora_model_state.tp{rank:02d}.pdparams")
     config(tensor_parallel_degree=2).save_pretrained(tmp_path)

@@ -118,10 +118,12 @@ def test_a_lora_of_paddlenlp_is_loaded(tmp_path: Path) -> None:
     torch.manual_seed(0)
     expected = {}
     for name, p in model.model.named_parameters():
-        if "lora_" in name or name in ("model.norm.weight", "lm_head.weight"):
+        if "lora_" in name or name.endswith(("norm.weight", "lm_head.weight", "0.self_attn.k_proj.weight")):
             expected[name] = p.data = torch.randn_like(p)
     arrays = {
-        name.replace("model.", "llama.", 1): PaddleTensor(f"p{i}", (t.T if "lm_head" in name else t).numpy())
+        name.replace("model.", "llama.", 1): PaddleTensor(
+            f"p{i}", (t.T if "lm_head" in name or "k_proj" in name else t).numpy()
+        )
         for i, (name, t) in enumerate(expected.items())
     }
     (tmp_path / "lora_model_state.pdparams").write_bytes(pickle.dumps(arrays, 4))
@@ -219,6 +221,11 @@ def test_bytes_that_do_not_fit_the_shape(tmp_path: Path) -> None:
         b"N\x85",
     ):
         refused(tmp_path, good.replace(shape, wrong))
+
+
+def test_a_file_that_says_it_has_a_billion_values(tmp_path: Path) -> None:
+    refused(tmp_path, b"\x80\x02}r\xff\xff\xff\x7f(K\x01K\x02u.")
+    refused(tmp_path, b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7fabc")
 
 
 @pytest.mark.parametrize(
