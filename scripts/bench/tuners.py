@@ -254,9 +254,9 @@ GaLore, LISA and the optimisers change what follows the backward pass, and have 
 {aims}
 """
 MEASURES = {
-    "cpu": "Time is the processor's, the fastest of {turns} turns; memory is what a step keeps for its backward pass and "
+    "cpu": "Time is the processor's, the fastest of {turns} turns;\nmemory is what a step keeps for its backward pass and "
     "its gradients.",
-    "cuda": "Time is the clock's, the fastest of {turns} turns; memory is the peak of a step over what lay there before.",
+    "cuda": "Time is the clock's, the fastest of {turns} turns;\nmemory is the peak of a step over what lay there before.",
 }
 
 

@@ -6,17 +6,21 @@ name in the keys. PEFT's has the adapter `default` at the root and others in fol
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import pickle
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -30,11 +34,15 @@ from swift.tuners.methods import method_names
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE, SAFE_WEIGHTS_FILE = "adapter_model.bin", "adapter_model.safetensors"
+OTHER_WEIGHTS_FILE = {WEIGHTS_FILE: SAFE_WEIGHTS_FILE, SAFE_WEIGHTS_FILE: WEIGHTS_FILE}
+DIGEST = "sha256"
 DIRECTORY_FILE = "configuration.json"
+CARD_FILE = "README.md"
 EXTRA_STATES = "extra_states"
 RUN_FILE = "trainer_state.json"
 OURS = {"swift_type", "model_key_mapping", REMEMBERED}
 SHOWN = 5
+LARGEST_JSON = 8 << 20  # bytes; the config of a model with a thousand layers, each named, is a tenth of it
 
 Config = SwiftConfig | peft.PeftConfig
 
@@ -103,10 +111,16 @@ def write_order(directory: Path, names: list[str]) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises DataError when there is none."""
+    """The object in a JSON file. Raises DataError when there is none, or more than 8 MB of it."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        with file.open("rb") as opened:
+            text = opened.read(LARGEST_JSON + 1)
+        if len(text) > LARGEST_JSON:
+            raise DataError("CKPT-01", f"{file} is larger than {LARGEST_JSON >> 20} MB")
+        values = json.loads(text.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
+    except DataError:
+        raise
+    except (ValueError, RecursionError, OSError) as error:
         raise DataError("CKPT-01", f"{file} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise DataError("CKPT-01", f"{file} is not a JSON object")
@@ -124,12 +138,17 @@ def read_config(folder: Path) -> tuple[Config, bool]:
     if kind is None:
         extras = read_json(folder / EXTRAS_FILE) if (folder / EXTRAS_FILE).is_file() else {}
         return _peft_config(folder, values, extras), True
-    if "peft_type" in values and str(kind).lower() not in method_names():
+    if not isinstance(kind, str):
+        raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: swift_type is no text: {kind!r}")
+    if "peft_type" in values and kind.lower() not in method_names():
+        if kind.upper() != str(values["peft_type"]).upper():
+            what = f"swift_type is {kind!r} and peft_type is {values['peft_type']!r}"
+            raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: {what}", fix="both name the same method")
         extras = {key: value for key, value in values.items() if key in EXTRAS}
         plain = {key: value for key, value in values.items() if key not in {*OURS, *EXTRAS}}
         return _peft_config(folder, plain, extras), False
     try:
-        return find_kind(str(kind)).from_dict({key: values[key] for key in values if key != REMEMBERED}), False
+        return find_kind(kind).from_dict({key: values[key] for key in values if key != REMEMBERED}), False
     except (DataError, UsageError) as error:
         raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: {error.what}", why=error.why, fix=error.fix) from error
 
@@ -185,7 +204,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise NotFoundError("FOUND-01", f"{folder} has no {SAFE_WEIGHTS_FILE} or {WEIGHTS_FILE}")
     try:
-        values = load_file(safe) if file == safe else torch.load(plain, map_location="cpu", weights_only=True)
+        values = _load_safe(safe) if file == safe else torch.load(plain, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         why = "it is damaged, or holds more than tensors"
         raise DataError(
@@ -193,14 +212,68 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
         raise DataError("CKPT-01", f"{file} holds something else than named tensors")
+    wild = [key for key, value in values.items() if value.is_floating_point() and not value.float().isfinite().all()]
+    if wild:
+        raise DataError("CKPT-01", f"{file} holds numbers that are not finite: {', '.join(wild[:SHOWN])}")
     return values
+
+
+def _load_safe(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ValueError when they are not those that we wrote; others' are trusted."""
+    with safe_open(file, "pt") as opened:
+        stated = (opened.metadata() or {}).get(DIGEST)
+    tensors = load_file(file)
+    if stated is not None and stated != _digest(tensors):
+        raise ValueError("its tensors were changed after they were written")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode())
+        digest.update(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@contextmanager
+def filled(directory: Path) -> Iterator[Path]:
+    """A hidden folder whose files move into `directory` when the block ends well, and go when it does not.
+
+    A disk that fills up midway so leaves what was there before, and nothing of the new.
+    """
+    stage, new = directory / f"{storage.STAGE}adapters-{os.getpid()}", not directory.exists()
+    try:
+        storage.make_directory(stage)
+        yield stage
+        for file in sorted(path for path in stage.rglob("*") if path.is_file()):
+            place = directory / file.relative_to(stage)
+            storage.make_directory(place.parent)
+            file.replace(place)
+            if file.name in OTHER_WEIGHTS_FILE:
+                place.with_name(OTHER_WEIGHTS_FILE[file.name]).unlink(missing_ok=True)
+        new = False
+    finally:
+        shutil.rmtree(directory if new else stage, ignore_errors=True)
+
+
+def write_card(folder: Path, directory: Path, adapters: Mapping[str, Config], base: str | None) -> None:
+    """Write the model card, unless `directory` has one: what is here, of which base, and how to load it."""
+    if (directory / CARD_FILE).exists():
+        return
+    kinds = [kind_of(one).value if isinstance(one, peft.PeftConfig) else one.swift_type for one in adapters.values()]
+    listed = "\n".join(f"- `{name}`: {kind}" for name, kind in zip(adapters, kinds, strict=True))
+    facts = "library_name: swift\n" + (f"base_model: {json.dumps(base)}\n" if base else "")
+    load = '```python\nfrom swift import Swift\n\nmodel = Swift.from_pretrained(model, "this directory")\n```'
+    text = f"---\n{facts}---\n\n# Adapters of {base or 'a model'}\n\n{listed}\n\n{load}\n"
+    storage.write_text(folder / CARD_FILE, text)
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], safe: bool) -> None:
     """Write the tensors, as safetensors or with `torch.save`, and remove the other file if there is one."""
     own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     if safe:
-        storage.write_bytes(folder / SAFE_WEIGHTS_FILE, save(own, metadata={"format": "pt"}))
+        storage.write_bytes(folder / SAFE_WEIGHTS_FILE, save(own, metadata={"format": "pt", DIGEST: _digest(own)}))
     else:
         buffer = io.BytesIO()
         torch.save(own, buffer)
@@ -233,6 +306,19 @@ def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what:
     if said:
         fix = "load it onto the model that it was trained on"
         raise DataError("CKPT-02", f"{what} does not fit the model; {'; '.join(said)}", why=why, fix=fix)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Raises ValueError when a key comes twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is said twice")
+    return values
 
 
 def _may_hold_one(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Which base an adapter was trained on: a few hundred of its weights, kept beside the adapter and compared on loading."""
+"""Which base an adapter was trained on: a few hundred of its weights, saved with the adapter, compared on loading."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from swift import storage
 from swift.errors import ConfigError, UsageError
 from swift.log import get_logger
 from swift.registry import unknown
@@ -115,8 +116,7 @@ class SwiftModel(nn.Module):
         if name in self.adapters:
             logger.warning("adapter %r is there already and stays as it is", name)
             return
-        if not re.fullmatch(r"[\w-]+", name) or name == files.EXTRA_STATES:
-            raise UsageError("USAGE-02", f"{name!r} cannot name an adapter", fix="use letters, digits, - and _")
+        _check_name(name)
         self._check_not_merged()
         if self.trains_whole and files.has_tensors(config):
             self.base_model.requires_grad_(False)
@@ -272,20 +272,25 @@ class SwiftModel(nn.Module):
         directory = Path(save_directory)
         if directory.is_file():
             raise UsageError("USAGE-02", f"{directory} is a file", fix="give a directory")
-        names = list(self.adapters) if adapter_name is None else _names(adapter_name)
+        names = [self._known(name) for name in (self.adapters if adapter_name is None else _names(adapter_name))]
         every = self.state_dict() if state_dict is None else state_dict
-        for name in names:
-            own = [pattern.format(name) for pattern in self.owned(self._known(name)).values()]
-            (directory / name).mkdir(parents=True, exist_ok=True)
-            if files.has_tensors(self.adapters[name]):
-                _write(directory / name, fold({key: every[key] for key in own}), safe_serialization)
-            files.write_config(directory / name, self.adapters[name], self.fingerprint)
+        base = take(self.base_model) if self.trains_whole else self.fingerprint
         extra = list(self.extra_states(every)) if adapter_name is None else []
-        if extra:
-            _write(directory / files.EXTRA_STATES, {key: every[key] for key in extra}, safe_serialization)
-            files.write_extra_keys(directory / files.EXTRA_STATES, self.extra_state_keys)
-        if adapter_name is None and self.trains_whole and isinstance(self.base_model, PreTrainedModel):
-            self.base_model.save_pretrained(directory, state_dict=dict(every))
+        with files.filled(directory) as stage:
+            for name in names:
+                config, own = self.adapters[name], [pattern.format(name) for pattern in self.owned(name).values()]
+                storage.make_directory(stage / name)
+                if files.has_tensors(config):
+                    files.write_tensors(stage / name, fold({key: every[key] for key in own}), safe_serialization)
+                files.write_config(stage / name, config, base)
+            if extra:
+                folder = stage / files.EXTRA_STATES
+                storage.make_directory(folder)
+                files.write_tensors(folder, {key: every[key] for key in extra}, safe_serialization)
+                files.write_extra_keys(folder, self.extra_state_keys)
+            if adapter_name is None and self.trains_whole and isinstance(self.base_model, PreTrainedModel):
+                self.base_model.save_pretrained(stage, state_dict=dict(every))
+            files.write_card(stage, directory, {name: self.adapters[name] for name in names}, base.name)
         files.write_order(directory, names)
 
     # What runs.
@@ -448,17 +453,20 @@ class SwiftModel(nn.Module):
             self._offloaded.pop(name).restore(self.base_model)
 
 
+def _check_name(name: str) -> None:
+    """Raise UsageError for what cannot name a folder, or a child of the modules that hold adapters by name."""
+    taken = any(name in dir(holder) for holder in (nn.ModuleDict, nn.ParameterDict, nn.Module()))
+    if not re.fullmatch(r"[\w-]{1,100}", name) or name == files.EXTRA_STATES or taken:
+        fix = "use letters, digits, - and _, up to 100 of them, and no word that Python modules have of their own"
+        raise UsageError("USAGE-02", f"{name!r} cannot name an adapter", fix=fix)
+
+
 def _matches_one(patterns: Iterable[str], key: str) -> bool:
     return any(re.fullmatch(pattern, key) for pattern in patterns)
 
 
 def _names(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _write(folder: Path, tensors: Mapping[str, Tensor], safe: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_tensors(folder, tensors, safe)
 
 
 def _rivalry(first: Config, second: Config) -> str | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import peft
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.ln_tuning.layer import LNTuningLayer
+from peft.tuners.oft.layer import OFTLayer
 from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, cast_adapter_dtype, onload_layer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
@@ -18,7 +20,8 @@ from torch import nn
 
 from swift.errors import ConfigError
 from swift.tuners import merged_linear, prompts
-from swift.tuners.branch import Active, ActiveHere, Branch, Idle, branches_aside, no_target, outside
+from swift.tuners.branch import Active, ActiveHere, Branch, Idle, branches_aside, matches, no_target, outside
+from swift.tuners.layers import check_no_copies
 from swift.tuners.lora import LoRAConfig, cast, kind_of
 from swift.tuners.relative import as_ours, base_kept, saves_plainly
 
@@ -35,12 +38,20 @@ NOT_OVER_OTHERS = {"HRA", "SUPERTUNING"}
 # These look at the list of all active adapters, and may be shown their own only.
 CHOOSY = (LNTuningLayer, TrainableTokensLayer)
 
+# These turn what comes in, one adapter after the other: in the weights the last one is the innermost.
+TURNING = (OFTLayer,)
+
 # One PEFT tuner for each kind of adapter: PEFT's own operations over all adapters of a kind are its methods.
 Tuners = dict[str, BaseTuner]
 
 
 def own_copy(config: peft.PeftConfig, model: nn.Module, inference_mode: bool) -> peft.PeftConfig:
-    """A copy of `config` that PEFT may change, saying which base it is for and whether it trains."""
+    """A copy of `config` that PEFT may change, saying which base it is for and whether it trains.
+
+    Raises:
+        ConfigError: its targets are no regular expression.
+    """
+    matches(vars(config).get("target_modules") or "", "")
     config = as_ours(copy.deepcopy(config))
     if isinstance(config, LoRAConfig):
         config.fit(model)
@@ -84,7 +95,7 @@ def inject(
             as it was then.
     """
     kind = kind_of(config).value
-    tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[kind_of(config)]
+    tuner_class = _measuring(PEFT_TYPE_TO_TUNER_MAPPING[kind_of(config)])
     check_company(config, name)
     config = own_copy(config, model, inference_mode)
     model.__dict__.pop("peft_config", None)  # or PEFT takes the other kinds' configs for this kind's
@@ -106,6 +117,8 @@ def inject(
         raise
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         unload(model, tuners, [name])
+        if _aims_at_nothing(model, config):
+            raise no_target(model, vars(config)["target_modules"]) from error
         raise ConfigError("CONFIG-02", f"adapter {name!r}: {kind} cannot be added: {error}") from error
     finally:
         declare(model, tuners)
@@ -126,6 +139,36 @@ def check_company(config: peft.PeftConfig, name: str) -> None:
             why="PEFT has it only as a model around the model",
             fix=f"pass the config of {name!r} alone, without a dict, to a plain model",
         )
+
+
+def _measuring(tuner_class: type[Any]) -> type[Any]:
+    """PEFT's class; one that measures the modules to wrap, as VeRA's does, sees them inside the layers of other kinds."""
+    if "_find_dim" not in dir(tuner_class):
+        return tuner_class
+
+    def find(self: Any, config: peft.PeftConfig) -> tuple[int, int]:
+        with _bare(self.model):
+            return tuner_class._find_dim(self, config)
+
+    return type(tuner_class.__name__, (tuner_class,), {"_find_dim": find})
+
+
+@contextmanager
+def _bare(model: nn.Module) -> Iterator[None]:
+    """Put what PEFT's layers wrap in their place, for as long as this lasts."""
+    layers = [(path, module) for path, module in outside(model) if path and isinstance(module, BaseTunerLayer)]
+    for path, layer in layers:
+        model.set_submodule(path, layer.get_base_layer())
+    try:
+        yield
+    finally:
+        for path, layer in layers:
+            model.set_submodule(path, layer)
+
+
+def _aims_at_nothing(model: nn.Module, config: peft.PeftConfig) -> bool:
+    targets = vars(config).get("target_modules")
+    return bool(targets) and targets != "all-linear" and not any(matches(targets, path) for path, _ in outside(model))
 
 
 def _check_alone(model: nn.Module, tuners: Tuners, name: str) -> None:
@@ -241,6 +284,7 @@ def merge(model: nn.Module, tuners: Iterable[Any], names: Collection[str], *, ke
     for path, module in outside(model):
         _check_order(path, module, names)
     changing = [(layer, new) for layer in reversed(_layers(model)) if (new := _unmerged(layer, names))]
+    check_no_copies([layer.get_base_layer() for layer, _ in changing], names)
     try:
         for tuner in tuners:
             tuner._check_merge_allowed()
@@ -248,7 +292,7 @@ def merge(model: nn.Module, tuners: Iterable[Any], names: Collection[str], *, ke
             _keep([layer for layer, _ in changing], afresh=not any(layer.merged for layer in _layers(model)))
         for layer, new in changing:
             with onload_layer(layer):
-                layer.merge(adapter_names=new)
+                layer.merge(adapter_names=new[::-1] if isinstance(layer, TURNING) else new)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError("MERGE-01", f"{', '.join(names)} cannot be merged: {error}") from error
 
@@ -261,8 +305,8 @@ def _keep(layers: Iterable[Any], afresh: bool) -> None:
     """Keep the parameters under `layers` as they are now; unless `afresh`, what is kept already is the original."""
     for host in {id(host): host for layer in layers if (host := layer.get_base_layer())}.values():
         if afresh or KEPT not in vars(host):
-            kept = {name: p for name, p in host.named_parameters(recurse=False)}
-            vars(host)[KEPT] = {name: (p, p.data.to("cpu", copy=True)) for name, p in kept.items()}
+            own = host.named_parameters(recurse=False)
+            vars(host)[KEPT] = {name: (p, p.data.to("cpu", copy=True)) for name, p in own}
 
 
 def _check_order(path: str, layer: Any, names: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""PEFT's prompt methods beside other tuners: PEFT's own model, around the base, runs while such an adapter is active."""
+"""PEFT's prompt methods beside other tuners: while one is active, PEFT's own model around the base runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from swift.tuners.lora import kind_of
 
 
 class Prompt(Branch):
-    """What a prompt method trains. It changes nothing by itself: as a child of the base it is saved and moved with it."""
+    """What a prompt method trains. It changes nothing itself; as a child of the base it is saved and moved with it."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

@@ -213,7 +213,7 @@ class TestLayouts:
         both = [
             f"{name}/{file}" for name in ("first", "second") for file in ("adapter_config.json", "adapter_model.bin")
         ]
-        assert files == ["configuration.json", *both]
+        assert files == ["README.md", "configuration.json", *both]
         keys = torch.load(tmp_path / "first/adapter_model.bin", weights_only=True)
         assert "model.layers.0.self_attn.q_proj.lora_A.first.weight" in keys
         assert "model.layers.0.mlp.adapter_second.down.weight" in torch.load(tmp_path / "second/adapter_model.bin")

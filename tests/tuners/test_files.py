@@ -8,9 +8,10 @@ import pickle
 import pytest
 import torch
 
-from swift.errors import DataError, NotFoundError
+from swift import storage
+from swift.errors import DataError, DiskError, NotFoundError
 from swift.tuners import AdapterConfig, Swift, SwiftConfig, files
-from tests.tuners.cases import HOSTS
+from tests.tuners.cases import HOSTS, stir
 from tests.tuners.test_facade import adapter, lora
 
 LM = HOSTS["lm"]
@@ -134,3 +135,59 @@ def test_a_method_without_a_branch_says_so():
         config.branch(torch.nn.Linear(1, 1))
     with pytest.raises(NotImplementedError):
         SwiftConfig.from_options(None, None)
+
+
+def test_one_flipped_bit_of_the_tensors_is_seen(saved):
+    file = saved / "a/adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        load(saved)
+    assert caught.value.code == "CKPT-01"
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_disk_that_fills_up_midway_leaves_all_as_it_was(safe, tmp_path, monkeypatch):
+    model = Swift.prepare_model(LM.make(), {"a": adapter(), "b": lora()})
+    model.save_pretrained(tmp_path / "old", safe_serialization=safe)
+    before = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
+    stir(model)
+    write, written = storage.write_bytes, []
+
+    def full(path, data, **options):
+        written.append(path)
+        if len(written) == 3:
+            raise DiskError("DISK-01", "No space left")
+        write(path, data, **options)
+
+    monkeypatch.setattr(storage, "write_bytes", full)
+    for place in ("old", "new"):
+        written.clear()
+        with pytest.raises(DiskError):
+            model.save_pretrained(tmp_path / place, safe_serialization=not safe)
+        assert len(written) == 3
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_card_names_what_is_there_and_gives_way(tmp_path):
+    base = LM.make()
+    base.name_or_path = "models/one"
+    model = Swift.prepare_model(base, {"a": adapter(), "b": lora()})
+    model.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert 'base_model: "models/one"' in card
+    assert "- `a`: ADAPTER\n- `b`: LORA\n" in card
+    (tmp_path / "README.md").write_text("mine")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_the_config_says_what_it_is_and_of_which_base(tmp_path):
+    Swift.prepare_model(LM.make(), {"a": adapter(), "b": lora()}).save_pretrained(tmp_path)
+    for name, kind in {"a": "ADAPTER", "b": "LORA"}.items():
+        values = json.loads((tmp_path / name / "adapter_config.json").read_text())
+        assert values["swift_type"] == kind
+        assert values["model_key_mapping"] is None
+        assert set(values["base_fingerprint"]) == {"name", "half", "weights"}
