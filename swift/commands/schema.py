@@ -87,6 +87,8 @@ def _values(info: OptionInfo) -> dict[str, Any]:
     one |= {key: limit for key, limit in (("minimum", info.minimum), ("maximum", info.maximum)) if limit is not None}
     if info.optional and not info.is_list and isinstance(one.get("type"), str):
         return {**one, "type": [one["type"], "null"]}
+    if info.name == "tuner":
+        one = {"anyOf": [one, {"type": "object"}]}
     allowed = [{"type": "array", "items": one}, one] if info.is_list else [one]
     allowed += [{"type": "null"}] if info.optional else []
     return one if allowed == [one] else {"anyOf": allowed}

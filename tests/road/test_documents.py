@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.documents import ROOT, Block, blocks, commands, run_python, run_swift
 
 README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 CHINESE = blocks((ROOT / "README_zh.md").read_text(encoding="utf-8"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+QUICK = ("lora", "lora_ddp", "full", "adapter", "several", "galore")  # the other tuners' are run in the slow tier
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,13 @@ def test_the_chinese_readme_shows_the_same() -> None:
     ]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def config(path: Path) -> ParameterSet:
+    slow = path.parent.name == "sft" and path.stem not in QUICK
+    name = str(path.relative_to(ROOT / "configs"))
+    return pytest.param(path, id=name, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize("path", map(config, CONFIGS))
 def test_config(path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     if not list(place.glob("output/*/*/checkpoint-*")):
