@@ -16,12 +16,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from swift.errors import DiskError
+from swift.errors import DiskError, OutputError
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
 STAGE, TRASH, OLD = ".tmp-", ".trash-", ".old-"
 # What the writers of torch and safetensors say when a write fails: never why.
+NOT_WRITABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+}
 NATIVE_WRITE_ERRORS = ("unexpected pos", "iostream error", "PytorchStreamWriter failed", "No space left")
 
 
@@ -35,6 +44,7 @@ def write_bytes(path: Path | str, data: bytes, *, private: bool = False) -> None
 
     Raises:
         DiskError: no space left, or the disk failed; nothing is left behind.
+        OutputError: the path cannot be written.
     """
     path = Path(path)
     stage = path.with_name(f"{STAGE}{path.name}-{os.getpid()}")
@@ -47,8 +57,24 @@ def write_bytes(path: Path | str, data: bytes, *, private: bool = False) -> None
         stage.replace(path)
         _sync(path.parent)
     except OSError as error:
-        stage.unlink(missing_ok=True)
+        if stage.is_file():
+            stage.unlink()
+        _check_writable(error, path)
         _raise(error, path, len(data))
+
+
+def make_directory(path: Path | str) -> None:
+    """Make a directory and its parents where they are missing.
+
+    Raises:
+        DiskError: no space left, or the disk failed.
+        OutputError: it cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _check_writable(error, path)
+        _raise(error, path)
 
 
 def write_text(path: Path | str, text: str, *, private: bool = False) -> None:
@@ -249,6 +275,13 @@ def disk_error(error: BaseException, path: Path | str, needed_bytes: int | None 
         if any(text in str(cause) for text in NATIVE_WRITE_ERRORS):
             return _full(path, needed_bytes, free_bytes(path))
     return error if isinstance(error, DiskError) else None
+
+
+def _check_writable(error: OSError, path: Path | str) -> None:
+    """Raise OutputError when the `error` says that nothing can be written to `path`."""
+    if error.errno in NOT_WRITABLE:
+        what = f"{path} cannot be written: {os.strerror(error.errno)}"
+        raise OutputError("OUTPUT-01", what, fix="give another directory") from error
 
 
 def _raise(error: BaseException, path: Path | str, needed_bytes: int | None = None) -> NoReturn:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
+from weakref import WeakKeyDictionary
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -33,6 +34,7 @@ class Active(Sequence[str]):
         self.per_thread = per_thread
         self._shared: tuple[str, ...] = ()
         self._own = threading.local()
+        self._threads: WeakKeyDictionary[threading.Thread, tuple[str, ...]] = WeakKeyDictionary()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -42,9 +44,14 @@ class Active(Sequence[str]):
     @names.setter
     def names(self, names: Sequence[str]) -> None:
         if self.per_thread:
-            self._own.names = tuple(names)
+            self._own.names = self._threads[threading.current_thread()] = tuple(names)
         else:
             self._shared = tuple(names)
+
+    def elsewhere(self, name: str) -> bool:
+        """Whether another living thread runs the adapter `name`."""
+        others = [names for thread, names in list(self._threads.items()) if thread is not threading.current_thread()]
+        return any(name in names for names in others)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -176,9 +183,16 @@ def no_target(model: nn.Module, target: str | Sequence[str] | set[str] | None) -
 
 
 def matches(target: str | Sequence[str], path: str) -> bool:
-    """Whether the regular expression `target` is the whole `path`, or one of the list `target` ends it."""
+    """Whether the regular expression `target` is the whole `path`, or one of the list `target` ends it.
+
+    Raises:
+        ConfigError: it is no regular expression.
+    """
     if isinstance(target, str):
-        return re.fullmatch(target, path) is not None
+        try:
+            return re.fullmatch(target, path) is not None
+        except re.error as error:
+            raise ConfigError("CONFIG-02", f"{target!r} is no regular expression: {error}") from error
     return any(path.endswith(ending) for ending in target)
 
 

@@ -211,7 +211,7 @@ def _fitting(stored: Stored) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, SwiftError) and not isinstance(error, UnknownNameError):
+        if isinstance(error, SwiftError) and not isinstance(error, UnknownNameError | ConfigError):
             raise
         what, fix = (error.what, error.fix) if isinstance(error, SwiftError) else (str(error), None)
         what = f"{stored.folder} does not fit the model: {what}"
@@ -240,17 +240,15 @@ def _whole_embeddings(model: Any, tensors: Mapping[str, Any]) -> dict[str, str]:
     return whole
 
 
-def _load_peft_model(
-    model: nn.Module, chosen: Mapping[str, Stored], frozen: bool, base: Fingerprint
-) -> peft.PeftModel:
+def _load_peft_model(model: nn.Module, chosen: Mapping[str, Stored], frozen: bool, base: Fingerprint) -> peft.PeftModel:
     tuned = model
     for name, stored in chosen.items():
         tensors = _tensors(stored)
+        if isinstance(tuned, peft.PeftModel) and name in tuned.peft_config:
+            raise ConfigError("CONFIG-02", f"the model has an adapter {name!r} already")
         with _fitting(stored):
             if not isinstance(tuned, peft.PeftModel):
                 tuned = peft_layers.get_peft_model(tuned, _own(stored, tuned, frozen, base), name)
-            elif name in tuned.peft_config:
-                raise ConfigError("CONFIG-02", f"the model has an adapter {name!r} already")
             else:
                 peft_layers.add_to_peft_model(tuned, _own(stored, tuned, frozen, base), name)
         _load_peft_layout(tuned, name, stored, tensors)

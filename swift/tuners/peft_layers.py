@@ -142,7 +142,7 @@ def check_company(config: peft.PeftConfig, name: str) -> None:
 
 
 def _measuring(tuner_class: type[Any]) -> type[Any]:
-    """PEFT's class; one that measures the modules to wrap, as VeRA's does, sees them inside the layers of other kinds."""
+    """PEFT's class; if it measures the modules to wrap, as VeRA's does, it sees them inside other kinds' layers."""
     if "_find_dim" not in dir(tuner_class):
         return tuner_class
 
