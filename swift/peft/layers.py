@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,14 @@ class LoRALayer(nn.Module):
         elif self.merge_weights:
             self.fold()
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Load into the layer's own weight, A and B, not into a folded weight."""
+        merged = self.merged
+        self.unfold()
+        super()._load_from_state_dict(*args, **kwargs)
+        if merged:
+            self.fold()
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         """The plain layer's output, plus s·dropout(x)·A·B unless that is in the weight already."""

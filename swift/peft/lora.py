@@ -35,7 +35,9 @@ class LoRAModel(Wrapper):
     """A model with LoRA in place of the layers that `lora_config.target_modules` matches; it is changed in place.
 
     Nothing is frozen until `mark_only_lora_as_trainable()`. `eval()` and `train()` fold and unfold with
-    `merge_weights`; folded, each target takes the size of its weight once more.
+    `merge_weights`; folded, each target takes the size of its weight once more. The `state_dict()` of this model has
+    the weights as they are trained, folded or not, so that a checkpoint made between is right; that of its `model` has
+    them as they stand.
 
     Args:
         model: any PyTorch model.
@@ -94,6 +96,13 @@ class LoRAModel(Wrapper):
             lora._load(found, needed, str(directory))
         return lora
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """All tensors, as `nn.Module.state_dict`; unfolded where they are folded."""
+        state = super().state_dict(*args, **kwargs)
+        for path, tensor in self._unfolded().items():
+            state[f"{kwargs.get('prefix', '')}model.{path}"] = tensor
+        return state
+
     def set_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load tensors, named as in `get_trainable_state_dict()`; all others stay.
 
@@ -104,8 +113,7 @@ class LoRAModel(Wrapper):
 
     def get_trainable_state_dict(self) -> dict[str, Tensor]:
         """The parameters that are trained, under their names in the base model; unfolded where they are folded."""
-        layers = self.layers().items()
-        unfolded = {f"{path}.weight": layer.unfolded for path, layer in layers if layer.unfolded is not None}
+        unfolded = self._unfolded()
         trained = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         return {name: unfolded.get(name, tensor) for name, tensor in trained.items()}
 
@@ -193,6 +201,11 @@ class LoRAModel(Wrapper):
     def layers(self) -> dict[str, LoRALayer]:
         """The layers with LoRA, by path."""
         return {path: module for path, module in self.model.named_modules() if isinstance(module, LoRALayer)}
+
+    def _unfolded(self) -> dict[str, Tensor]:
+        """The own weights of the layers that are folded, under their names in the base model."""
+        layers = self.layers().items()
+        return {f"{path}.weight": layer.unfolded for path, layer in layers if layer.unfolded is not None}
 
     def _load(self, tensors: Mapping[str, Tensor], needed: Sequence[str], what: str) -> None:
         check_fit(self.model, tensors, needed, what)

@@ -221,6 +221,23 @@ def test_folded_and_moved_to_another_dtype() -> None:
     assert all(torch.equal(p, expected[name]) for name, p in model.model.state_dict().items() if "lora_" not in name)
 
 
+def test_a_checkpoint_made_while_folded_is_right() -> None:
+    """Trainers evaluate, which folds, and save before they train on."""
+    model = tuned(merge_weights=True).train()
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wrapped = nn.ModuleDict({"module": model.eval()})
+    state = {name: tensor.clone() for name, tensor in wrapped.state_dict().items()}
+    assert state.keys() == {f"module.{name}" for name in expected}
+    assert all(torch.equal(state[f"module.{name}"], tensor) for name, tensor in expected.items())
+    folded = model.model.state_dict()["model.layers.0.self_attn.q_proj.weight"]
+    assert not torch.equal(folded, expected["model.model.layers.0.self_attn.q_proj.weight"])
+    other = nn.ModuleDict({"module": LoRAModel(tiny_model("llama", seed=7), config(merge_weights=True)).eval()})
+    other.load_state_dict(state)
+    assert torch.equal(other["module"](input_ids=IDS).logits, model(input_ids=IDS).logits)
+    other.train()
+    assert all(torch.equal(state[name], tensor) for name, tensor in other.state_dict().items())
+
+
 def test_a_tied_weight_is_not_folded() -> None:
     model = tiny_model("llama", tie_word_embeddings=True)
     with pytest.raises(ConfigError, match=r"the weight of lm_head is also model.embed_tokens.weight"):
