@@ -6,6 +6,7 @@ from swift.trainers.optimizers import create_galore_optimizer as create_galore_o
 from swift.trainers.trainer import Seq2SeqTrainer as Seq2SeqTrainer
 from swift.tuners.config import SwiftConfig as SwiftConfig
 from swift.tuners.facade import Swift as Swift
+from swift.tuners.lora import LoRAConfig as LoRAConfig
 from swift.tuners.lora import LoraConfig as LoraConfig
 from swift.tuners.methods.adapter import AdapterConfig as AdapterConfig
 from swift.tuners.methods.llamapro import LLaMAProConfig as LLaMAProConfig

@@ -87,7 +87,7 @@ class LoraConfig(peft.LoraConfig):
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write PEFT's adapter_config.json, and the other fields beside it."""
         stored = folded(self)
-        super(LoraConfig, stored).save_pretrained(save_directory, **kwargs)
+        peft.LoraConfig.save_pretrained(stored, save_directory, **kwargs)
         text = json.dumps(stored.extras, indent=2, sort_keys=True)
         (Path(save_directory) / EXTRAS_FILE).write_text(text, encoding="utf-8")
 

@@ -91,13 +91,13 @@ def base_kept(model: Any, config: Any, name: str) -> Iterator[None]:
     finally:
         config.init_lora_weights = said
     for layer in model.modules():
-        if isinstance(layer, LoraLayer) and name in layer.lora_A:
+        if isinstance(layer, LoraLayer) and name in layer.r:
             _install(layer, name, said, loading=config.lora_start is not None)
 
 
 def _install(layer: Any, name: str, said: str, loading: bool) -> None:
     kind, weight = type(layer), layer.get_base_layer().weight
-    rank, most = layer.r[name], min(layer.in_features, layer.out_features)
+    rank, most = layer.r[name], min(weight.shape)
     if kind is not Linear or not weight.is_floating_point() or rank > most:
         what = f"{said} of rank {rank} cannot start in {type(layer.get_base_layer()).__name__}"
         why = f"it takes a part of a linear layer's weight, here of rank {most} at most"
@@ -163,9 +163,6 @@ def unfold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             halves = tensor.chunk(2, 0 if match["which"] == "A" else 1)
             apart |= {f"{match['stem']}.{part}": half.contiguous() for part, half in zip(PARTS, halves, strict=True)}
     return apart
-
-
-PARTS = ("trained", "start")
 
 
 class RelativeModel(peft.PeftModel):

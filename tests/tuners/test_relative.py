@@ -9,6 +9,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from swift.arguments.infer import InferArguments
@@ -147,8 +148,8 @@ def test_from_the_command_line(backend, tiny_dir, tmp_path):
     last = Path(sft_main([*words, "--output_dir", str(tmp_path / "run")])["last_model_checkpoint"])
     again = [*words, "--resume_from_checkpoint", str(last.with_name("checkpoint-2"))]
     resumed = Path(sft_main([*again, "--output_dir", str(tmp_path / "again")])["last_model_checkpoint"])
-    adapters = [next(folder.rglob("adapter_model.safetensors")).read_bytes() for folder in (last, resumed)]
-    assert adapters[0] == adapters[1]
+    first, second = (load_file(next(folder.rglob("adapter_model.safetensors"))) for folder in (last, resumed))
+    assert all(torch.equal(first[key], second[key]) for key in first | second)
     inputs = {"input_ids": torch.arange(3, 13)[None]}
     answering = prepare_model_template(InferArguments(ckpt_dir=str(last))).model
     merged = AutoModelForCausalLM.from_pretrained(merge_lora(InferArguments(ckpt_dir=str(last))))
@@ -188,20 +189,29 @@ def test_combining_waits_until_it_is_plain(tmp_path):
     assert torch.allclose(run(plain, LM), both, atol=1e-5)
 
 
-def test_what_cannot_start_so_is_refused():
-    for options, match in (
-        ({"target_modules": ["embed_tokens"], "r": 4}, None),
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "cannot start in Embedding"),
         ({"r": 33}, "of rank 33 cannot start in Linear"),
         ({"init_lora_weights": "pissa_often"}, "pissa_niter_4"),
-    ):
-        config = lora(**{"init_lora_weights": "pissa", **options})
-        if match is None:  # PEFT starts embeddings as always
-            assert torch.equal(run(Swift.prepare_model(LM.make(), {"a": config}), LM), run(LM.make(), LM))
-            continue
-        base = LM.make()
-        with pytest.raises(ConfigError, match=match):
-            Swift.prepare_model(base, {"a": config})
-        assert set(base.state_dict()) == set(LM.make().state_dict())
+    ],
+)
+def test_what_cannot_start_so_is_refused(options, match):
+    base = LM.make()
+    with pytest.raises(ConfigError, match=match):
+        Swift.prepare_model(base, {"a": lora(**{"init_lora_weights": "pissa", **options})})
+    assert set(base.state_dict()) == set(LM.make().state_dict()), "a model that was refused is as it was"
+
+
+def test_a_model_of_peft_s_is_taken_over(tmp_path):
+    model = Swift.prepare_model(prepared("pissa", True), {"other": lora()})
+    stir(model)
+    before = run(model, LM)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(run(Swift.from_pretrained(LM.make(), tmp_path), LM), before)
+    Swift.merge_and_unload(model)
+    assert torch.allclose(run(model.model, LM), before, atol=1e-5)
 
 
 def test_a_folded_config_has_the_scale_of_its_adapter():
