@@ -184,8 +184,16 @@ class PromptConfig(SwiftConfig):
 
 
 def find_layers(model: nn.Module) -> str:
-    """A regular expression for the layers of a model: the members of its longest list of modules."""
-    lists = [(len(module), path) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    """A regular expression for the layers of a model: the members of its longest list of modules.
+
+    Raises:
+        ConfigError: it has no such list; lists inside others, as of experts, do not count.
+    """
+    lists = [
+        (len(module), path)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and not any(part.isdigit() for part in path.split("."))
+    ]
     if not lists:
         raise ConfigError("CONFIG-02", f"{type(model).__name__} has no list of layers", fix="say target_modules")
     return re.escape(max(lists, key=lambda found: found[0])[1]) + r"\.\d+"

@@ -18,7 +18,7 @@ from swift.tuners.places import Place, Seen, item, on_channels, per_place, posit
 
 # Tensor names end in their shape: G groups of channels, D channels of a group, R channels inside a group's bottleneck.
 
-ROOT = -1
+ROOT, GIVEN = -1, -2
 HOOKS = ("input", "output")
 PARTS = ("lateral_cfg", "vertical_cfg", "aux_cfg")
 PRESETS = ("res_adapter", "res_group_adapter", "upsample", "identity", "zero")
@@ -169,15 +169,21 @@ class Tap(Branch):
         self.chain = (bypass,)  # in a tuple, so that it is no child
         self.numbers: dict[str, int] = {}
         self.root, self.is_target, self.beside = "", False, False
+        self.earlier: tuple[Tap, ...] = ()  # other chains' taps that put their ends where this one does
         self.hook, self.position = config.target_modules_hook, config.target_hidden_pos
         self.first, self.target = Place.of(host, 0), Place.of(host, self.position)
+
+    @property
+    def writes(self) -> tuple[str, Any]:
+        """Where the chain's end goes."""
+        return (self.hook, self.target if self.hook == "input" else self.position)
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call, with the chain's end for a target."""
         self._leave("input", lambda: self.first.tensor(args, kwargs))
         if self.is_target and self.hook == "input":
             value = self.target.tensor(args, kwargs)
-            return self.target.put(args, kwargs, self.chain[0](value))
+            return self.target.put(args, kwargs, self._end(value))
         return args, kwargs
 
     def after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -187,8 +193,15 @@ class Tap(Branch):
         self._leave("output", lambda: item(output, 0))
         if self.is_target and self.hook == "output":
             item(output, self.position)
-            return edit(output, self.position, self.chain[0])
+            return edit(output, self.position, self._end)
         return output
+
+    def _end(self, value: Tensor) -> Tensor:
+        bypass = self.chain[0]
+        other = next((tap.chain[0] for tap in self.earlier if tap.on), None)
+        given = bypass.seen.here[GIVEN] = value if other is None else other.seen.here[GIVEN]
+        end = bypass(given)
+        return end if other is None else value + (end - given)
 
     def _leave(self, side: str, value: Callable[[], Tensor]) -> None:
         here = self.chain[0].seen.here
@@ -229,9 +242,10 @@ class ResTuningConfig(SwiftConfig):
     to upsample to D' channels; no backward pass through the model, and of its activations only the stems are kept.
     Not as in the paper: lateral and vertical are summed, not weighted by a learnt share, so that a scale is left to
     the tuners. The chain's end stands in for the target's value from the first step, so the model does not start as it
-    was. What other tuners add to the model shows in the stems, but gets no gradient through the chain; of two chains
-    with one target the later one's end counts. A target that is run again in the backward pass (gradient checkpointing
-    around it) needs that to happen before the next forward pass.
+    was. What other tuners add to the model shows in the stems, but gets no gradient through the chain. The ends of
+    several chains with one target add up what each changes: value := value + (x_n - value_0).
+    A target that is run again in the backward pass (gradient checkpointing around it) needs that to happen before the
+    next forward pass.
 
     Args:
         dims: D, or a list with that of each stem.
@@ -287,7 +301,10 @@ class ResTuningConfig(SwiftConfig):
             tap(path, host).numbers[self.stem_modules_hook] = i
             taps[path].beside = not self.use_bypass
         if self.use_bypass:
-            tap(*one(model, self.target_modules, "target_modules")).is_target = True
+            path, target = one(model, self.target_modules, "target_modules")
+            tap(path, target).is_target = True
+            others = [child for child in target.children() if isinstance(child, Tap) and child.is_target]
+            taps[path].earlier = tuple(other for other in others if other.writes == taps[path].writes)
         if self.use_bypass and self.root_modules is not None:
             tap(*one(model, self.root_modules, "root_modules")).root = self.root_modules_hook
         bypass.to(**place(model))

@@ -6,11 +6,13 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from transformers import StaticCache
 
+from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, UnknownNameError
 from swift.tuners import PromptConfig, Swift
-from swift.tuners.methods.prompt import widen_mask
+from swift.tuners.methods.prompt import find_layers, widen_mask
 from tests.tuners.cases import HOSTS, run, stir
 from tests.tuners.vision import IMAGES, tiny_vit
 
@@ -177,3 +179,17 @@ def test_what_cannot_be_is_a_sentence(options, message):
 def test_no_such_layer():
     with pytest.raises(UnknownNameError):
         prompted(tiny_vit(), target_modules=["layerz.0"])
+
+
+@pytest.mark.parametrize("kind", ["lm", "llama", "gpt2"])
+def test_by_options_it_goes_into_every_layer_of_a_language_model(kind):
+    host = HOSTS[kind]
+    config = PromptConfig.from_options(SftArguments(), host.make())
+    model = Swift.prepare_model(host.make(), config)
+    assert {path.split(".prompt")[0].rpartition(".")[2] for path in model.state_dict()} == {"0", "1"}
+    assert run(model, host).shape == run(host.make(), host).shape
+
+
+def test_a_model_without_layers_is_told_so():
+    with pytest.raises(ConfigError, match="no list of layers"):
+        find_layers(nn.Sequential(nn.Linear(2, 2)))

@@ -108,6 +108,21 @@ def test_nothing_of_the_model_takes_part_in_the_backward_pass():
     assert not model.base_model.restuning_chain.seen.here.get(0, seen[0]).requires_grad
 
 
+def test_the_changes_of_two_chains_add_up():
+    model = chained(tiny_vit().double(), **VIT)
+    model = Swift.prepare_model(model, {"two": ResTuningConfig(**VIT, tuner_cfg="res_group_adapter")})
+    stir(model, 2)
+    norm, ends = model.base_model.vit.layernorm, {}
+    norm.register_forward_pre_hook(lambda norm, args: ends.update({"now": args[0]}))
+    for names in ("default", "two", ["default", "two"], []):
+        model.set_active_adapters(names)
+        run(model, HOSTS["vit"])
+        ends["".join(names)] = ends.pop("now")
+    expected = ends["default"] + ends["two"] - ends[""]
+    assert torch.allclose(ends["defaulttwo"], expected, atol=1e-5)
+    assert not torch.allclose(ends["defaulttwo"], ends["two"], atol=1e-3)
+
+
 def test_a_pass_leaves_nothing_behind_when_it_only_runs():
     model = chained(tiny_vit(), **VIT)
     run(model, HOSTS["vit"])

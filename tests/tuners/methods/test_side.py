@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, UnknownNameError
 from swift.tuners import SideConfig, Swift
-from tests.tuners.cases import stir
+from tests.tuners.cases import HOSTS, run, stir
 from tests.tuners.vision import IMAGES, ConvNet, tiny_vit
 
 IN = IMAGES.double()
@@ -104,3 +105,10 @@ def test_unknown_networks_and_lists_of_modules_are_refused():
         Swift.prepare_model(tiny_vit(), SideConfig(dim=32, target_modules="vit", target_hidden_pos=1))(
             pixel_values=IMAGES
         )
+
+
+def test_by_options_it_goes_beside_the_feed_forward_parts_of_a_language_model():
+    host = HOSTS["lm"]
+    model = Swift.prepare_model(host.make(), SideConfig.from_options(SftArguments(), host.make()))
+    assert {key.split(".side")[0] for key in model.state_dict()} == {"model.layers.0.mlp", "model.layers.1.mlp"}
+    assert torch.isfinite(run(model, host)).all()
