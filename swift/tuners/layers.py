@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -14,6 +14,8 @@ from transformers import PreTrainedConfig
 
 from swift.errors import ConfigError
 from swift.tuners.branch import Active, Branch, attach, no_target, outside
+
+COPIES = "copies"  # the attribute of a module that lists the branches with copies of its parameters
 
 
 def find_layers(model: nn.Module, key: str | None = None) -> tuple[str, nn.ModuleList]:
@@ -69,6 +71,20 @@ def read_as(module: nn.Module, read: Callable[[nn.Module, str], Any]) -> None:
     plain = type(module)
     parts = {key: property(lambda owner, key=key: read(owner, key)) for key in own_parameters(module)}
     module.__class__ = type(plain.__name__, (plain,), parts)
+
+
+def copies_on(module: nn.Module) -> list[Branch]:
+    """The active branches with copies of the parameters of `module`, with which it computes."""
+    return [branch for branch in vars(module).get(COPIES, ()) if branch.on]
+
+
+def check_no_copies(modules: Iterable[nn.Module], names: Iterable[str]) -> None:
+    """Raise ConfigError if one of `modules`, whose weights the adapters `names` would change, computes with a copy."""
+    for module in modules:
+        if copies_on(module):
+            other = copies_on(module)[0].adapter
+            what = f"{', '.join(names)} cannot be merged while {other!r} trains copies of the weights"
+            raise ConfigError("MERGE-01", what, fix="deactivate it first; it goes on without what is merged then")
 
 
 def bare(module: nn.Module) -> nn.Module:

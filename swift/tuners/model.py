@@ -444,6 +444,8 @@ class SwiftModel(nn.Module):
             raise ConfigError("CONFIG-02", f"{merged} is merged into the weights", fix="Swift.unmerge(model) first")
 
     def _send_away(self, name: str, where: str) -> None:
+        if self._active.elsewhere(name):
+            raise ConfigError("CONFIG-02", f"another thread runs adapter {name!r}", fix="offload=None")
         if name not in self._offloaded:
             keys = [key for key, pattern in self.owned(name).items() if "{}" in pattern]
             self._offloaded[name] = Offloaded(self.base_model, keys, where)

@@ -12,10 +12,8 @@ from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError
 from swift.tuners.branch import Active, Branch, hosts, outside
 from swift.tuners.config import SwiftConfig, place
-from swift.tuners.layers import bare, own_parameters, put, read_as
+from swift.tuners.layers import COPIES, bare, copies_on, own_parameters, put, read_as
 from swift.tuners.targets import find_targets
-
-COPIES = "part_copies"
 
 
 class Copies(Branch):
@@ -33,8 +31,8 @@ def current(owner: nn.Module, key: str) -> Tensor:
     That is the copy itself where one is active, and W where none is.
     """
     base: Any = vars(owner)["_parameters"][key]
-    copies = [branch for branch in vars(owner).get(COPIES, ()) if branch.on]
-    if not copies or base is None:
+    copies = copies_on(owner)
+    if not copies:
         return base
     value: Any = vars(copies[0])["_parameters"][key]
     for branch in copies[1:]:
@@ -55,7 +53,7 @@ class PartConfig(SwiftConfig):
     """A trained copy of sub-modules: y = f(x; W') with W' = W at the start, for every parameter W in them.
 
     With several such adapters active on one module it computes with W + sum_i (W'_i - W), which for one is its copy.
-    LoRA on the same module adds to that.
+    LoRA on the same module adds to that, and cannot be merged meanwhile.
 
     Saved: the copies, under the names of the originals with the adapter's name before the last part:
         `lm_head.part_default.weight`.

@@ -65,13 +65,10 @@ def orthonormal_rows(free_RD: Tensor) -> Tensor:
     return (q_DR * r_RR.diagonal().sign()).T.to(free_RD.dtype)
 
 
-def prompt_positions(
-    shape: tuple[int, int], first_n: int | None, last_n: int | None, mask_BS: Tensor, ends_B: Tensor | None
-) -> Tensor:
-    """Which of the last T of S positions lie in the first `first_n` or last `last_n` of each row's prompt, as bool_BT.
+def prompt_positions(first_n: int | None, last_n: int | None, mask_BS: Tensor, ends_B: Tensor | None) -> Tensor:
+    """Which positions lie in the first `first_n` or last `last_n` of each row's prompt, as bool_BS.
 
     Args:
-        shape: B and T.
         first_n: None, like None for `last_n`, takes the whole prompt.
         last_n: see above.
         mask_BS: 1 where there is a token.
@@ -86,7 +83,7 @@ def prompt_positions(
     if first_n is not None and last_n is not None:
         near_BS = (index_S < start_B[:, None] + first_n) | (index_S >= end_B[:, None] - last_n)
         inside_BS = inside_BS & near_BS
-    return inside_BS[:, mask_BS.shape[1] - shape[1] :]
+    return inside_BS
 
 
 def prompt_ends(labels_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -126,9 +123,10 @@ class Positions(Listener):
             mask_BS = torch.ones(shape[0], total, device=device)
         if prompt is not None:
             ends_B = torch.full((shape[0],), prompt, device=mask_BS.device)
+            mask_BS = F.pad(mask_BS, (0, max(0, prompt - total)), value=1)  # a prompt may come in several parts
         elif isinstance(labels_BT, Tensor) and labels_BT.shape == mask_BS.shape:
             ends_B = prompt_ends(labels_BT.to(mask_BS.device), mask_BS)
-        return prompt_positions(shape, self.settings.first_n, self.settings.last_n, mask_BS, ends_B)
+        return prompt_positions(self.settings.first_n, self.settings.last_n, mask_BS, ends_B)[:, past:total]
 
 
 def hear_prompts(model: nn.Module) -> PerThread:
