@@ -122,7 +122,7 @@ class PromptConfig(SwiftConfig):
     layer gets its own in addition: the same numbers, and nothing behind the last layer sees the prompts. A stack is
     the layers whose paths differ in the last number only.
 
-    Paper: Visual Prompt Tuning, https://arxiv.org/abs/2203.12119, section 3.2, equations 4 to 8.
+    Paper: Visual Prompt Tuning, https://arxiv.org/abs/2203.12119, section 3.2: VPT-shallow and VPT-deep.
     Shapes: E_BTD -> [P, E] of T + P tokens. A mask that goes along is widened by P columns, and rows, of
     `attention_mask_value`; rotary position embeddings by P positions that are not rotated; a dynamic cache of keys and
     values stays free of prompts, when they are extracted.

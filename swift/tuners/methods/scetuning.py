@@ -127,7 +127,7 @@ class SCETuningConfig(SwiftConfig):
     "encoder" edits what a target returns; "identity" edits all of what a target is given, such as an `nn.Identity`
     that stands for a skip connection.
 
-    Paper: SCEdit, https://arxiv.org/abs/2312.11392, section 3.2, with equations for SC-Tuner and CSC-Tuner.
+    Paper: SCEdit, https://arxiv.org/abs/2312.11392: SC-Tuner and CSC-Tuner with the adapter as operation.
     Shapes: maps (B, C, H, W), or hidden states (..., C); W_down (R, C), b_down (R), W_up (C, R), b_up (C) with
     R = `down_ratio` C.
     Saved: `op.down.*`, `op.up.*` for each target.

@@ -118,7 +118,7 @@ class SideConfig(SwiftConfig):
     the target's first convolution has (3 when it has none), and `mlp` two linear layers on hidden states.
     Shapes: `mlp` has the output's. Convolutions give a map (B, D, h, w), which is averaged to the size of the target's
     output where that is a map (B, D, H, W), and over all of it for vectors (B, D) and for every token of (B, T, D).
-    Paper: Side-Tuning, https://arxiv.org/abs/1912.13503, section 3.1.
+    Paper: Side-Tuning, https://arxiv.org/abs/1912.13503, section 3: alpha blending.
     Saved: `gate` (a number) and `network.*` for each target.
     Cost: 2D^2 + 2D + 1 parameters for `mlp` and as many multiply-adds per token; 576D + D + 144C + 23,377 parameters
     for `fcn4`; 257D + 7,744C + 2,446,465 for `alexnet`.

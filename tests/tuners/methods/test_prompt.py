@@ -37,7 +37,7 @@ def test_deep_prompts_are_their_equation(front):
     model = prompted(tiny_vit().double(), extract_embedding=True, attach_front=front)
     vit = model.base_model.vit
     hidden = vit.embeddings(images)
-    for layer in vit.layers:  # equations 6 and 7, with what becomes of the prompts thrown away
+    for layer in vit.layers:  # what becomes of the prompts is thrown away
         prompts = layer.prompt_p1.tokens.expand(2, 3, 32)
         out = plainly(layer, torch.cat((prompts, hidden) if front else (hidden, prompts), 1))
         hidden = out[:, 3:] if front else out[:, :-3]
