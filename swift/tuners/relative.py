@@ -7,6 +7,7 @@ base, so an adapter fits no model but the one that it changed. Here the base kee
 
 which is the same function with the same gradients, with B0 and A0 fixed. So the model starts as it was, the adapter can
 be switched off, live beside others and be merged, and its file is a plain LoRA of twice the rank for the original base.
+Dropout is before both halves, where PEFT has it before B A alone: what it blurs is the update and not the weight.
 
 Paper: PiSSA, https://arxiv.org/abs/2404.02948, section 3 (A0 and B0 from the R largest singular values) and appendix on
 the conversion to LoRA; OLoRA, https://arxiv.org/abs/2406.01775, section 3 (from the QR decomposition).
