@@ -55,6 +55,9 @@ def said(**options: Any) -> SftArguments:
         ({}, CPU, {"template_type": "auto", "system": None, "model_type": None}),
         ({"template_type": "qwen"}, CPU, {"system": "You are a helpful assistant."}),
         ({"template_type": "qwen", "system": ""}, CPU, {"system": ""}),
+        ({"sft_type": "prefix_tuning"}, CPU, {"gradient_checkpointing": False}),
+        ({"sft_type": "vera"}, CPU, {"lora_target_modules": ["q_proj", "k_proj", "v_proj"]}),
+        ({"sft_type": "adapter"}, CPU, {"lora_target_modules": ["DEFAULT"]}),
         ({"lora_target_modules": ["ALL"]}, CPU, {"lora_target_modules": ["ALL"]}),
         ({}, CPU, {"lora_target_modules": ["q_proj", "k_proj", "v_proj"]}),
         ({"lora_target_modules": ["DEFAULT", "o_proj"]}, CPU, {"lora_target_modules": "q_proj k_proj v_proj o_proj".split()}),
@@ -87,11 +90,28 @@ def test_a_registered_model_brings_its_template(registered: ModelSource) -> None
         ({"early_stopping_patience": 2, "evaluation_strategy": "no"}, CPU, "needs evaluation"),
         ({"early_stopping_patience": 2, "dataset_test_ratio": 0.0}, CPU, "needs evaluation"),
         ({"save_only_model": True, "resume_from_checkpoint": "auto"}, CPU, "cannot be resumed"),
+        ({"sft_type": "ia3"}, CPU, "needs --ia3_feedforward_modules"),
+        ({"sft_type": "adalora", "lora_target_modules": ["EMBEDDING"]}, CPU, "cannot tune an embedding"),
+        ({"sft_type": "adalora", "adalora_init_r": 8}, CPU, "ranks only shrink"),
+        ({"sft_type": "adalora", "adalora_tinit": 3, "adalora_tfinal": 2, "max_steps": 5}, CPU, "leave none"),
+        ({"sft_type": "adalora", "adalora_beta2": 1.0}, CPU, "above 0 and below 1"),
+        ({"sft_type": "prefix_tuning", "gradient_checkpointing": True}, CPU, "cannot checkpoint gradients"),
+        ({"use_galore": True}, CPU, "--use_galore only works with --sft_type full"),
+        ({"lisa_activated_layers": 2}, CPU, "--lisa_activated_layers only works with --sft_type full"),
+        ({"sft_type": "full", "use_galore": True, "lisa_activated_layers": 2}, CPU, "exclude each other"),
+        ({"sft_type": "full", "neftune_noise_alpha": 5.0, "neftune_backend": "swift"}, CPU, "needs a tuner"),
+        ({"sft_type": "adapter", "tuner": ["lora"]}, CPU, "both say what trains"),
     ],
 )
 def test_contradictions(options: dict[str, Any], hardware: Hardware, message: str, source: ModelSource) -> None:
     with pytest.raises(ConfigError, match=message):
         decide_sft(said(**options), hardware, source)
+
+
+@pytest.mark.parametrize(("tuner", "message"), [("lroa:rank=3", "did you mean lora"), ("lora:3", "is not key=value")])
+def test_a_tuner_that_is_not_known(tuner: str, message: str, source: ModelSource) -> None:
+    with pytest.raises(UsageError, match=message):
+        decide_sft(said(tuner=[tuner]), CPU, source)
 
 
 def test_all_problems_come_at_once(source: ModelSource) -> None:
@@ -186,3 +206,7 @@ def test_options_without_an_effect_are_named() -> None:
     assert without_effect(said(sft_type="full", lora_rank=77, use_dora=True)) == ["lora_rank", "use_dora"]
     assert without_effect(said(sft_type="adapter", lora_alpha=1, lora_target_modules=["mlp"])) == ["lora_alpha"]
     assert without_effect(said(adapter_length=3)) == ["adapter_length"]
+    assert without_effect(said(sft_type="ia3", ia3_feedforward_modules=["x"], loha_rank=3)) == ["loha_rank"]
+    assert without_effect(said(tuner=["lora", "adapter"], adapter_length=3, lora_rank=2, reft_rank=2)) == ["reft_rank"]
+    assert without_effect(said(galore_rank=3, neftune_backend="swift")) == ["galore_rank", "neftune_backend"]
+    assert without_effect(said(sft_type="full", use_galore=True, galore_rank=3, neftune_noise_alpha=5.0)) == []

@@ -64,7 +64,7 @@ class Ranks(TrainerCallback):
         """Update the importance with the gradients, which are still there, and shrink the ranks."""
         step, last = state.global_step + 1, state.max_steps - self.config.tfinal
         if step <= last:
-            if not self.allocator.exp_avg_ipt:  # a run of one step
+            if step == last and not self.allocator.exp_avg_ipt:  # a run of one step
                 self.allocator.update_ipt(self.model)
             _, pattern = self.allocator.update_and_allocate(self.model, step, force_mask=step == last)
             self.config.rank_pattern = pattern or self.config.rank_pattern

@@ -57,7 +57,8 @@ def _ia3(values: Values, args: SftArguments, model: Any) -> Values:
     if not values["feedforward_modules"]:
         what = "ia3 needs feed-forward layers, which it scales at their input"
         raise ConfigError("CONFIG-02", what, fix="--ia3_feedforward_modules down_proj")
-    feedforward = find_targets(model, values["feedforward_modules"])
+    said = values["feedforward_modules"]
+    feedforward = find_targets(model, [said] if isinstance(said, str) else said)
     if isinstance(feedforward, str) or isinstance(values["target_modules"], str):
         raise ConfigError("CONFIG-02", "ia3 takes names of modules, not regular expressions")
     targets = list(dict.fromkeys([*values["target_modules"], *feedforward]))
