@@ -27,7 +27,7 @@ from swift.models.source import ModelSource
 from swift.models.unsloth import check_unsloth
 from swift.registry import unknown
 from swift.templates import TEMPLATES
-from swift.tuners.methods import ALONE, PEFT_TYPES, available_sft_types, available_tuners
+from swift.tuners.methods import PEFT_TYPES, available_sft_types, available_tuners
 
 A = TypeVar("A", bound=ModelOptions)
 C = TypeVar("C", bound=CheckpointOptions)
@@ -59,7 +59,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
     at_once = args.use_galore and args.galore_optim_per_parameter
     rows = args.batch_size if at_once else ROWS_PER_STEP / hardware.world_size
     accumulation = args.gradient_accumulation_steps or math.ceil(rows / args.batch_size)
-    checkpointing = _or(args.gradient_checkpointing, args.sft_type != "prefix_tuning")
+    checkpointing = _or(args.gradient_checkpointing, "prefix_tuning" not in tuner_kinds(args))
     return replace(
         args,
         learning_rate=_or(args.learning_rate, LEARNING_RATE.get(args.sft_type, 1e-4)),
@@ -216,10 +216,7 @@ def _tuner_contradictions(args: SftArguments) -> list[SwiftError]:
     except UsageError as error:
         return [*errors, error]
     names = available_tuners()
-    errors += [unknown("tuner", kind, names) for kind in kinds if args.tuner and kind not in (*names, *ALONE)]
-    if args.tuner or args.tuner_backend == "swift" or (args.neftune_noise_alpha and args.neftune_backend == "swift"):
-        what = "works only alone and in PEFT's layout"
-        errors += [_conflict(f"{kind} {what}", f"--sft_type {kind}") for kind in kinds if kind in ALONE]
+    errors += [unknown("tuner", kind, names) for kind in kinds if args.tuner and kind not in names]
     for kind in {"adalora", "ia3"} & set(kinds):
         if "EMBEDDING" in (*args.lora_target_modules, *args.ia3_target_modules):
             errors.append(_conflict(f"{kind} cannot tune an embedding", "--lora_modules_to_save EMBEDDING trains it"))
@@ -227,13 +224,8 @@ def _tuner_contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(
             _conflict("--sft_type ia3 needs --ia3_feedforward_modules", "--ia3_feedforward_modules down_proj")
         )
-    if "adalora" in kinds and args.adalora_init_r < args.adalora_target_r:
-        errors.append(_conflict("--adalora_init_r is below --adalora_target_r: ranks only shrink"))
-    if "adalora" in kinds and 0 < args.max_steps <= args.adalora_tinit + args.adalora_tfinal:
-        errors.append(
-            _conflict("--adalora_tinit and --adalora_tfinal leave none of --max_steps for the ranks to shrink")
-        )
-    if kinds == ["prefix_tuning"] and args.gradient_checkpointing:
+    errors += _adalora_contradictions(args) if kinds == ["adalora"] else []
+    if "prefix_tuning" in kinds and args.gradient_checkpointing:
         errors.append(_conflict("prefix_tuning cannot checkpoint gradients", "--gradient_checkpointing false"))
     return errors
 
