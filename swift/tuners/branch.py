@@ -50,7 +50,8 @@ class Active(Sequence[str]):
 
     def elsewhere(self, name: str) -> bool:
         """Whether another living thread runs the adapter `name`."""
-        others = [names for thread, names in list(self._threads.items()) if thread is not threading.current_thread()]
+        here = threading.current_thread()
+        others = [names for thread, names in list(self._threads.items()) if thread.is_alive() and thread is not here]
         return any(name in names for names in others)
 
     @overload

@@ -219,7 +219,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _load_safe(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ValueError when they are not those that we wrote; others' are trusted."""
+    """The tensors of a safetensors file. Raises ValueError when we wrote it and its digest says that they changed."""
     with safe_open(file, "pt") as opened:
         stated = (opened.metadata() or {}).get(DIGEST)
     tensors = load_file(file)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from swift.tuners import LoraConfig, Swift, SwiftConfig
+from swift.tuners import LoraConfig, Swift, SwiftConfig, methods
 from swift.tuners.branch import Active, Branch, hosts, matches
+from swift.tuners.config import find_kind
 from tests.tuners.cases import HOSTS, run, stir
+from tests.tuners.test_facade import lora
 
 LM = HOSTS["lm"]
 
@@ -48,6 +51,59 @@ def test_a_config_and_a_branch_make_a_method(tmp_path):
     shifted = mlp(inputs)
     model.deactivate_adapter("s")
     assert torch.equal(mlp(inputs + mlp.shift_s.vector), shifted)
+
+
+NEW_METHOD = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from swift.tuners.branch import Branch
+from swift.tuners.config import SwiftConfig
+
+
+class Scale(Branch):
+    def __init__(self, dim):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(dim))
+
+    def after(self, args, kwargs, output):
+        return output * self.scale
+
+
+@dataclass(kw_only=True)
+class ScaleConfig(SwiftConfig):
+    kind: ClassVar[str] = "scale_of_a_test"
+    dim: int
+
+    def branch(self, host):
+        return Scale(self.dim)
+"""
+
+
+def test_one_file_makes_a_method(tmp_path, monkeypatch):
+    (tmp_path / "scale_of_a_test.py").write_text(NEW_METHOD)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    monkeypatch.setattr(SwiftConfig, "kinds", dict(SwiftConfig.kinds))
+    assert "scale_of_a_test" in methods.method_names()
+    config_class = find_kind("SCALE_OF_A_TEST")
+    model = Swift.prepare_model(LM.make(), {"s": config_class(target_modules=["mlp"], dim=32), "l": lora()})
+    stir(model)
+    model.save_pretrained(tmp_path / "out")
+    loaded = Swift.from_pretrained(LM.make(), tmp_path / "out")
+    assert type(loaded.adapters["s"]) is config_class
+    assert torch.equal(run(loaded, LM), run(model, LM))
+
+
+def test_one_line_of_the_stub_makes_it_public():
+    stub = Path(methods.__file__).parents[1] / "__init__.pyi"
+    own = {name for name in methods.method_names() if f"from swift.tuners.methods.{name} import" in stub.read_text()}
+    lines = [line for line in stub.read_text().splitlines() if "swift.tuners.methods." in line]
+    assert own == set(methods.method_names())
+    assert len(lines) == len(own)
 
 
 def test_a_target_is_an_ending_or_a_whole_pattern():

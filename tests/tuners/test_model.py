@@ -289,3 +289,25 @@ def test_a_copy_outlives_the_model_whose_tensors_are_on_disk():
     del model
     twin.set_active_adapters(["a", "b"])
     assert torch.equal(run(twin, LM), before)
+
+
+def test_what_another_thread_runs_is_not_sent_away(monkeypatch):
+    monkeypatch.setenv("USE_UNIQUE_THREAD", "0")
+    model = Swift.prepare_model(LM.make(), {"a": lora(), "b": adapter()})
+    before = run(model, LM)
+    refused = []
+
+    def other():
+        try:
+            model.set_active_adapters("a", offload="cpu")
+        except ConfigError as error:
+            refused.append(str(error))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert "another thread runs adapter 'b'" in refused[0]
+    assert torch.equal(run(model, LM), before)
+    model.set_active_adapters("b", offload="cpu")  # the thread that ran `a` has ended
+    model.set_active_adapters(["a", "b"])
+    assert torch.equal(run(model, LM), before)
