@@ -34,6 +34,7 @@ KEPT = "kept_by_merge"
 # PEFT's model of these does more than hold the layers: it hands them what no other model has, or swaps modules itself.
 ONLY_ALONE = {"ADAPTION_PROMPT", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"}
 # These compute with the weights of their module and do not call it: another kind's layer in it would be passed over.
+# So does DoRA, which needs their norm.
 NOT_OVER_OTHERS = {"HRA", "SUPERTUNING"}
 # These look at the list of all active adapters, and may be shown their own only.
 CHOOSY = (LNTuningLayer, TrainableTokensLayer)
@@ -122,7 +123,7 @@ def inject(
         raise ConfigError("CONFIG-02", f"adapter {name!r}: {kind} cannot be added: {error}") from error
     finally:
         declare(model, tuners)
-    if kind in NOT_OVER_OTHERS:
+    if kind in NOT_OVER_OTHERS or vars(config).get("use_dora"):
         _check_alone(model, tuners, name)
     cast_adapter_dtype(model, adapter_name=name)  # half to float32, as PEFT's own models do
     cast(model, config, list(owned(model, config, name)))

@@ -118,7 +118,8 @@ class Method:
     merged. `learns` and `saves` are false where there is nothing to train or to save; `peft` marks PEFT's own kinds.
     `rate` is a learning rate with which the loss falls. `nests` is false where PEFT does not let two of one kind work one
     on the other. Of methods with one `slot` only one can be active. `recomputes` is false where it does
-    not go with gradient checkpointing.
+    not go with gradient checkpointing, `over` where it cannot be put on a layer of another of PEFT's kinds.
+    `hides` is true where what others change may not show.
     """
 
     config: Callable[[Host], Any]
@@ -132,6 +133,8 @@ class Method:
     nests: bool = True
     slot: str = ""
     recomputes: bool = True
+    over: bool = True
+    hides: bool = False
 
     def __call__(self, host: Host) -> Any:
         return self.config(host)
@@ -149,12 +152,13 @@ def _peft(
     rate: float = 0.05,
     nests: bool = True,
     slot: str = "",
+    over: bool = True,
     **options: Any,
 ) -> Method:
     def config(host: Host) -> Any:
         return config_class(target_modules=host.linears, **options)
 
-    return Method(config, hosts, at_start, merged=1e-4, peft=True, rate=rate, nests=nests, slot=slot)
+    return Method(config, hosts, at_start, merged=1e-4, peft=True, rate=rate, nests=nests, slot=slot, over=over)
 
 
 def _before(config_class: type, **options: Any) -> Method:
@@ -176,7 +180,7 @@ METHODS = {
     "lora_ours": _peft(LoRAConfig, ANY, r=4, lora_alpha=8, lora_dtype="fp32"),
     "fused": _peft(LoRAConfig, ANY, r=4, lora_alpha=8, use_merged_linear=True, enable_lora=[True, False]),
     "rslora": _peft(LoraConfig, ANY, r=4, lora_alpha=8, use_rslora=True),
-    "dora": _peft(LoraConfig, ANY, at_start=1e-6, nests=False, r=4, lora_alpha=8, use_dora=True),
+    "dora": _peft(LoraConfig, ANY, at_start=1e-6, nests=False, over=False, r=4, lora_alpha=8, use_dora=True),
     "pissa": _peft(LoraConfig, ANY, at_start=1e-6, r=4, lora_alpha=8, init_lora_weights="pissa"),
     "olora": _peft(LoraConfig, ANY, at_start=1e-6, r=4, lora_alpha=8, init_lora_weights="olora"),
     "ia3": _peft(IA3Config, ANY, rate=0.1, feedforward_modules=[]),
@@ -231,7 +235,7 @@ METHODS |= {
         (*SEEING, "unet"),
         at_start=None,
     ),
-    "restuning": Method(_restuning(), ("vit", *LANGUAGE, "unet"), at_start=None),
+    "restuning": Method(_restuning(), ("vit", *LANGUAGE, "unet"), at_start=None, hides=True),
     "restuning_beside": Method(_restuning(use_bypass=False, zero_init_last=True), SEEING),
     "scetuning": Method(lambda host: SCETuningConfig(**SKIPS, down_ratio=0.5), ("unet",)),
 }
