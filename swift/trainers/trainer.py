@@ -38,6 +38,7 @@ from swift.trainers.loss import IGNORED, TokenLoss
 from swift.trainers.optimizers import GaLore, create_galore_optimizer
 from swift.trainers.progress import MEMORY, STEP_SPEED, TOKEN_SPEED, progress
 from swift.trainers.tally import Clock, Tally, memory_gib
+from swift.tuners.layers import telling
 
 if TYPE_CHECKING:
     from swift.templates.template import Template
@@ -240,12 +241,13 @@ class Seq2SeqTrainer(CommittingTrainer):
         labels_BT = inputs["labels"]
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
         positions_K = losses.supervised_positions(labels_BT)
-        if self._keeps_positions and not self._wants_all_logits:
-            outputs = model(**inputs, logits_to_keep=positions_K)
-            logits_BKV = outputs.logits
-        else:
-            outputs = model(**inputs)
-            logits_BKV = outputs.logits[:, -labels_BT.shape[1] :][:, positions_K]
+        with telling(labels_BT):
+            if self._keeps_positions and not self._wants_all_logits:
+                outputs = model(**inputs, logits_to_keep=positions_K)
+                logits_BKV = outputs.logits
+            else:
+                outputs = model(**inputs)
+                logits_BKV = outputs.logits[:, -labels_BT.shape[1] :][:, positions_K]
         targets_BK = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)[:, positions_K].to(logits_BKV.device)
         sums = losses.sum_losses(logits_BKV, targets_BK, self.token_loss)
         self._tally.add(sums, inputs)

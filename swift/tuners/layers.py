@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from swift.errors import ConfigError
@@ -120,6 +121,23 @@ class PerThread:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()
+
+
+LABELS = PerThread()
+
+
+@contextmanager
+def telling(labels_BT: Tensor) -> Iterator[None]:
+    """Let tuners that need to know where prompts end know the labels of a call that does not get them.
+
+    Args:
+        labels_BT: -100 where nothing is learnt.
+    """
+    LABELS.set(labels_BT)
+    try:
+        yield
+    finally:
+        LABELS.set(None)
 
 
 class Listener(Branch):

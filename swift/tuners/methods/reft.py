@@ -17,7 +17,7 @@ from swift.errors import ConfigError
 from swift.registry import unknown
 from swift.tuners.branch import Active, Branch, edit, hosts
 from swift.tuners.config import SwiftConfig, place
-from swift.tuners.layers import Listener, PerThread, find_layers, put, text_config
+from swift.tuners.layers import LABELS, Listener, PerThread, find_layers, put, text_config
 
 # B: rows, S: positions seen so far, T: positions in this call, D: size of the hidden states, R: rank.
 
@@ -104,7 +104,8 @@ class Positions(Listener):
         """The masks, and how much came before this call. The cache itself is not kept: it goes on growing."""
         cache = named.get("past_key_values")
         past = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
-        return {"mask": named.get("attention_mask"), "labels": named.get("labels"), "past": past}
+        labels = LABELS.get() if named.get("labels") is None else named["labels"]
+        return {"mask": named.get("attention_mask"), "labels": labels, "past": past}
 
     def find(self, hidden_BTD: Tensor) -> Tensor | None:
         """Where the hidden states of this call are edited, as bool_BT; None is nowhere."""
@@ -227,10 +228,10 @@ class ReftConfig(SwiftConfig):
     Saved: for each layer the free matrix, W and b.
     Cost: 2 r D + r parameters and about 6 r D multiply-adds per token of a prompt and layer; nothing after it.
 
-    Positions: a row's prompt is, while training, all before its first supervised label; in `generate`, what was given;
-    otherwise, or when nothing comes before the first label, all of the row's tokens. Padding on either side does not
-    count. Where a call goes on from a cache outside `generate`, nothing more is edited. As one pair of weights serves
-    the first and the last positions, they are "tied" in the paper's words.
+    Positions: a row's prompt is, where the model or our trainer has labels, all before its first supervised one; in
+    `generate`, what was given; otherwise, or when nothing comes before the first label, all of the row's tokens.
+    Padding on either side does not count. Where a call goes on from a cache outside `generate`, nothing more is edited.
+    As one pair of weights serves the first and the last positions, they are "tied" in the paper's words.
 
     Our start differs: W = R (or P) and b = 0, for DiReFT's kinds W = 0, so that the model starts as it was; the paper
     draws W at random. Only ConsreftIntervention, or an `act_fn`, cannot start so. `identity: False` in `args` is the

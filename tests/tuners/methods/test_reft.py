@@ -7,6 +7,7 @@ import torch
 
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, UnknownNameError
+from swift.trainers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from swift.tuners import ReftConfig, Swift
 from swift.tuners.methods.reft import KINDS, Intervention, Settings, orthonormal_rows, prompt_ends, prompt_positions
 from tests.tiny import tiny_model
@@ -124,6 +125,22 @@ def test_only_those_positions_are_edited():
         hook.remove()
     moved = [(row != other).any(-1).nonzero().flatten().tolist() for row, other in zip(*seen, strict=True)]
     assert moved == [[0, 4, 5], [3, 4, 5]]
+
+
+def test_our_trainer_says_where_prompts_end(tmp_path):
+    """It keeps the labels for itself, and the edits are nevertheless where `generate` makes them."""
+    model = tuned(args={"first_n": 0, "last_n": 1})
+    labels = IDS.clone()
+    labels[0, :6], labels[1, :9] = -100, -100
+    arguments = Seq2SeqTrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    trainer = Seq2SeqTrainer(model=model, args=arguments, train_dataset=[{"input_ids": [1], "labels": [1]}])
+    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": labels}
+    ours = trainer.compute_loss(model, inputs)
+    places = model.base_model.reft_default.heard.get()["found"]
+    assert [row.nonzero().flatten().tolist() for row in places] == [[5], [8]]
+    assert torch.allclose(ours, model(**inputs).loss, atol=1e-6)
+    logits(model)
+    assert model.base_model.reft_default.heard.get()["labels"] is None
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gpt2"])
