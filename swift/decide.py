@@ -240,7 +240,7 @@ def _adalora_contradictions(args: SftArguments) -> list[SwiftError]:
         )
     for name in ("adalora_beta1", "adalora_beta2"):
         if getattr(args, name) in (0, 1):
-            errors.append(_conflict(f"--{name} is above 0 and below 1"))
+            errors.append(_conflict(f"--{name} has to be above 0 and below 1"))
     return errors
 
 

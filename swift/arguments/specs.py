@@ -85,7 +85,7 @@ def _flat(value: Any) -> str:
         return "[" + ",".join(_flat(item) for item in value) + "]"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}: {_flat(item)}" for key, item in value.items()) + "}"
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _free_name(kind: str, taken: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from swift.arguments.fields import option, options_of, to_json
 from swift.arguments.infer import InferArguments
 from swift.arguments.reading import parse, read_arguments
 from swift.arguments.sft import SftArguments
+from swift.arguments.specs import parse_specs
 from swift.errors import ConfigError, NotFoundError, SwiftError, UsageError
 
 
@@ -344,3 +345,22 @@ def test_a_file_with_an_old_name_is_a_file(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("ms-bench-mini").write_text("")
     assert said("--dataset ms-bench-mini") == {"dataset": ["ms-bench-mini"]}
+
+
+def test_tuners_are_said_in_words_or_spelt_out_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "tuner:\n- lora: {rank: 8, targets: [q_proj, v_proj], use_dora: true}\n- {kind: ia3, name: scale}\n- adapter:\n"
+        "- vera:d_initial=.5\n"
+    )
+    words = ["lora:rank=8,targets=[q_proj,v_proj],use_dora=true", "ia3:name=scale", "adapter", "vera:d_initial=.5"]
+    assert parse(SftArguments, ["--config", str(file)]).tuner == words
+    typed = [word for spec in words for word in ("--tuner", spec)]
+    assert parse(SftArguments, typed).tuner == words
+    assert [(spec.kind, spec.name) for spec in parse_specs(words)] == [
+        ("lora", "lora"), ("ia3", "scale"), ("adapter", "adapter"), ("vera", "vera"),
+    ]  # fmt: skip
+    for wrong in ("{a: 1, b: 2}", "{lora: 8}"):
+        file.write_text(f"tuner:\n- {wrong}\n")
+        with pytest.raises(UsageError, match=r"run.yaml:1: --tuner has an item that is"):
+            parse(SftArguments, [str(file)])
