@@ -53,8 +53,19 @@ def surround(model: Any, config: peft.PeftConfig, name: str, active: Active, *, 
 
 
 def run(around: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call PEFT's model with the base's arguments, of which PEFT knows the order of only some."""
+    """Call PEFT's model with the base's arguments, of which PEFT knows the order of only some.
+
+    Raises:
+        ConfigError: a prefix would be lost, as it is handed over in the cache, which checkpointing leaves out.
+    """
+    if _in_cache(around) and around.training and getattr(around.base_model, "is_gradient_checkpointing", False):
+        fix = "gradient_checkpointing=False, or prompt tuning"
+        raise ConfigError("CONFIG-02", "prefix tuning does not go with gradient checkpointing", fix=fix)
     return _seeing(around)(**inspect.signature(around.base_model.forward).bind_partial(*args).arguments, **kwargs)
+
+
+def _in_cache(around: Any) -> bool:
+    return kind_of(around.active_peft_config) in (peft.PeftType.PREFIX_TUNING, peft.PeftType.CARTRIDGE)
 
 
 def generate(around: Any, *args: Any, **kwargs: Any) -> Any:

@@ -327,9 +327,11 @@ def test_a_disk_that_does_not_take_it_is_named_and_loses_nothing(call, safe, fau
     model = load(tmp_path)
     model.set_active_adapters("a")
     stir(model.requires_grad_(True), 9)
-    calls = []
+    calls, works = [], os.open
 
     def refuse(*args, **kwargs):
+        if call == "open" and not args[1] & os.O_CREAT:  # reading goes on
+            return works(*args, **kwargs)
         calls.append(args)
         raise OSError(fault, os.strerror(fault))
 
