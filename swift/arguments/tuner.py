@@ -18,7 +18,7 @@ class ChoiceOptions:
         "lora",
         group="Tuner",
         help="What trains: the `full` model, or a tuner: lora, longlora, adalora, ia3, boft, oft, vera, fourierft, "
-        "loha, lokr, prefix_tuning, prompt_tuning, p_tuning, adapter, llamapro, reft, part or side.",
+        "loha, lokr, prefix_tuning, prompt_tuning, p_tuning, adapter, llamapro, reft, prompt, part or side.",
     )
     tuner: list[str] = option(
         [],

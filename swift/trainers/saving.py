@@ -116,6 +116,8 @@ def load_adapters(model: SwiftModel, directory: Path) -> None:
     """
     tensors: dict[str, Tensor] = {}
     for name, stored in files.find(directory).items():
+        if name in model.adapters and not model.owned(name):
+            continue  # noise has no weights
         found = files.read_tensors(stored.folder)
         tensors |= unfold(found) if is_relative(model.adapters.get(name)) else found
     if (directory / files.EXTRA_STATES).is_dir():
