@@ -397,7 +397,7 @@ class SwiftModel(nn.Module):
                 self._prompts[name].prompt_encoder[name].load_state_dict(model.prompt_encoder[name].state_dict())
         else:
             self.adapters = dict(model.peft_config)
-            self._tuners = {kind_of(config).value: peft_layers.tuner_of(model) for config in self.adapters.values()}
+            self._tuners = {kind_of(config).value: peft_layers.tuner_of(model) for config in model.peft_config.values()}
             peft_layers.declare(self.base_model, self._tuners)
             peft_layers.follow(self.base_model, self._active)
         self._active.names = [name for name in self.adapters if name in active]

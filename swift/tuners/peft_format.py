@@ -7,9 +7,11 @@ from pathlib import Path
 
 import peft
 
+from swift import storage
 from swift.errors import DataError
 from swift.tuners import files, peft_layers
 from swift.tuners.files import Stored
+from swift.tuners.fingerprint import FINGERPRINT_FILE
 from swift.tuners.lora import LoRAConfig, LoraConfig
 
 
@@ -38,6 +40,8 @@ def save_to_peft_format(ckpt_dir: Path, output_dir: Path) -> None:
         plain = peft_layers.peft_keys(values, name, config)
         files.write_tensors(folder, {plain[key]: tensor for key, tensor in values.items()}, safe)
         peft.PeftConfig.save_pretrained(config, str(folder))
+        if stored[name].base is not None:
+            storage.write_json(folder / FINGERPRINT_FILE, stored[name].base.to_dict())
     if "default" in tensors:
         shutil.rmtree(output_dir / "default")
 

@@ -204,7 +204,7 @@ def follow(model: nn.Module, active: Active) -> None:
     """
     for layer in _layers(model):
         known = _adapters(layer)
-        layer._active_adapter = ActiveHere(active, known) if isinstance(layer, CHOOSY) else active
+        layer._active_adapter = ActiveHere(active, known) if _is_choosy(layer) else active
         layer._disable_adapters = Idle(active, known)
     for wrapper in model.modules():
         if isinstance(wrapper, AuxiliaryTrainingWrapper):
@@ -379,6 +379,10 @@ def _without_copies(wrapper: ModulesToSaveWrapper, names: list[str], others: boo
     for name in names:
         wrapper.delete_adapter(name, [])
     return wrapper if others else wrapper.original_module
+
+
+def _is_choosy(layer: Any) -> bool:
+    return isinstance(layer, CHOOSY)
 
 
 def _is_layer(module: Any) -> bool:

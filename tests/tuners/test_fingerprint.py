@@ -94,6 +94,13 @@ def test_plain_peft_reads_past_it(tmp_path):
     assert torch.equal(run(PeftModel.from_pretrained(LM.make(), tmp_path), LM), run(model, LM))
 
 
+def test_it_stays_with_what_is_rewritten_for_peft(tmp_path):
+    Swift.prepare_model(LM.make(), {"default": lora()}).save_pretrained(tmp_path)
+    Swift.save_to_peft_format(tmp_path, tmp_path / "out")
+    with pytest.raises(DataError, match="trained on"):
+        Swift.from_pretrained(tiny_model("qwen2", vocab_size=64, hidden=32, seed=1), tmp_path / "out")
+
+
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 def test_it_is_of_the_base_before_its_weights_were_split(start, tmp_path):
     for configs in (lora(init_lora_weights=start), {"a": lora(init_lora_weights=start)}):
