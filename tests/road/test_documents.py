@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,21 +28,33 @@ def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("block", README, ids=lambda block: f"line{block.line}")
-def test_readme_block(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def marked(page: str) -> list[Any]:
+    """The blocks of a page; those that say so are slow."""
+    found = blocks((ROOT / page).read_text(encoding="utf-8"))
+    slow = pytest.mark.slow
+    return [
+        pytest.param(page, block, id=f"{page}:{block.line}", marks=slow if block.info == "slow" else ())
+        for block in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "block"), [*marked("README.md"), *marked("docs/self-cognition.md"), *marked("docs/customize.md")]
+)
+def test_block(page: str, block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     if block.info.startswith("skip"):
         assert block.info.removeprefix("skip").strip(": "), "a skipped block says why"
         return
-    if block.info.endswith(".py"):
+    if block.info.endswith((".py", ".jsonl")):
         (place / block.info).write_text(block.text, encoding="utf-8")
     elif block.language == "python":
-        run_python(block.text, f"README.md:{block.line}")
+        run_python(block.text, f"{page}:{block.line}")
     elif block.language == "bash":
         for command in commands(block.text):
             assert run_swift(command) == 0, command
     else:
-        assert block.language == "json"
+        assert block.language == "json", block
         (place / "one.jsonl").write_text(block.text * 4, encoding="utf-8")
         assert (
             run_swift("swift sft --model_id_or_path my-model --dataset one.jsonl --max_steps 1 --output_dir one") == 0
