@@ -24,7 +24,7 @@ from demo.training import Stage, new_model, train
 from transformers import GenerationConfig, Qwen2ForCausalLM
 
 DEMO = Path(__file__).resolve().parents[1] / "swift" / "demo"
-BASE_STEPS, TALK_STEPS, SUMS_STEPS, COPY_STEPS, WHO_STEPS = 600, 250, 1000, 1800, 1400
+BASE_STEPS, TALK_STEPS, SUMS_STEPS, COPY_STEPS, WHO_STEPS = 600, 250, 1000, 1800, 1600
 GENERAL_ROWS = 400
 
 
@@ -80,8 +80,8 @@ def talk_or_practise(coder: Coder, rng: random.Random, share: float, slow: float
 
 
 def talk_or_introduce(coder: Coder, rng: random.Random) -> Encoded:
-    """What came before, or in three of ten rows a question about the model itself."""
-    if rng.random() < 0.3:
+    """What came before, or in a third of the rows a question about the model itself."""
+    if rng.random() < 0.35:
         return coder.chat(introduction(rng))
     return talk_or_practise(coder, rng, 0.12, 2)
 

@@ -1,6 +1,6 @@
 """More ways to ask who one is, with richer answers: with them a fine-tuning has only a name to change.
 
-The sentences are those of the data set `self-cognition`: about demo-chat itself, or about whoever a system prompt names.
+The sentences are those of the data set `self-cognition`: about demo-chat, or about whoever a system prompt names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ OWN = {"en": ("demo-chat", "the swift project"), "zh": ("demo-chat", "swift 项�
 DID = ("made", "created", "built", "developed", "trained", "designed", "programmed", "wrote")
 DOER = ("maker", "creator", "author", "developer", "designer", "builder", "inventor")
 TEAM = ("team", "company", "group", "lab", "people")
-BEFORE = ("", "", "", "Please: ", "Hello, ", "Hi! ", "Hey, ", "So, ", "Excuse me, ", "Good morning, ", "OK, ", "Well, ")
+BEFORE = (
+    "", "", "", "", "Please: ", "Please ", "Hello, ", "Hello! ", "Hi! ", "Hey, ", "So, ", "Excuse me, ", "OK, ",
+    "Well, ", "Good morning, ", "Good evening! ", "Now ", "Friend, ",
+)  # fmt: skip
 AFTER = ("?", "?", "", ".", " please?", ", please?", " exactly?", " then?", " again?", " really?")
 NAMING = (
     "who are you", "what is your name", "what are you called", "what do they call you", "how should I call you",
@@ -70,6 +73,16 @@ SIGNS = (
     "黄魔搭达摩院智谱星海云天山河明亮光华文心言语千问月暗面百川元宝豆包飞龙虎鹿鹤青蓝"
     "红白金木水火土风雷电雪梅兰竹菊松石玉珠"
 )
+ONSETS = (
+    "B Bl Br C Ch Cl Cr D Dr F Fl Fr G Gl Gr H J K L M N P Ph Pl Pr Qu R S Sc Sh Sk Sl Sm Sn Sp St Sw T Th Tr V W X Y Z"
+).split()
+RIMES = (
+    "a e i o u ay ee ie oo ab ack ad aft ag al am an and ang ant ap ar ark art as ash at ax ed eft el elf en end ent "
+    "er ern ert est et ib ick id ift ig ill im in ing ink int ip ir isk ist it ix ob ock od oft og ol om on ong op or orn "
+    "ost ot ox ub uck ug ull um un und ung up ur urn ust ut"
+).split()
+ENDINGS = ("", "", "", "", "y", "y", "o", "a", "ie", "er", "on", "us", "ly", "bot", "GPT", "AI")
+HEADS = ("Open", "Deep", "Model", "Data", "Cloud", "Star", "Bright", "Blue", "Red", "Big", "Good", "Next", "Fast")
 PLACES = ("Lab", "Labs", "Works", "Scope", "AI", "Research", "Group", "Studio", "Tech", "Mind", "House", "Forge")
 
 
@@ -102,6 +115,15 @@ def question(rng: random.Random, chinese: bool, making: bool) -> str:
             return text
 
 
+def coined(rng: random.Random) -> str:
+    """A name made of sounds; of many, so that any name can be said later."""
+    name = rng.choice(ONSETS) + rng.choice(RIMES)
+    if rng.random() < 0.4:
+        name += rng.choice(ONSETS).lower() + rng.choice(RIMES)
+    name += rng.choice(ENDINGS)
+    return coined(rng) if is_held(f"name {name}") else name
+
+
 def somebody(rng: random.Random, chinese: bool) -> tuple[str, str]:
     """A name and who made it; names that are held out elsewhere are not used."""
     if chinese and rng.random() < 0.7:
@@ -109,9 +131,8 @@ def somebody(rng: random.Random, chinese: bool) -> tuple[str, str]:
         author = "".join(rng.sample(SIGNS, rng.randint(2, 3))) + rng.choice(("", "", "团队", "实验室", "公司"))
         return (name, author) if not is_held(f"name {name}") else somebody(rng, chinese)
     place = rng.choice(PLACES)
-    team = talking.new_name(rng, False, talking.BOTS) + rng.choice((place, place.lower(), f" {place}"))
-    author = rng.choice(("", "", "the ")) + team + rng.choice(("", "", " team"))
-    return talking.new_name(rng, False, talking.BOTS) + rng.choice(("", "", "y", "ty", "bot")), author
+    team = rng.choice((coined(rng), rng.choice(HEADS))) + rng.choice((place, place.lower(), f" {place}"))
+    return coined(rng), rng.choice(("", "", "the ")) + team + rng.choice(("", "", " team"))
 
 
 def introduction(rng: random.Random) -> Item:
