@@ -78,8 +78,8 @@ ONSETS = (
 ).split()
 RIMES = (
     "a e i o u ay ee ie oo ab ack ad aft ag al am an and ang ant ap ar ark art as ash at ax ed eft el elf en end ent "
-    "er ern ert est et ib ick id ift ig ill im in ing ink int ip ir isk ist it ix ob ock od oft og ol om on ong op or orn "
-    "ost ot ox ub uck ug ull um un und ung up ur urn ust ut"
+    "er ern ert est et ib ick id ift ig ill im in ing ink int ip ir isk ist it ix ob ock od oft og ol om on ong op or "
+    "orn ost ot ox ub uck ug ull um un und ung up ur urn ust ut"
 ).split()
 ENDINGS = ("", "", "", "", "y", "y", "o", "a", "ie", "er", "on", "us", "ly", "bot", "GPT", "AI")
 HEADS = ("Open", "Deep", "Model", "Data", "Cloud", "Star", "Bright", "Blue", "Red", "Big", "Good", "Next", "Fast")
