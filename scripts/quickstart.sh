@@ -10,7 +10,9 @@ bold='' blue='' plain=''
 if [[ -t 1 && -z "${NO_COLOR:-}" ]]; then bold=$'\033[1m' blue=$'\033[36m' plain=$'\033[0m'; fi
 title() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; }
 run() { # show a command as one would type it, then do it
-    printf '%s$ %s%s\n' "$blue" "$*" "$plain"
+    local word shown=''
+    for word; do if [[ $word == *' '* ]]; then shown+=" \"$word\""; else shown+=" $word"; fi; done
+    printf '%s$%s%s\n' "$blue" "$shown" "$plain"
     .venv/bin/"$@"
 }
 
