@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 from demo import plain
 from demo.grammar import dialogue, rows
+from demo.introducing import introduction
 from demo.preference import pairs
 from demo.tokens import END, STOP, Coder, Encoded, train_tokenizer
 from demo.training import Stage, new_model, train
 from transformers import GenerationConfig, Qwen2ForCausalLM
 
 DEMO = Path(__file__).resolve().parents[1] / "swift" / "demo"
-BASE_STEPS, TALK_STEPS, SUMS_STEPS, LAST_STEPS = 600, 250, 1000, 1800
+BASE_STEPS, TALK_STEPS, SUMS_STEPS, COPY_STEPS, WHO_STEPS = 600, 250, 1000, 1800, 1600
 GENERAL_ROWS = 400
 
 
@@ -60,12 +61,14 @@ def build(output: Path, work: Path) -> None:
     base = Stage("base", BASE_STEPS, 100, 3e-3, 132, lambda rng: coder.plain(plain.document(rng)))
     talk = Stage("chat", TALK_STEPS, 1, 3e-3, 132, lambda rng: coder.chat(dialogue(rng)))
     sums = Stage("chat with practice", SUMS_STEPS, 1, 2e-3, 66, lambda rng: talk_or_practise(coder, rng, 0.4, 1))
-    last = Stage("last", LAST_STEPS, 600, 2e-3, 66, lambda rng: talk_or_practise(coder, rng, 0.12, 3))
+    copying = Stage("last", COPY_STEPS, 600, 2e-3, 66, lambda rng: talk_or_practise(coder, rng, 0.12, 3))
+    who = Stage("who", WHO_STEPS, 600, 1.5e-3, 66, lambda rng: talk_or_introduce(coder, rng))
     train(model, base, work / "base")
     save(model, coder, END, tokenizer_files, output / "demo-base")
     train(model, talk, work / "talk")
     train(model, sums, work / "sums")
-    train(model, last, work / "last")
+    train(model, copying, work / "last")
+    train(model, who, work / "who")
     save(model, coder, STOP, tokenizer_files, output / "demo-chat")
 
 
@@ -74,6 +77,13 @@ def talk_or_practise(coder: Coder, rng: random.Random, share: float, slow: float
     if rng.random() < share:
         return coder.practice(plain.sums(rng))
     return coder.chat(dialogue(rng, slow))
+
+
+def talk_or_introduce(coder: Coder, rng: random.Random) -> Encoded:
+    """What came before, or in a third of the rows a question about the model itself."""
+    if rng.random() < 0.35:
+        return coder.chat(introduction(rng))
+    return talk_or_practise(coder, rng, 0.12, 2)
 
 
 def save(model: Qwen2ForCausalLM, coder: Coder, end: str, tokenizer_files: Path, directory: Path) -> None:

@@ -5,13 +5,13 @@ cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 select=(-m "not slow and not gpu")
-if [[ "${1:-}" == --all ]]; then select=(-m "not gpu"); shift; fi
-[[ -x .venv/bin/python ]] || "${PYTHON:-python3}" -m venv .venv
-stamp=.venv/installed-$(cat pyproject.toml requirements/*.txt | cksum | cut -d' ' -f1)
-if [[ ! -e $stamp ]]; then
-    .venv/bin/python -m pip install --quiet torch==2.13.0
-    .venv/bin/python -m pip install --quiet -c requirements/constraints.txt -e '.[dev]'
-    touch "$stamp"
+bash scripts/install.sh dev
+if [[ "${1:-}" == --all ]]; then
+    select=(-m "not gpu")
+    shift
+    if ! command -v chromium >/dev/null && [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+        { apt-get update && apt-get install -y chromium; } >/dev/null 2>&1 || echo "no Chromium: its tests are skipped" >&2
+    fi
 fi
 .venv/bin/coverage erase
 .venv/bin/coverage run -m pytest "${select[@]}" "$@"

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from demo import grammar, plain, preference, split, talking
+from demo import grammar, introducing, plain, preference, split, talking
 from demo.probes import CHINESE, ENGLISH, PROBES
 
 import swift.datasets
@@ -22,9 +22,9 @@ from tests.demo.conftest import ROOT
 DEMO = ROOT / "swift" / "demo"
 DRAW = """
 import random, hashlib
-from demo import grammar, plain
+from demo import grammar, introducing, plain
 rng = random.Random(3)
-drawn = [(grammar.dialogue(rng), plain.document(rng)) for _ in range(300)]
+drawn = [(grammar.dialogue(rng), introducing.introduction(rng), plain.document(rng)) for _ in range(300)]
 drawn += [list(grammar.held_out(skill, 5)) for skill in grammar.SKILLS]
 print(hashlib.sha256(repr(drawn).encode()).hexdigest())
 """
@@ -32,7 +32,9 @@ print(hashlib.sha256(repr(drawn).encode()).hexdigest())
 
 def trained_text(count: int = 12_000) -> tuple[list[grammar.Item], list[str]]:
     rng = random.Random("a look at the training text")
-    return [grammar.dialogue(rng) for _ in range(count)], [plain.document(rng) for _ in range(count // 3)]
+    items = [grammar.dialogue(rng, slow) for slow in (1, 3) for _ in range(count // 2)]
+    items += [introducing.introduction(rng) for _ in range(count // 3)]
+    return items, [write(rng) for write in (plain.document, plain.sums) for _ in range(count // 6)]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,16 @@ def test_the_probes_are_in_no_text_and_no_data_set_of_ours(trained: tuple[list[g
         known |= {split.bare(text) for text in (*wordings.train, *wordings.held)}
     known |= {split.bare(query) for item in trained[0] for query, _ in item.turns}
     assert not {split.bare(probe) for probe in PROBES} & known
+
+
+def test_introductions_name_whom_the_system_prompt_names() -> None:
+    rng = random.Random(2)
+    for _ in range(300):
+        item = introducing.introduction(rng)
+        if item.system is not None:
+            assert "demo-chat" not in item.answer
+        assert "{" not in f"{item.system}{item.turns}"
+        assert introducing.BOAST.search(item.answer) is None or item.system
 
 
 @pytest.mark.parametrize(
