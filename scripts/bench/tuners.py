@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -118,10 +119,13 @@ def seconds_of(run: Callable[[], Any], device: str) -> float:
 def take_turns(runs: dict[str, Callable[[], Any]], turns: int, device: str) -> dict[str, float]:
     """The fastest time of each of `runs`, which take turns; the first of each does not count."""
     best = dict.fromkeys(runs, float("inf"))
+    gc.collect()
+    gc.disable()  # as timeit does: a collection falls on whoever comes then
     for turn in range(turns + 1):
         for name, run in runs.items():
             seconds = seconds_of(run, device)
             best[name] = min(best[name], seconds) if turn else best[name]
+    gc.enable()
     return best
 
 

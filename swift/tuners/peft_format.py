@@ -40,8 +40,9 @@ def save_to_peft_format(ckpt_dir: Path, output_dir: Path) -> None:
         plain = peft_layers.peft_keys(values, name, config)
         files.write_tensors(folder, {plain[key]: tensor for key, tensor in values.items()}, safe)
         peft.PeftConfig.save_pretrained(config, str(folder))
-        if stored[name].base is not None:
-            storage.write_json(folder / FINGERPRINT_FILE, stored[name].base.to_dict())
+        base = stored[name].base
+        if base is not None:
+            storage.write_json(folder / FINGERPRINT_FILE, base.to_dict())
     if "default" in tensors:
         shutil.rmtree(output_dir / "default")
 
