@@ -28,6 +28,9 @@ class CheckpointOptions(ModelOptions):
     sft_type: str | None = option(
         None, group="Checkpoint", help="What the checkpoint trained.", none="as in the checkpoint"
     )
+    allow_other_base: bool = option(
+        False, group="Checkpoint", help="Put adapters onto another base than the one that they were trained on."
+    )
     merge_lora: bool = option(False, group="Checkpoint", help="Merge LoRA into the model, in `<ckpt_dir>-merged`.")
     merge_device_map: str | None = option(None, group="Checkpoint", help="Device to merge on.", none="cpu")
 

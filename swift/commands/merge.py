@@ -94,7 +94,7 @@ def _merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, outpu
             fix="merge into its full model",
         )
     tokenizer = load_tokenizer(source)
-    tuned = _load(source, checkpoint, device)
+    tuned = _load(args, source, checkpoint, device)
     dtype = TORCH_DTYPES[args.dtype] if args.dtype != "AUTO" else saved_dtype(source)
     merged, equality = merge_checked(tuned, dtype, len(tokenizer))
     logger.info(
@@ -104,7 +104,7 @@ def _merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, outpu
     rest = tuners_left(tuned)
     if rest:
         gone = [name for name in files.folders(checkpoint) if name not in rest]
-        tuned = _load(source, checkpoint, device, gone)
+        tuned = _load(args, source, checkpoint, device, gone)
         Swift.merge_and_unload(tuned)
         merged = tuned.model.to(dtype)
     with storage.staged_directory(output, {"base": str(source.path)}) as stage:
@@ -116,9 +116,12 @@ def _merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, outpu
         _save_rest(args, merged, checkpoint, output, rest)
 
 
-def _load(source: ModelSource, checkpoint: Path, device: str, names: list[str] | None = None) -> Any:
+def _load(
+    args: CheckpointOptions, source: ModelSource, checkpoint: Path, device: str, names: list[str] | None = None
+) -> Any:
     base = load_model(source, torch.float32, device_map=device)
-    return Swift.from_pretrained(base, str(checkpoint), names, inference_mode=True).eval()
+    allowed = args.allow_other_base
+    return Swift.from_pretrained(base, str(checkpoint), names, inference_mode=True, allow_other_base=allowed).eval()
 
 
 def tuners_left(tuned: Any) -> list[str]:

@@ -178,7 +178,8 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
     )
     if args.ckpt_dir and files.folders(Path(args.ckpt_dir)):
-        model = Swift.from_pretrained(model, args.ckpt_dir, inference_mode=True)
+        allowed = args.allow_other_base
+        model = Swift.from_pretrained(model, args.ckpt_dir, inference_mode=True, allow_other_base=allowed)
     return model.eval()
 
 

@@ -118,7 +118,7 @@ def check_base(trained_on: Fingerprint | None, base: Fingerprint, what: str, all
             f"{what} was trained on {trained_on.name or 'another base'}, whose weights are not those of "
             f"{base.name or 'this model'}",
             why=f"they differ in {shown}",
-            fix="load the base that it was trained on, or Swift.from_pretrained(..., allow_other_base=True)",
+            fix="load the base that it was trained on, or say --allow_other_base (allow_other_base=True in Python)",
         )
 
 

@@ -274,3 +274,17 @@ def test_answers_of_a_model_of_the_package_go_where_one_is(tmp_path: Path, monke
     result = infer_main(["--model_type", "demo-chat", "--query", "What is 2 + 3?", "--do_sample", "false"])["result"]
     assert "5" in result[0]["response"]
     assert len(list((tmp_path / "infer_result").glob("*.jsonl"))) == 1
+
+
+def test_another_base_is_refused_unless_it_is_allowed(model_dir, options, tmp_path):
+    from swift import LoraConfig, Swift
+
+    base = AutoModelForCausalLM.from_pretrained(model_dir)
+    Swift.prepare_model(base, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    other = save_tiny(tmp_path / "other", initializer_range=0.3)
+    said = {**options, "ckpt_dir": str(tmp_path / "adapter"), "model_id_or_path": str(other), "query": "hi"}
+    for merge in (False, True):
+        with pytest.raises(DataError, match="--allow_other_base") as caught:
+            infer_main(InferArguments(**said, merge_lora=merge))
+        assert caught.value.exit_code == 65
+        assert infer_main(InferArguments(**said, merge_lora=merge, allow_other_base=True))["result"]
