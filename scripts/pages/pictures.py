@@ -336,8 +336,9 @@ def cells(
 
 
 def prefix_tuning(p: Picture) -> None:
-    model(p, "k", "v")
-    zoom(p, 212, "in the attention of every layer")
+    model(p)
+    p.dot(224, 203)
+    zoom(p, 203, "in the attention of every layer")
     cells(p, LEFT + 220, 236, ["q₁", "q₂", "q₃", "q₄"])
     for y, letter in ((84, "v"), (142, "k")):
         cells(p, LEFT + 52, y, ["p₁", "p₂", "p₃"], "trained")
@@ -421,7 +422,8 @@ def prompt(p: Picture) -> None:
 
 
 def side(p: Picture) -> None:
-    model(p, "mlp")
+    model(p)
+    p.dot(224, 135)
     zoom(p, 135, "beside every MLP, or beside all of the model")
     p.text(LEFT + 12, 110, "x", "big")
     p.line((LEFT + 26, 110), (LEFT + 100, 110))
@@ -514,7 +516,7 @@ def llamapro(p: Picture) -> None:
 
 
 def longlora(p: Picture) -> None:
-    model(p, "q", "k", "v", "o", "embedding", "head")
+    model(p, "q", "k", "v", "o", "embedding")
     zoom(p, 212, "in every attention while training, T = 8, G = 4")
     size = 18
     for half, shift in ((0, 0), (1, 2)):
@@ -597,7 +599,7 @@ def galore(p: Picture) -> None:
     p.text(LEFT + 150, 226, "Pᵀ G", "")
     p.box(LEFT + 198, 222, 96, 36, "r × N", "other")
     p.line((LEFT + 246, 222), (LEFT + 246, 180))
-    p.box(LEFT + 186, 134, 122, 44, "AdamW, r × N")
+    p.box(LEFT + 186, 134, 122, 44, "AdamW, r × N", "other")
     p.line((LEFT + 246, 134), (LEFT + 246, 110), (LEFT + 104, 110))
     p.text(LEFT + 176, 96, "− lr · P · step", "")
     p.box(LEFT + 350, 200, 40, 80, "P", "other")
