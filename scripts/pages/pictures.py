@@ -17,7 +17,7 @@ WEIGHTS = "q k v o gate up down".split()
 def model(p: Picture, *places: str, seeing: bool = False) -> None:
     """A transformer from its input at the bottom to its head at the top, with `places` marked.
 
-    A place is a weight (`q` … `down`), `embedding`, `head`, `attention`, `mlp`, or a point between them: `input`,
+    A place is a weight (`q` … `down`), `embedding`, `head`, or a point between them: `input`,
     `layer in`, `layer out`, `mlp out`.
     """
 
@@ -27,10 +27,10 @@ def model(p: Picture, *places: str, seeing: bool = False) -> None:
     x, w = 34, 190
     p.box(x, 52, w, 28, "norm and head", look("head"))
     p.box(x - 8, 98, w + 16, 142, look="frame", corner=9)
-    p.box(x, 108, w, 54, look=look("mlp"))
-    p.text(x + w / 2, 122, "MLP", "in-trained" if "mlp" in places else "in-frozen")
-    p.box(x, 176, w, 54, look=look("attention"))
-    p.text(x + w / 2, 190, "attention", "in-trained" if "attention" in places else "in-frozen")
+    p.box(x, 108, w, 54, look="frozen")
+    p.text(x + w / 2, 122, "MLP", "in-frozen")
+    p.box(x, 176, w, 54, look="frozen")
+    p.text(x + w / 2, 190, "attention", "in-frozen")
     for number, name in enumerate(WEIGHTS[:4]):
         p.box(x + 9 + 44 * number, 201, 40, 22, name, look(name), 4)
     for number, name in enumerate(WEIGHTS[4:]):
@@ -588,7 +588,7 @@ def reft(p: Picture) -> None:
 
 
 def galore(p: Picture) -> None:
-    model(p, *WEIGHTS)
+    model(p, *WEIGHTS, "embedding", "head")
     zoom(p, 180, "in the step of the optimiser")
     p.box(LEFT + 6, 70, 96, 80, "W", "trained")
     p.text(LEFT + 54, 58, "M × N", "small")
