@@ -1,8 +1,8 @@
 """Branches: the parts that a tuner adds to its host modules, and the switch that says which adapters run.
 
-A branch is an ordinary child of its host, under the name `<kind>_<adapter>`. One pair of hooks per host runs all its
-branches in the order in which they came; the hooks look them up on the module that they are called for, so a deep copy
-of a model runs its own branches.
+A branch is an ordinary child of its host, under the name `<kind>_<adapter>`. Branches on one host nest: each is around
+the host with those that came before it. One pair of hooks per host runs them all; the hooks look them up on the module
+that they are called for, so a deep copy of a model runs its own branches.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ class Idle:
 class Branch(nn.Module):
     """A tuner's trainable part in one host module. It runs while its adapter is active.
 
-    A method overrides `before` (edits what the host is given), `after` (edits what it returns) or both. A branch made
-    alone, without an adapter, is always on.
+    A method overrides `before` (edits what the host is given), `after` (edits what it returns) or both. To a branch the
+    host is the module with the branches that were added earlier, so its `before` runs ahead of theirs and its `after`
+    behind. A branch made alone, without an adapter, is always on.
     """
 
     method = "forward"
@@ -125,7 +126,13 @@ class Branch(nn.Module):
         return args, kwargs
 
     def after(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """What the host returns instead of `output`."""
+        """What the host returns instead of `output`.
+
+        Args:
+            args: what this branch's `before` has handed on; branches inside may have changed it for the host.
+            kwargs: likewise.
+            output: what the host has returned, edited by the branches inside.
+        """
         return output
 
 
@@ -228,20 +235,52 @@ def outside(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]
             yield from outside(child, f"{path}.{name}" if path else name)
 
 
-def _branches(host: nn.Module, method: str) -> list[Branch]:
-    return [child for child in host.children() if isinstance(child, Branch) and child.method == method and child.on]
+# A branch that runs, and what its `before` has handed on.
+Call = tuple[Branch, tuple[Any, ...], dict[str, Any]]
+
+
+class Handed(dict[str, Any]):
+    """The keyword arguments of a host between its hooks, with the calls of its branches, the innermost first."""
+
+    calls: Sequence[Call] = ()
+
+
+def _running(host: nn.Module, method: str) -> list[Branch]:
+    """The branches that are on, in the order in which they were added."""
+    children = vars(host)["_modules"].values()
+    return [child for child in children if isinstance(child, Branch) and child.method == method and child.on]
+
+
+def _enter(running: Sequence[Branch], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
+    """Run the `before` of each branch, the last one's first. The host gets what the first of the result says."""
+    calls: list[Call] = []
+    for branch in reversed(running):
+        args, kwargs = branch.before(args, kwargs)
+        calls.append((branch, args, kwargs))
+    return calls[::-1]
+
+
+def _leave(calls: Sequence[Call], output: Any) -> Any:
+    for branch, args, kwargs in calls:
+        output = branch.after(args, kwargs, output)
+    return output
 
 
 def _before_forward(host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    for branch in _branches(host, "forward"):
-        args, kwargs = branch.before(args, kwargs)
+    calls = _enter(_running(host, "forward"), args, kwargs)
+    if not calls:
+        return None
+    _, args, kwargs = calls[0]
+    if len(calls) > 1:
+        kwargs = Handed(kwargs)
+        kwargs.calls = calls
     return args, kwargs
 
 
 def _after_forward(host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    for branch in _branches(host, "forward"):
-        output = branch.after(args, kwargs, output)
-    return output
+    if isinstance(kwargs, Handed):
+        return _leave(kwargs.calls, output)
+    return _leave([(branch, args, kwargs) for branch in _running(host, "forward")], output)
 
 
 def _wrap(host: nn.Module, method: str) -> None:
@@ -254,12 +293,9 @@ def _wrap(host: nn.Module, method: str) -> None:
 
     @functools.wraps(original)  # callers look at how many arguments it takes
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        running = _branches(self, method)
-        for branch in running:
-            args, kwargs = branch.before(args, kwargs)
-        output = original(self, *args, **kwargs)
-        for branch in running:
-            output = branch.after(args, kwargs, output)
-        return output
+        calls = _enter(_running(self, method), args, kwargs)
+        if calls:
+            _, args, kwargs = calls[0]
+        return _leave(calls, original(self, *args, **kwargs))
 
     host.__class__ = type(plain.__name__, (plain,), {method: run})

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from swift.tuners import LoraConfig, Swift, SwiftConfig, methods
-from swift.tuners.branch import Active, Branch, hosts, matches
+from swift.tuners.branch import Active, Branch, attach, hosts, matches
 from swift.tuners.config import find_kind
 from tests.tuners.cases import HOSTS, run, stir
 from tests.tuners.test_facade import lora
@@ -51,6 +51,55 @@ def test_a_config_and_a_branch_make_a_method(tmp_path):
     shifted = mlp(inputs)
     model.deactivate_adapter("s")
     assert torch.equal(mlp(inputs + mlp.shift_s.vector), shifted)
+
+
+class Witness(Branch):
+    """Writes down what it sees, and adds to it on both sides of its host."""
+
+    def __init__(self, seen: list, method: str = "forward") -> None:
+        super().__init__()
+        self.seen, self.method = seen, method
+
+    def before(self, args, kwargs):
+        self.seen.append(("before", self.adapter, args, dict(kwargs)))
+        return (*args, self.adapter), kwargs | {self.adapter: len(kwargs)}
+
+    def after(self, args, kwargs, output):
+        self.seen.append(("after", self.adapter, args, dict(kwargs)))
+        return [*output, self.adapter]
+
+
+class Echo(nn.Module):
+    """Returns the names that it is given."""
+
+    def forward(self, *names, **numbers):
+        return [*names, *numbers]
+
+    def other(self, *names, **numbers):
+        return [*names, *numbers]
+
+
+@pytest.mark.parametrize("method", ["forward", "other"])
+def test_branches_of_one_host_nest_in_the_order_of_adding(method):
+    host, seen, active = Echo(), [], Active()
+    for name in ("a", "b", "c"):
+        branch = Witness(seen, method)
+        branch.adapter, branch.active = name, active
+        attach(host, f"witness_{name}", branch)
+    call = host if method == "forward" else host.other
+    active.names = ["c", "a", "b"]  # their order is no matter
+    assert call() == ["c", "b", "a", "c", "b", "a", "a", "b", "c"]
+    handed = {"c": (("c",), {"c": 0}), "b": (("c", "b"), {"c": 0, "b": 1})}
+    assert seen[:3] == [("before", "c", (), {}), ("before", "b", *handed["c"]), ("before", "a", *handed["b"])]
+    assert seen[3:] == [
+        ("after", "a", ("c", "b", "a"), {"c": 0, "b": 1, "a": 2}),
+        ("after", "b", *handed["b"]),
+        ("after", "c", *handed["c"]),
+    ]
+    active.names = ["b"]
+    assert call() == ["b", "b", "b"]
+    active.names = []
+    assert call("x") == ["x"]
 
 
 NEW_METHOD = """

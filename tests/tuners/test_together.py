@@ -21,12 +21,12 @@ def common(*methods: str) -> str | None:
     return "lm" if "lm" in shared else next(iter(shared), None)
 
 
-# One makes the text longer for a part of the layers only, or fills their cache; the other reaches across these layers.
+# The first is inside the second, and what one does to the text reaches only a part of where the other looks.
 APART = [
-    {"llamapro", "prompt"},
-    {"llamapro", "prefix"},
-    {"restuning", "prompt"},
-    {"restuning", "prompt_behind"},
+    ("llamapro", "prefix"),  # new blocks find a cache that was filled without them, whoever came first
+    ("prefix", "llamapro"),
+    ("restuning", "prompt"),  # the chain begins inside the prompts and ends outside
+    ("prompt_behind", "restuning"),  # and the other way round
 ]
 
 
@@ -38,7 +38,7 @@ def kind(method: str) -> object:
 
 def go_together(first: str, second: str) -> bool:
     one, two = METHODS[first], METHODS[second]
-    if {first, second} in APART:
+    if (first, second) in APART:
         return False
     refused = first_merges_under(first, second) and not two.over
     return not refused and not (one.slot and one.slot == two.slot)
@@ -164,13 +164,13 @@ def test_the_composition_by_hand():
     assert torch.allclose(run(model, host).double(), expected, atol=1e-5)
 
 
-def test_all_that_belong_on_one_host_at_once(tmp_path):
+@pytest.mark.parametrize("hiding", [False, True])
+def test_all_that_belong_on_one_host_at_once(hiding, tmp_path):
     host = HOSTS["lm"]
     slots = {row.slot or name: name for name, row in METHODS.items() if "lm" in row.hosts}
-    apart = {name for pair in APART for name in pair} - {"llamapro"}
-    methods = sorted(
-        {*slots.values()} - apart, key=lambda name: (METHODS[name].over, name)
-    )  # those first that have to be
+    names = [name for name in slots.values() if METHODS[name].hides <= hiding]
+    methods = sorted(names, key=lambda name: (METHODS[name].over, name))  # those first that have to be
+    assert not [pair for pair in itertools.combinations(methods, 2) if pair in APART]
     alone = {f"a{place}": tuned(host, name, place, f"a{place}") for place, name in enumerate(methods)}
     model = both(host, alone, at_once=True)
     together = run(model, host)
@@ -186,6 +186,14 @@ def test_all_that_belong_on_one_host_at_once(tmp_path):
     twin.set_active_adapters(list(alone))
     assert torch.equal(run(twin, host), together)
     assert torch.equal(run(model, host), together)
+
+
+@pytest.mark.parametrize("pair", APART)
+def test_those_that_stay_apart_say_so(pair):
+    host = HOSTS[common(*pair) or ""]
+    model = tuned(host, pair[1], 2, "two", tuned(host, pair[0]))
+    with pytest.raises(ConfigError):
+        run(model, host)
 
 
 def test_one_that_cannot_be_over_another_says_so():

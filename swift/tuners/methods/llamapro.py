@@ -53,6 +53,7 @@ class NewBlocks(Branch):
         named = {key: _cast(value, dtype) for key, value in kwargs.items() if key != "hidden_states"}
 
         def run(hidden_BTD: Tensor) -> Tensor:
+            _check_length(hidden_BTD, kwargs)
             new_BTD = hidden_BTD.to(dtype)
             for block in self.blocks:
                 returned = block(new_BTD, *rest, **named)
@@ -75,6 +76,17 @@ class NewBlocks(Branch):
                 f"LLaMA-Pro cannot add a {kind}: it is no identity when all that it adds is zero",
                 why="it does more to the hidden states than to add to them, such as a norm behind the sum",
             )
+
+
+def _check_length(hidden_BTD: Tensor, kwargs: dict[str, Any]) -> None:
+    """See that the layer has returned as many positions as its arguments are about."""
+    mask, rotary = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
+    counts = {mask.shape[-2]} if isinstance(mask, Tensor) and mask.ndim == 4 else set()
+    counts |= {rotary[0].shape[-2]} if isinstance(rotary, tuple) and rotary[0].ndim == 3 else set()
+    if counts - {1, hidden_BTD.shape[1]}:
+        what = f"LLaMA-Pro's new blocks are given {hidden_BTD.shape[1]} positions with arguments for {max(counts)}"
+        fix = "add the tuner that makes the text longer after LLaMA-Pro, or let it take out what it has put in"
+        raise ConfigError("CONFIG-02", what, why="a tuner inside them has left some in", fix=fix)
 
 
 def outputs_of(block: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -30,7 +30,7 @@ class Prompts(Branch):
         stack: what the layer's path has before its number.
         number: of the layer in its stack.
         fresh: the layer is given no prompts of this adapter.
-        outer: the branches whose prompts lie farther out on the same side, if they run.
+        outer: the branches, added earlier, whose prompts lie farther out on the same side, if they run.
     """
 
     def __init__(
@@ -61,12 +61,19 @@ class Prompts(Branch):
         """P."""
         return len(self.tokens)
 
+    def lies_before(self, number: int) -> bool:
+        """Whether what the layer of that number is given already holds these prompts, or what became of them.
+
+        Prompts that are put in at this layer and were added earlier come in after those added later.
+        """
+        return not self.extracts and self.number < number
+
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call with the prompts among its hidden states, and with room for them in what goes along."""
         hidden_BTD = self.place.tensor(args, kwargs)
         self._check(hidden_BTD)
         skip = 0 if self.fresh else self.length
-        offset = sum(branch.length for branch in self.outer if branch.on)
+        offset = sum(branch.length for branch in self.outer if branch.on and branch.lies_before(self.number))
         count = hidden_BTD.shape[1] - skip  # tokens that are no prompts of this adapter
         start = offset if self.front else count - offset
         prompts_BPD = self.tokens.to(hidden_BTD.dtype).expand(len(hidden_BTD), -1, -1)
@@ -93,7 +100,8 @@ class Prompts(Branch):
         if layer is not None and layer.get_seq_length():
             self._check_cache(args, kwargs)
             first = layer.get_seq_length() - total + start
-            layer.keys, layer.values = (cut(tensor, -2, first, self.length) for tensor in (layer.keys, layer.values))
+            for each in _as_long(args, kwargs, layer):
+                each.keys, each.values = (cut(tensor, -2, first, self.length) for tensor in (each.keys, each.values))
         return edit(output, 0, lambda out_BTD: cut(out_BTD, 1, start, self.length))
 
     def _check(self, hidden: Tensor) -> None:
@@ -248,6 +256,15 @@ def _causal_mask(count: int, cached: int, device: torch.device) -> Tensor:
 def _cache_layer(args: tuple[Any, ...], kwargs: dict[str, Any], number: int) -> Any:
     cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
     return cache.layers[number] if cache is not None and number < len(cache.layers) else None
+
+
+def _as_long(args: tuple[Any, ...], kwargs: dict[str, Any], layer: Any) -> list[Any]:
+    """The places of the cache with as many keys as `layer`, its own and those of new blocks that branches inside run.
+
+    Those of other layers have no prompts now, and so fewer.
+    """
+    cache = next(value for value in (*args, *kwargs.values()) if isinstance(value, Cache))
+    return [each for each in cache.layers if each.get_seq_length() == layer.get_seq_length()]
 
 
 def _cached(args: tuple[Any, ...], kwargs: dict[str, Any], number: int) -> int:

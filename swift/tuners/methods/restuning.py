@@ -169,7 +169,7 @@ class Tap(Branch):
         self.chain = (bypass,)  # in a tuple, so that it is no child
         self.numbers: dict[str, int] = {}
         self.root, self.is_target, self.beside = "", False, False
-        self.earlier: tuple[Tap, ...] = ()  # other chains' taps that put their ends where this one does
+        self.sooner: tuple[Tap, ...] = ()  # other chains' taps that put their ends where this one does, and run first
         self.hook, self.position = config.target_modules_hook, config.target_hidden_pos
         self.first, self.target = Place.of(host, 0), Place.of(host, self.position)
 
@@ -177,6 +177,14 @@ class Tap(Branch):
     def writes(self) -> tuple[str, Any]:
         """Where the chain's end goes."""
         return (self.hook, self.target if self.hook == "input" else self.position)
+
+    def join(self, earlier: Sequence[Tap]) -> None:
+        """Become one more target beside those of `earlier` adapters at the same module."""
+        same = tuple(tap for tap in earlier if tap.writes == self.writes)
+        if self.hook == "output":
+            self.sooner = same
+        for tap in same if self.hook == "input" else ():
+            tap.sooner = (*tap.sooner, self)  # what a module is given is edited from the outside to the inside
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call, with the chain's end for a target."""
@@ -198,7 +206,7 @@ class Tap(Branch):
 
     def _end(self, value: Tensor) -> Tensor:
         bypass = self.chain[0]
-        other = next((tap.chain[0] for tap in self.earlier if tap.on), None)
+        other = next((tap.chain[0] for tap in self.sooner if tap.on), None)
         given = bypass.seen.here[GIVEN] = value if other is None else other.seen.here[GIVEN]
         end = bypass(given)
         return end if other is None else value + (end - given)
@@ -303,8 +311,7 @@ class ResTuningConfig(SwiftConfig):
         if self.use_bypass:
             path, target = one(model, self.target_modules, "target_modules")
             tap(path, target).is_target = True
-            others = [child for child in target.children() if isinstance(child, Tap) and child.is_target]
-            taps[path].earlier = tuple(other for other in others if other.writes == taps[path].writes)
+            taps[path].join([child for child in target.children() if isinstance(child, Tap) and child.is_target])
         if self.use_bypass and self.root_modules is not None:
             tap(*one(model, self.root_modules, "root_modules")).root = self.root_modules_hook
         bypass.to(**place(model))

@@ -11,7 +11,7 @@ from transformers import StaticCache
 
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, UnknownNameError
-from swift.tuners import PromptConfig, Swift
+from swift.tuners import LLaMAProConfig, PromptConfig, Swift
 from swift.tuners.methods.prompt import find_layers, widen_mask
 from tests.tuners.cases import HOSTS, run, stir
 from tests.tuners.vision import IMAGES, tiny_vit
@@ -105,6 +105,30 @@ def test_a_cache_changes_nothing(kind, front):
         for cache in (True, False)
     )
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(with_cache, without, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["lm", "gpt2"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_cache_changes_nothing_with_new_blocks_inside_or_outside(kind, inside):
+    host = HOSTS[kind]
+    blocks = {"new": LLaMAProConfig(num_new_blocks=1)}
+    model = Swift.prepare_model(host.make(), blocks) if inside else host.make()
+    model = prompted(model, extract_embedding=True)
+    model = model if inside else Swift.prepare_model(model, blocks)
+    stir(model)
+    ids, options = host.inputs["input_ids"], {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    with_cache, without = (
+        model.eval().generate(ids, **options, output_logits=True, return_dict_in_generate=True, use_cache=cache).logits
+        for cache in (True, False)
+    )
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(with_cache, without, strict=True))
+
+
+def test_prompts_that_stay_in_are_nothing_for_new_blocks_outside():
+    model = prompted(HOSTS["lm"].make())
+    model = Swift.prepare_model(model, {"new": LLaMAProConfig(num_new_blocks=1)})
+    with pytest.raises(ConfigError, match="after LLaMA-Pro"):
+        run(model, HOSTS["lm"])
 
 
 def test_without_a_mask_a_cache_changes_nothing_either():
