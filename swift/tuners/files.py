@@ -236,6 +236,16 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _safe_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file. The library writes several metadata in an order of chance, so they are put in after it."""
+    plain = save(tensors)
+    start = 8 + int.from_bytes(plain[:8], "little")
+    header = {"__metadata__": metadata, **json.loads(plain[8:start])}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(plain)[start:]))
+
+
 @contextmanager
 def filled(directory: Path) -> Iterator[Path]:
     """A hidden folder whose files move into `directory` when the block ends well, and go when it does not.
@@ -273,7 +283,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], safe: bool) -> No
     """Write the tensors, as safetensors or with `torch.save`, and remove the other file if there is one."""
     own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     if safe:
-        storage.write_bytes(folder / SAFE_WEIGHTS_FILE, save(own, metadata={"format": "pt", DIGEST: _digest(own)}))
+        storage.write_bytes(folder / SAFE_WEIGHTS_FILE, _safe_bytes(own, {"format": "pt", DIGEST: _digest(own)}))
     else:
         buffer = io.BytesIO()
         torch.save(own, buffer)

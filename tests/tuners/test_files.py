@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from swift import storage
 from swift.errors import DataError, DiskError, NotFoundError
@@ -23,6 +24,22 @@ def saved(tmp_path):
         tmp_path, safe_serialization=True
     )
     return tmp_path
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_equal_tensors_make_equal_files(safe, tmp_path):
+    tensors = {"b.ä": torch.arange(3.0), "a": torch.ones(2, 1).bfloat16(), "c": torch.tensor(7), "empty": torch.ones(0)}
+    for i in range(12):
+        (tmp_path / str(i)).mkdir()
+        files.write_tensors(tmp_path / str(i), {key: tensor.clone() for key, tensor in tensors.items()}, safe)
+    written = {next((tmp_path / str(i)).iterdir()).read_bytes() for i in range(12)}
+    assert len(written) == 1
+    found = files.read_tensors(tmp_path / "0")
+    assert {*found} == {*tensors}
+    assert all(torch.equal(found[key], tensors[key]) and found[key].dtype == tensors[key].dtype for key in tensors)
+    if safe:
+        with safe_open(tmp_path / "0" / files.SAFE_WEIGHTS_FILE, "pt") as opened:
+            assert set(opened.metadata()) == {"format", files.DIGEST}
 
 
 def load(path):
