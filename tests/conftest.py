@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would what tests start
 os.environ.update(
     OMP_NUM_THREADS="1",
     HF_HUB_OFFLINE="1",

@@ -210,8 +210,7 @@ def test_the_handler_of_sigterm_is_put_back(ran: list[Any]) -> None:
 def test_signals_end_the_process_with_their_code(number: int, code: int, tmp_path: Path) -> None:
     stubs = tmp_path / "stubs.py"
     stubs.write_text(
-        "import signal, sys, types\nfrom swift import cli\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs are born deaf to it
+        "import sys, types\nfrom swift import cli\n"
         "def sft_main(args):\n    import time\n    try:\n        sys.stderr.write('here\\n')\n        sys.stderr.flush()\n"
         "        time.sleep(60)\n    finally:\n        sys.stderr.write('tidied\\n')\n"
         "stub = types.ModuleType('swift.commands.sft')\nstub.sft_main = sft_main\n"
