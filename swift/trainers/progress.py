@@ -43,11 +43,23 @@ def describe(logs: dict[str, Any], state: TrainerState) -> str | None:
     return "  ".join([*step, *shown, *eta])
 
 
+def tell_if_over(state: TrainerState) -> None:
+    """Say so when a run that goes on had come to its end."""
+    if state.is_world_process_zero and state.max_steps and state.global_step >= state.max_steps:
+        logger.info(f"step {state.global_step}/{state.max_steps} is done already: nothing is left to train")
+
+
 class LineProgress(TrainerCallback):
     """A line for every log event."""
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say when there is nothing to do."""
+        tell_if_over(state)
 
     def on_log(
         self,
@@ -76,6 +88,7 @@ class BarProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Show the bar."""
+        tell_if_over(state)
         if state.is_world_process_zero:
             self.train = self.bars.add_task("train", total=state.max_steps, completed=state.global_step, values="")
             self.bars.start()

@@ -188,7 +188,7 @@ def test_continue_an_adapter_on_new_data(run: dict, here: Path) -> None:
     assert config["r"] == 8
 
 
-def test_resume_is_the_run_that_never_stopped(here: Path) -> None:
+def test_resume_is_the_run_that_never_stopped(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     common = [
         "--model_id_or_path", "my-model", "--dataset", "chat.jsonl", "--batch_size", "3", "--gradient_accumulation_steps", "2",
         "--eval_steps", "2", "--save_total_limit", "-1", "--max_steps", "6", "--add_output_dir_suffix", "false",
@@ -202,6 +202,8 @@ def test_resume_is_the_run_that_never_stopped(here: Path) -> None:
     sft_main([*common, "--output_dir", "parts", "--resume_from_checkpoint", "auto"])
     weights = "checkpoint-6/adapter_model.safetensors"
     assert (here / "whole" / weights).read_bytes() == (here / "parts" / weights).read_bytes()
+    sft_main([*common, "--output_dir", "parts", "--resume_from_checkpoint", "auto"])
+    assert "step 6/6 is done already" in caplog.text
 
 
 PLUGIN = """
