@@ -417,12 +417,13 @@ TUNERS = (
         "a chain of small tuners beside the model",
         "Res-Tuning takes the tuners out of the model: a chain beside it reads what its layers give and replaces what "
         "reaches the head. No gradient goes through the model, so training needs a fraction of the time and memory. "
-        "For vision backbones and U-Nets with much data to pass through; from Python.",
+        "For vision backbones and U-Nets with much data to pass through.",
         "2 (65 D + 32) a stem",
         "ResTuningConfig",
         'dims=model.config.hidden_size,\n    root_modules=r".*\\.layers?\\.0",\n'
         '    stem_modules=r".*\\.layers?\\.\\d+",\n'
         '    target_modules=r"vit\\.layernorm",',
+        yaml="restuning",
         cost="Res-Tuning",
         host="vit",
     ),
@@ -432,10 +433,11 @@ TUNERS = (
         "a tuner on every skip connection of a U-Net",
         "SCEdit edits only what flows through the skip connections of a diffusion model's U-Net, and in `decoder` mode "
         "only the decoder takes part in the backward pass: image models are tuned, or steered by a condition such as "
-        "edges or depth, with far less memory than LoRA or ControlNet. From Python.",
+        "edges or depth, with far less memory than LoRA or ControlNet.",
         "2 C R + C + R a connection",
         "SCETuningConfig",
         'dims=[16, 8, 8, 8], target_modules=r"up_blocks\\.\\d\\.resnets\\.\\d", down_ratio=0.5',
+        yaml="scetuning",
         cost="SCEdit",
         on="vision",
         host="unet",
