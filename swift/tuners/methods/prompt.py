@@ -259,12 +259,13 @@ def _cache_layer(args: tuple[Any, ...], kwargs: dict[str, Any], number: int) -> 
 
 
 def _as_long(args: tuple[Any, ...], kwargs: dict[str, Any], layer: Any) -> list[Any]:
-    """The places of the cache with as many keys as `layer`, its own and those of new blocks that branches inside run.
+    """The places of the cache like `layer` and with as many keys: it, and those of new blocks that branches inside run.
 
     Those of other layers have no prompts now, and so fewer.
     """
     cache = next(value for value in (*args, *kwargs.values()) if isinstance(value, Cache))
-    return [each for each in cache.layers if each.get_seq_length() == layer.get_seq_length()]
+    alike = [each for each in cache.layers if isinstance(each, DynamicLayer) and type(each) is type(layer)]
+    return [each for each in alike if each.get_seq_length() == layer.get_seq_length()]
 
 
 def _cached(args: tuple[Any, ...], kwargs: dict[str, Any], number: int) -> int:
