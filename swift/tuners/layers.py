@@ -140,6 +140,19 @@ def telling(labels_BT: Tensor) -> Iterator[None]:
         LABELS.set(None)
 
 
+PREFIX = PerThread()
+
+
+@contextmanager
+def prefixed(length: int) -> Iterator[None]:
+    """Let tuners that count positions know that `length` of those in the cache are a tuner's, not the text's."""
+    PREFIX.set(length)
+    try:
+        yield
+    finally:
+        PREFIX.set(None)
+
+
 class Listener(Branch):
     """Sits on the whole model and hears what it is called with, for the branches inside that need to know."""
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from swift.errors import ConfigError, DataError
 from swift.tuners.branch import Active, Branch, attach
+from swift.tuners.layers import prefixed
 from swift.tuners.lora import kind_of
 
 
@@ -61,7 +62,13 @@ def run(around: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if _in_cache(around) and around.training and getattr(around.base_model, "is_gradient_checkpointing", False):
         fix = "gradient_checkpointing=False, or prompt tuning"
         raise ConfigError("CONFIG-02", "prefix tuning does not go with gradient checkpointing", fix=fix)
-    return _seeing(around)(**inspect.signature(around.base_model.forward).bind_partial(*args).arguments, **kwargs)
+    named = inspect.signature(around.base_model.forward).bind_partial(*args).arguments
+    with prefixed(_length_in_cache(around)):
+        return _seeing(around)(**named, **kwargs)
+
+
+def _length_in_cache(around: Any) -> int:
+    return around.active_peft_config.num_virtual_tokens if _in_cache(around) else 0
 
 
 def _in_cache(around: Any) -> bool:
@@ -70,7 +77,8 @@ def _in_cache(around: Any) -> bool:
 
 def generate(around: Any, *args: Any, **kwargs: Any) -> Any:
     """The base's `generate` with the prompt before what it is given."""
-    return _seeing(around).generate(*args, **kwargs)
+    with prefixed(_length_in_cache(around)):
+        return _seeing(around).generate(*args, **kwargs)
 
 
 def owned(model: nn.Module, name: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from swift.errors import ConfigError
 from swift.registry import unknown
 from swift.tuners.branch import Active, Branch, edit, hosts
 from swift.tuners.config import SwiftConfig, place
-from swift.tuners.layers import LABELS, Listener, PerThread, find_layers, put, text_config
+from swift.tuners.layers import LABELS, PREFIX, Listener, PerThread, find_layers, put, text_config
 
 # B: rows, S: positions seen so far, T: positions in this call, D: size of the hidden states, R: rank.
 
@@ -102,10 +102,10 @@ class Positions(Listener):
 
     def keep(self, named: dict[str, Any]) -> Any:
         """The masks, and how much came before this call. The cache itself is not kept: it goes on growing."""
-        cache = named.get("past_key_values")
-        past = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
+        cache, prefix = named.get("past_key_values"), PREFIX.get() or 0
+        past = max(0, int(cache.get_seq_length()) - prefix) if isinstance(cache, Cache) else 0
         labels = LABELS.get() if named.get("labels") is None else named["labels"]
-        return {"mask": named.get("attention_mask"), "labels": labels, "past": past}
+        return {"mask": named.get("attention_mask"), "labels": labels, "past": past, "prefix": prefix}
 
     def find(self, hidden_BTD: Tensor) -> Tensor | None:
         """Where the hidden states of this call are edited, as bool_BT; None is nowhere."""
@@ -120,6 +120,9 @@ class Positions(Listener):
         if past and (prompt is None or past >= prompt):
             return None
         total, mask_BS, labels_BT, ends_B = past + shape[1], heard.get("mask"), heard.get("labels"), None
+        prefix = heard.get("prefix", 0)
+        if prefix and isinstance(mask_BS, Tensor) and mask_BS.shape == (shape[0], prefix + total):
+            mask_BS = mask_BS[:, prefix:]
         if not isinstance(mask_BS, Tensor) or mask_BS.shape != (shape[0], total):
             mask_BS = torch.ones(shape[0], total, device=device)
         if prompt is not None:
@@ -230,7 +233,8 @@ class ReftConfig(SwiftConfig):
 
     Positions: a row's prompt is, where the model or our trainer has labels, all before its first supervised one; in
     `generate`, what was given; otherwise, or when nothing comes before the first label, all of the row's tokens.
-    Padding on either side does not count. Where a call goes on from a cache outside `generate`, nothing more is edited.
+    Padding on either side does not count, nor does a prefix that another tuner has put in the cache. Where a call goes
+    on from a cache outside `generate`, nothing more is edited.
     As one pair of weights serves the first and the last positions, they are "tied" in the paper's words.
 
     Our start differs: W = R (or P) and b = 0, for DiReFT's kinds W = 0, so that the model starts as it was; the paper

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import PrefixTuningConfig
 
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, UnknownNameError
 from swift.trainers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from swift.tuners import ReftConfig, Swift
-from swift.tuners.methods.reft import KINDS, Intervention, Settings, orthonormal_rows, prompt_ends, prompt_positions
+from swift.tuners.methods.reft import (
+    KINDS,
+    Intervention,
+    Positions,
+    Settings,
+    orthonormal_rows,
+    prompt_ends,
+    prompt_positions,
+)
 from tests.tiny import tiny_model
 from tests.tuners.cases import stir
 
@@ -176,6 +185,26 @@ def test_a_call_that_goes_on_from_a_cache_edits_nothing():
     step = torch.tensor([[5], [6]])
     expected = plain(input_ids=torch.cat([IDS, step], 1)).logits[:, -1]
     assert torch.allclose(logits(model, step, past_key_values=cache)[:, -1], expected, atol=1e-5)
+
+
+def test_a_prefix_is_no_part_of_the_prompt(monkeypatch):
+    model = tuned(args={"first_n": 2, "last_n": 1})
+    prefix = PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    model = Swift.prepare_model(model, {"prefix": prefix}).eval()
+    found, find = [], Positions.find
+    monkeypatch.setattr(Positions, "find", lambda *args: found.append(find(*args)) or found[-1])
+    mask = torch.ones_like(IDS)
+    mask[1, :4] = 0
+    labels = IDS.clone()
+    labels[:, :6] = -100
+    where = [[0, 1, 11], [4, 5, 11]]
+    for inputs, expected in (({}, where), ({"labels": labels}, [[0, 1, 5], [4, 5]])):
+        model(input_ids=IDS, attention_mask=mask, **inputs)
+        assert [row.nonzero().flatten().tolist() for row in found.pop()] == expected
+    found.clear()
+    model.generate(IDS, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, pad_token_id=0)
+    assert [row.nonzero().flatten().tolist() for row in found[0]] == where
+    assert found[-1] is None
 
 
 def test_layers_and_their_list_are_found_or_named():
