@@ -119,7 +119,8 @@ class Method:
     `rate` is a learning rate with which the loss falls. `nests` is false where PEFT does not let two of one kind work one
     on the other. Of methods with one `slot` only one can be active. `recomputes` is false where it does
     not go with gradient checkpointing, `over` where it cannot be put on a layer of another of PEFT's kinds.
-    `hides` is true where what others change may not show.
+    `hides` is true where what others change may not show. `like` names the row that is the same layers from another
+    start: beside other methods, and compiled, that one stands for both in the slow tier.
     """
 
     config: Callable[[Host], Any]
@@ -135,6 +136,7 @@ class Method:
     recomputes: bool = True
     over: bool = True
     hides: bool = False
+    like: str = ""
 
     def __call__(self, host: Host) -> Any:
         return self.config(host)
@@ -153,12 +155,13 @@ def _peft(
     nests: bool = True,
     slot: str = "",
     over: bool = True,
+    like: str = "",
     **options: Any,
 ) -> Method:
     def config(host: Host) -> Any:
         return config_class(target_modules=host.linears, **options)
 
-    return Method(config, hosts, at_start, merged=1e-4, peft=True, rate=rate, nests=nests, slot=slot, over=over)
+    return Method(config, hosts, at_start, 1e-4, peft=True, rate=rate, nests=nests, slot=slot, over=over, like=like)
 
 
 def _before(config_class: type, **options: Any) -> Method:
@@ -177,12 +180,12 @@ def _before(config_class: type, **options: Any) -> Method:
 
 METHODS = {
     "lora": _peft(LoraConfig, ANY, r=4, lora_alpha=8),
-    "lora_ours": _peft(LoRAConfig, ANY, r=4, lora_alpha=8, lora_dtype="fp32"),
+    "lora_ours": _peft(LoRAConfig, ANY, like="lora", r=4, lora_alpha=8, lora_dtype="fp32"),
     "fused": _peft(LoRAConfig, ANY, r=4, lora_alpha=8, use_merged_linear=True, enable_lora=[True, False]),
-    "rslora": _peft(LoraConfig, ANY, r=4, lora_alpha=8, use_rslora=True),
+    "rslora": _peft(LoraConfig, ANY, like="lora", r=4, lora_alpha=8, use_rslora=True),
     "dora": _peft(LoraConfig, ANY, at_start=1e-6, nests=False, over=False, r=4, lora_alpha=8, use_dora=True),
     "pissa": _peft(LoraConfig, ANY, at_start=1e-6, r=4, lora_alpha=8, init_lora_weights="pissa"),
-    "olora": _peft(LoraConfig, ANY, at_start=1e-6, r=4, lora_alpha=8, init_lora_weights="olora"),
+    "olora": _peft(LoraConfig, ANY, at_start=1e-6, like="pissa", r=4, lora_alpha=8, init_lora_weights="olora"),
     "ia3": _peft(IA3Config, ANY, rate=0.1, feedforward_modules=[]),
     "adalora": _peft(AdaLoraConfig, slot="adalora", init_r=6, total_step=100),
     "loha": _peft(LoHaConfig, r=4),

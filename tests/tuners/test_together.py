@@ -55,7 +55,7 @@ def in_quick(first: str, second: str) -> bool:
 PAIRS = [
     pytest.param(common(*pair), *pair, id="-".join(pair), marks=[] if in_quick(*pair) else pytest.mark.slow)
     for pair in itertools.product(METHODS, METHODS)
-    if common(*pair) and go_together(*pair)
+    if common(*pair) and go_together(*pair) and (in_quick(*pair) or not any(METHODS[name].like for name in pair))
 ]
 
 
