@@ -103,6 +103,6 @@ def slug(name: str) -> str:
 def unknown(kind: str, name: str, known: Iterable[object]) -> UnknownNameError:
     """The error for a `name` that none of the `known` ones is, with the nearest of them."""
     names = [str(k) for k in known]
-    near = difflib.get_close_matches(name, names, 3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), names, 3, cutoff=0.5)
     fix = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(names)[:20])}"
     return UnknownNameError("USAGE-04", f"no {kind} is called {name!r}", fix=fix)

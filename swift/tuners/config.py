@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Self
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
 
 from swift.arguments.sft import SftArguments
-from swift.errors import DataError
+from swift.errors import DataError, UsageError
 from swift.registry import unknown
 from swift.tuners.branch import Active, Branch, attach, hosts
 from swift.tuners.methods import method_names
@@ -40,6 +42,11 @@ class SwiftConfig:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         SwiftConfig.kinds[cls.kind.upper()] = cls
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            check_type(f"{type(self).__name__}.{field.name}", getattr(self, field.name), hints[field.name])
 
     @property
     def swift_type(self) -> str:
@@ -97,6 +104,29 @@ class SwiftConfig:
             return cls(**values)
         except TypeError as error:
             raise DataError("CKPT-01", f"{cls.__name__} is incomplete: {error}") from error
+
+
+def check_type(what: str, value: Any, hint: Any) -> None:
+    """Raise UsageError if the `value` of the field `what` is not of the type `hint`."""
+    if not _fits(value, hint):
+        wanted = str(hint.__name__ if isinstance(hint, type) else hint).replace("collections.abc.", "")
+        raise UsageError("USAGE-02", f"{what} is {value!r:.80}, which is not {wanted.replace('typing.', '')}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inside = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inside)
+    if origin is Literal:
+        return value in inside
+    if origin in (Sequence, list):
+        several = isinstance(value, Sequence | set) and not isinstance(value, str)
+        return several and all(_fits(one, inside[0]) for one in value)
+    if hint in (int, float):
+        return isinstance(value, Integral if hint is int else Real)
+    return isinstance(value, origin or hint)
 
 
 def place(host: nn.Module, model: nn.Module | None = None) -> dict[str, Any]:

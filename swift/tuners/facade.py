@@ -15,11 +15,13 @@ from swift import hub
 from swift.errors import ConfigError, DataError, SwiftError, UnknownNameError, UsageError
 from swift.registry import unknown
 from swift.tuners import files, fingerprint, peft_format, peft_layers
+from swift.tuners.branch import matches
+from swift.tuners.config import SwiftConfig
 from swift.tuners.files import Config, Stored
 from swift.tuners.fingerprint import Fingerprint
 from swift.tuners.lora import LoRAConfig, is_relative
 from swift.tuners.model import SwiftModel
-from swift.tuners.relative import unfold
+from swift.tuners.relative import starts, trained_alone, unfold, without_start
 
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|lm_head|output_layer)\.(base_layer\.)?weight$")
 
@@ -51,6 +53,9 @@ class Swift:
         Raises:
             UnknownNameError: no module is named as a config's targets say; the nearest names are in the message.
         """
+        configs = config if isinstance(config, Mapping) else {"default": config}
+        _check_configs(configs)
+        _check_keys(extra_state_keys, model)
         bare = not isinstance(model, SwiftModel | peft.PeftModel)
         if bare and isinstance(config, peft.PeftConfig) and not isinstance(config, LoRAConfig) and not extra_state_keys:
             own = peft_layers.own_copy(config, model, inference_mode or config.inference_mode)
@@ -58,7 +63,7 @@ class Swift:
             return peft_layers.get_peft_model(model, own, "default")
         tuned = model if isinstance(model, SwiftModel) else SwiftModel(model)
         tuned.add_extra_state_keys(extra_state_keys, inference_mode=inference_mode)
-        for name, one in (config if isinstance(config, Mapping) else {"default": config}).items():
+        for name, one in configs.items():
             tuned.add_adapter(name, one, inference_mode=inference_mode)
         return tuned
 
@@ -145,14 +150,43 @@ class Swift:
             tuned.merge_and_unload(adapter_name)
         else:
             names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+            for name in names or ():
+                if name not in tuned.peft_config:
+                    raise unknown("adapter", name, tuned.peft_config)
             tuner = peft_layers.tuner_of(tuned)
             peft_layers.unmerge(tuner.model)
+            peft_layers.check_untied(tuner.model, names or tuned.active_adapters)
             tuner.merge_and_unload(adapter_names=names)
 
     @staticmethod
     def save_to_peft_format(ckpt_dir: str | Path, output_dir: str | Path) -> None:
         """Rewrite a checkpoint of ours so that plain PEFT reads it. See `swift.tuners.peft_format`."""
         peft_format.save_to_peft_format(Path(ckpt_dir), Path(output_dir))
+
+
+def _check_configs(configs: Mapping[Any, Any]) -> None:
+    """Raise UsageError if something that was given is no config, or nothing was."""
+    fix = "Swift.prepare_model(model, LoraConfig(r=8, target_modules=['q_proj', 'v_proj'])), or a dict {name: config}"
+    if not configs:
+        raise UsageError("USAGE-02", "an empty dict adds no adapter", fix=fix)
+    for name, one in configs.items():
+        if not isinstance(one, SwiftConfig | peft.PeftConfig):
+            given = f"the class {one.__name__}" if isinstance(one, type) else f"{type(one).__name__} {one!r:.80}"
+            why = "GaLore is an optimizer" if type(one).__name__ == "GaLoreConfig" else None
+            fix = "swift.create_galore_optimizer(model, config, args)" if why else fix
+            raise UsageError("USAGE-02", f"adapter {name!r} needs a config, not {given}", why=why, fix=fix)
+
+
+def _check_keys(keys: Sequence[str], model: nn.Module) -> None:
+    """Raise UsageError if `keys` is no list of regular expressions each of which is the whole name of a tensor."""
+    if isinstance(keys, str):
+        raise UsageError("USAGE-02", "extra_state_keys is a list", fix=f"extra_state_keys=[{keys!r}]")
+    known = list((model.base_model if isinstance(model, SwiftModel) else model).state_dict())
+    for key in keys:
+        if not any(matches(key, name.replace(".base_layer.", ".")) for name in known):
+            why = "extra_state_keys are regular expressions for the whole name of a tensor"
+            near = unknown("tensor of this model", key, known)
+            raise UnknownNameError(near.code, near.what, why=why, fix=near.fix)
 
 
 def _tuned(model: nn.Module) -> SwiftModel | peft.PeftModel:
@@ -177,12 +211,18 @@ def _choose(stored: Mapping[str, Stored], names: Names) -> dict[str, Stored]:
     for name in wanted:
         if name not in stored:
             raise unknown("adapter in this checkpoint", name, stored)
+    if not wanted or len(set(wanted.values())) < len(wanted):
+        fault = "gives two adapters one name" if wanted else "asks for no adapter"
+        fix = f"this checkpoint has {', '.join(stored)}; adapter_name=None loads all"
+        raise UsageError("USAGE-02", f"adapter_name={names!r} {fault}", fix=fix)
     return {wanted[name]: stored[name] for name in stored if name in wanted}
 
 
 def _tensors(stored: Stored) -> dict[str, Any]:
     tensors = files.read_tensors(stored.folder) if files.has_tensors(stored.config) else {}
-    return unfold(tensors) if is_relative(stored.config) else tensors
+    if not is_relative(stored.config):
+        return tensors
+    return trained_alone(tensors, stored.config) if without_start(stored.config) else unfold(tensors)
 
 
 def _add(model: SwiftModel, name: str, stored: Stored, frozen: bool) -> None:
@@ -198,9 +238,11 @@ def _add(model: SwiftModel, name: str, stored: Stored, frozen: bool) -> None:
         found = next((spelling for spelling in spellings if spelling in tensors), None)
         if found is not None:
             renamed[pattern.format(name)] = tensors.pop(found)
+    own = model.state_dict(adapter_name=name)
+    renamed |= starts(own, stored.config)
     whole = _whole_embeddings(model.base_model, tensors) if stored.in_peft_layout else {}
     left = {key: tensor for key, tensor in tensors.items() if key not in whole}
-    files.check_fit(model.state_dict(adapter_name=name), {**renamed, **left}, str(stored.folder), _trained_on(stored))
+    files.check_fit(own, {**renamed, **left}, str(stored.folder), _trained_on(stored))
     model.load_state_dict(renamed, adapter_name=name)
     model.base_model.load_state_dict({key: tensors[spelling] for spelling, key in whole.items()}, strict=False)
 
@@ -226,7 +268,8 @@ def _spellings(model: SwiftModel, name: str, stored: Stored) -> dict[str, list[s
         plain = peft_layers.peft_keys(patterns, "{}", stored.config)
         return {pattern: [plain[pattern]] for pattern in patterns}
     both = {pattern: [pattern, pattern.replace(".modules_to_save.{}", "")] for pattern in patterns}
-    return {pattern: [one.format(stored.name) for one in spellings] for pattern, spellings in both.items()}
+    names = dict.fromkeys((stored.name, stored.folder.name))  # the folder of one adapter may be loaded by itself
+    return {p: [one.format(named) for named in names for one in spellings] for p, spellings in both.items()}
 
 
 def _whole_embeddings(model: Any, tensors: Mapping[str, Any]) -> dict[str, str]:
@@ -265,6 +308,7 @@ def _own(stored: Stored, model: nn.Module, frozen: bool, base: Fingerprint) -> p
 
 def _load_peft_layout(model: peft.PeftModel, name: str, stored: Stored, tensors: dict[str, Any]) -> None:
     own = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    tensors |= starts(own, stored.config)
     expected = {**own, **{key: tensors[key] for key in _whole_embeddings(model, tensors) if key not in own}}
     files.check_fit(expected, tensors, str(stored.folder), _trained_on(stored))
     peft.set_peft_model_state_dict(model, tensors, adapter_name=name)

@@ -17,6 +17,7 @@ from torch import nn
 from swift.errors import ConfigError, MissingPackageError
 from swift.registry import unknown
 from swift.tuners.branch import Active
+from swift.tuners.config import check_type
 
 OURS = ("use_merged_linear", "enable_lora")
 RETIRED = ("use_qa_lora", "group_size")
@@ -71,6 +72,7 @@ class LoraConfig(peft.LoraConfig):
         super().__post_init__()
         if self.lora_dtype is not None and self.lora_dtype not in DTYPES:
             raise unknown("precision", self.lora_dtype, DTYPES)
+        check_type("LoraConfig.lorap_lr_ratio", self.lorap_lr_ratio, float | None)
         if self.lorap_lr_ratio is not None and not self.lorap_lr_ratio > 0:
             raise ConfigError("CONFIG-02", f"lorap_lr_ratio={self.lorap_lr_ratio} is not above 0", fix="16.0, or None")
 

@@ -7,7 +7,8 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from swift.tuners.files import Config
 from swift.tuners.fingerprint import remembered, take
 from swift.tuners.groups import param_groups
 from swift.tuners.lora import LoRAConfig, check_plain, kind_of
-from swift.tuners.offload import Offloaded
+from swift.tuners.offload import Offloaded, check_place
 from swift.tuners.relative import fold
 
 logger = get_logger()
@@ -151,16 +152,26 @@ class SwiftModel(nn.Module):
 
     def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str, **kwargs: Any) -> None:
         """Make one LoRA adapter out of several; it is the only active one then. See `peft.LoraModel`."""
+        if isinstance(adapters, str) or not adapters or len(adapters) != len(weights):
+            what = f"adapters={adapters!r} and weights={weights!r} are no two lists of one length"
+            raise UsageError("USAGE-02", what, fix="a weight for each adapter")
         for name in adapters:
             self._bring_back(self._known(name))
         if adapter_name in self.adapters:
             raise UsageError("USAGE-02", f"adapter {adapter_name!r} is there already")
+        _check_name(adapter_name)
+        self._check_not_merged()
         if any(not isinstance(self.adapters[name], peft.LoraConfig) for name in adapters):
             raise ConfigError("CONFIG-02", "only LoRA adapters can be combined into one")
         check_plain({name: self.adapters[name] for name in adapters})
         tuner = self._tuners["LORA"]
-        with branches_aside(self.base_model):
-            tuner.add_weighted_adapter(adapters, weights, adapter_name, **kwargs)
+        try:
+            with branches_aside(self.base_model):
+                tuner.add_weighted_adapter(adapters, weights, adapter_name, **kwargs)
+        except (ValueError, TypeError) as error:
+            peft_layers.unload(self.base_model, self._tuners, [adapter_name])
+            peft_layers.follow(self.base_model, self._active)
+            raise ConfigError("CONFIG-02", f"{', '.join(adapters)} cannot be combined: {error}") from error
         self.adapters[adapter_name] = tuner.peft_config[adapter_name]
         peft_layers.declare(self.base_model, self._tuners)
         peft_layers.follow(self.base_model, self._active)
@@ -175,6 +186,10 @@ class SwiftModel(nn.Module):
             f"trainable params: {trained / 1e6:.4f}M || all params: {total / 1e6:.4f}M || "
             f"trainable%: {100 * trained / max(total, 1):.2f}% || cuda memory: {memory / 2**30:.2f}GiB."
         )
+
+    def print_trainable_parameters(self) -> None:
+        """Log what `get_trainable_parameters` says, by the name that PEFT's models have for it."""
+        logger.info(self.get_trainable_parameters())
 
     def create_optimizer_param_groups(self, **defaults: Any) -> list[dict[str, Any]]:
         """Groups of the trainable parameters for an optimizer. See `swift.tuners.groups.param_groups`."""
@@ -291,7 +306,9 @@ class SwiftModel(nn.Module):
             if adapter_name is None and self.trains_whole and isinstance(self.base_model, PreTrainedModel):
                 self.base_model.save_pretrained(stage, state_dict=dict(every))
             files.write_card(stage, directory, {name: self.adapters[name] for name in names}, base.name)
-        files.write_order(directory, names)
+        there = files.read_order(directory)
+        ours = [name for name in self.adapters if name in {*names, *there}]
+        files.write_order(directory, [*ours, *(name for name in there if name not in ours)])
 
     # What runs.
 
@@ -311,6 +328,7 @@ class SwiftModel(nn.Module):
             UnknownNameError: there is no such adapter.
             ConfigError: the model is merged, or two adapters train the same whole module.
         """
+        check_place(offload)
         names = [self._known(name) for name in _names(adapter_names)]
         self._switch([name for name in self.adapters if name in names])
         if offload is not None:
@@ -318,12 +336,27 @@ class SwiftModel(nn.Module):
                 if name not in names:
                     self._send_away(name, offload)
 
+    def set_adapter(self, adapter_name: str | Sequence[str]) -> None:
+        """`set_active_adapters` by the name that PEFT's models have for it."""
+        self.set_active_adapters(adapter_name)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """While this lasts, the base model alone runs, as with PEFT's models."""
+        names = list(self._active)
+        self.set_active_adapters([])
+        try:
+            yield
+        finally:
+            self.set_active_adapters(names)
+
     def activate_adapter(self, adapter_name: str) -> None:
         """Let this adapter run too."""
         self._switch([name for name in self.adapters if name in {*self._active, self._known(adapter_name)}])
 
     def deactivate_adapter(self, adapter_name: str, offload: str | None = None) -> None:
         """Let this adapter not run. `offload` as in `set_active_adapters`."""
+        check_place(offload)
         self._known(adapter_name)
         self._switch([name for name in self._active if name != adapter_name])
         if offload is not None:
@@ -458,13 +491,15 @@ class SwiftModel(nn.Module):
 def _check_name(name: str) -> None:
     """Raise UsageError for what cannot name a folder, or a child of the modules that hold adapters by name."""
     taken = any(name in dir(holder) for holder in (nn.ModuleDict, nn.ParameterDict, nn.Module()))
-    if not re.fullmatch(r"[\w-]{1,100}", name) or name == files.EXTRA_STATES or taken:
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,100}", name) or name == files.EXTRA_STATES or taken:
         fix = "use letters, digits, - and _, up to 100 of them, and no word that Python modules have of their own"
         raise UsageError("USAGE-02", f"{name!r} cannot name an adapter", fix=fix)
 
 
 def _matches_one(patterns: Iterable[str], key: str) -> bool:
-    return any(re.fullmatch(pattern, key) for pattern in patterns)
+    """Whether one of `patterns` is the whole `key`, as it is or as it was before PEFT wrapped its module."""
+    plain = key.replace(".base_layer.", ".")
+    return any(re.fullmatch(pattern, spelling) for pattern in patterns for spelling in (key, plain))
 
 
 def _names(names: str | Sequence[str]) -> list[str]:

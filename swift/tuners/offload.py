@@ -42,8 +42,7 @@ class Offloaded:
     """
 
     def __init__(self, model: nn.Module, keys: Iterable[str], where: str) -> None:
-        if where not in WHERE:
-            raise UsageError("USAGE-02", f"offload is None, 'cpu' or 'meta', not {where!r}")
+        check_place(where)
         self.away = {key: _tensor(model, key) for key in keys}
         self.devices = {key: tensor.device for key, tensor in self.away.items()}
         self.spill = Spill(self.away) if where == "meta" else None
@@ -64,6 +63,12 @@ class Offloaded:
         for key, tensor in self.away.items():
             tensor.data = values[key].to(self.devices[key])
             _put(model, key, tensor)
+
+
+def check_place(where: str | None) -> None:
+    """Raise UsageError if `where` is no place for what does not run."""
+    if where is not None and where not in WHERE:
+        raise UsageError("USAGE-02", f"offload is None, 'cpu' or 'meta', not {where!r}")
 
 
 def _tensor(model: nn.Module, key: str) -> Tensor:

@@ -18,24 +18,32 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, cast_adapter_dty
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
-from swift.errors import ConfigError
+from swift.errors import ConfigError, SwiftError
+from swift.log import get_logger
 from swift.tuners import merged_linear, prompts
 from swift.tuners.branch import Active, ActiveHere, Branch, Idle, branches_aside, matches, no_target, outside
 from swift.tuners.layers import check_no_copies
 from swift.tuners.lora import LoRAConfig, cast, kind_of
 from swift.tuners.relative import as_ours, base_kept, saves_plainly
 
+logger = get_logger()
+
 LAYERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 CONTAINERS = (nn.ModuleDict, nn.ParameterDict, BufferDict)
 
 PEFT_PREFIX = "base_model.model."
+TOKENS = "trainable_tokens_"  # how PEFT's parameters of single tokens begin, which may go with an adapter of any kind
 KEPT = "kept_by_merge"
+COMPUTED = ("ranknum",)  # of AdaLoRA: its rank as a number, which follows from the config and which PEFT does not save
 
 # PEFT's model of these does more than hold the layers: it hands them what no other model has, or swaps modules itself.
-ONLY_ALONE = {"ADAPTION_PROMPT", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"}
+ONLY_ALONE = {"ADAPTION_PROMPT", "aLoRA", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"}
 # These compute with the weights of their module and do not call it: another kind's layer in it would be passed over.
 # So does DoRA, which needs their norm.
 NOT_OVER_OTHERS = {"HRA", "SUPERTUNING"}
+# What narrows down the modules that target_modules names.
+NARROWING = ("layers_to_transform", "layers_pattern", "exclude_modules")
+
 # These look at the list of all active adapters, and may be shown their own only.
 CHOOSY = (LNTuningLayer, TrainableTokensLayer)
 
@@ -54,11 +62,28 @@ def own_copy(config: peft.PeftConfig, model: nn.Module, inference_mode: bool) ->
     """
     matches(vars(config).get("target_modules") or "", "")
     config = as_ours(copy.deepcopy(config))
+    if not inference_mode:
+        _note_idle_names(model, config)
     if isinstance(config, LoRAConfig):
         config.fit(model)
     config.inference_mode = inference_mode
     config.base_model_name_or_path = model.__dict__.get("name_or_path") or config.base_model_name_or_path or None
     return config
+
+
+def _note_idle_names(model: nn.Module, config: peft.PeftConfig) -> None:
+    """Warn of names in `config` that no module has: PEFT passes them over as long as another one fits."""
+    paths = [path for path, _ in outside(model)]
+    for field in ("target_modules", "modules_to_save"):
+        names = vars(config).get(field) or ()
+        if isinstance(names, str) or (field == "modules_to_save" and str(config.task_type).endswith("_CLS")):
+            continue  # PEFT adds the heads that a classifier may have
+        idle = [name for name in sorted(names) if not any(matches([name], path) for path in paths)]
+        if field == "target_modules" and len(idle) == len(names):
+            continue  # an error says so
+        for name in idle:
+            error = no_target(model, [name])
+            logger.warning("%s: %s; %s", field, error.what, error.fix)
 
 
 def get_peft_model(model: Any, config: peft.PeftConfig, name: str) -> peft.PeftModel:
@@ -67,11 +92,18 @@ def get_peft_model(model: Any, config: peft.PeftConfig, name: str) -> peft.PeftM
     Raises:
         UnknownNameError: no module is named as the targets say.
     """
+    kind = kind_of(config).value
+    if config.is_prompt_learning and config.task_type is None:
+        raise ConfigError("CONFIG-02", f"{kind} needs task_type, which says where the prompt goes", fix="CAUSAL_LM")
     try:
         with base_kept(model, config, name):
             tuned = peft.get_peft_model(model, config, adapter_name=name)
     except peft.NoMatchingPeftModuleError as error:
-        raise no_target(model, vars(config)["target_modules"]) from error
+        raise nothing_to_tune(model, config) from error
+    except SwiftError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError("CONFIG-02", f"{kind} cannot be added: {error}") from error
     assert isinstance(tuned, peft.PeftModel)
     cast(tuned, config, list(owned(tuned, config, name)))
     return saves_plainly(tuned)
@@ -112,7 +144,7 @@ def inject(
     except peft.NoMatchingPeftModuleError as error:
         if kind in tuners:
             del tuners[kind].peft_config[name]
-        raise no_target(model, vars(config)["target_modules"]) from error
+        raise nothing_to_tune(model, config) from error
     except ConfigError:
         unload(model, tuners, [name])
         raise
@@ -132,7 +164,7 @@ def inject(
 
 def check_company(config: peft.PeftConfig, name: str) -> None:
     """Raise ConfigError for a kind of PEFT's that works only as a model around a model."""
-    kind = kind_of(config).value
+    kind = "aLoRA" if vars(config).get("alora_invocation_tokens") else kind_of(config).value
     if kind in ONLY_ALONE:
         raise ConfigError(
             "CONFIG-02",
@@ -167,9 +199,20 @@ def _bare(model: nn.Module) -> Iterator[None]:
             model.set_submodule(path, layer)
 
 
+def nothing_to_tune(model: nn.Module, config: peft.PeftConfig) -> SwiftError:
+    """The error for a config that leaves no module: none has a target's name, or other fields keep them out."""
+    targets = vars(config).get("target_modules")
+    if targets == "all-linear" or not _aims_at_nothing(model, config):
+        keeping = [field for field in NARROWING if vars(config).get(field)]
+        what = f"none of the modules that target_modules names is left by {' and '.join(keeping) or 'the other fields'}"
+        said = ", ".join(f"{field}={vars(config)[field]!r}" for field in keeping)
+        return ConfigError("CONFIG-02", what, why=said or None)
+    return no_target(model, targets)
+
+
 def _aims_at_nothing(model: nn.Module, config: peft.PeftConfig) -> bool:
     targets = vars(config).get("target_modules")
-    return bool(targets) and targets != "all-linear" and not any(matches(targets, path) for path, _ in outside(model))
+    return targets != "all-linear" and not any(matches(targets or [], path) for path, _ in outside(model))
 
 
 def _check_alone(model: nn.Module, tuners: Tuners, name: str) -> None:
@@ -223,7 +266,8 @@ def owned(model: nn.Module, config: peft.PeftConfig, name: str) -> dict[str, str
     biases, state, seen = set(), model.state_dict(), set()
     for path, module in model.named_modules():
         if _is_layer(module):
-            new = {key: c for key, c in module.named_children() if _holds(c, name) and id(c) not in seen}
+            children = [(key, child) for key, child in module.named_children() if key not in COMPUTED]
+            new = {key: child for key, child in children if _holds(child, name) and id(child) not in seen}
             seen |= {id(child) for child in new.values()}  # what all layers share, as VeRA's matrices, is saved once
             stems = [f"{path}.{attribute}." for attribute in new]
             places |= {stem + name: re.sub(r"(\.base_layer)+\.", ".", stem) + "{}" for stem in stems}
@@ -261,7 +305,7 @@ def peft_keys(keys: Iterable[str], name: str, config: peft.PeftConfig) -> dict[s
 def _peft_key(key: str, name: str, start: str) -> str:
     parts = key.replace(f".modules_to_save.{name}.", ".").split(".")
     for place in (-2, -1):
-        if len(parts) + place > 0 and parts[place] == name and parts[place - 1].startswith(start):
+        if len(parts) + place > 0 and parts[place] == name and parts[place - 1].startswith((start, TOKENS)):
             del parts[place]
             break
     if parts[-2:] == ["lora_magnitude_vector", "weight"]:
@@ -286,6 +330,7 @@ def merge(model: nn.Module, tuners: Iterable[Any], names: Collection[str], *, ke
         _check_order(path, module, names)
     changing = [(layer, new) for layer in reversed(_layers(model)) if (new := _unmerged(layer, names))]
     check_no_copies([layer.get_base_layer() for layer, _ in changing], names)
+    check_untied(model, names)
     try:
         for tuner in tuners:
             tuner._check_merge_allowed()
@@ -296,6 +341,19 @@ def merge(model: nn.Module, tuners: Iterable[Any], names: Collection[str], *, ke
                 layer.merge(adapter_names=new[::-1] if isinstance(layer, TURNING) else new)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError("MERGE-01", f"{', '.join(names)} cannot be merged: {error}") from error
+
+
+def check_untied(model: nn.Module, names: Collection[str]) -> None:
+    """Raise ConfigError if a weight that merging the adapters `names` would change is that of another module, too."""
+    owners: dict[int, list[str]] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(path.replace(".base_layer.", "."))
+    for layer in _layers(model):
+        for parameter in layer.get_base_layer().parameters(recurse=False) if _unmerged(layer, names) else ():
+            if len(set(owners.get(id(parameter), ()))) > 1:
+                what = f"{', '.join(names)} cannot be merged: {' and '.join(owners[id(parameter)])} are one tensor"
+                why = "what is added to the weight of one would change what the other computes"
+                raise ConfigError("MERGE-01", what, why=why, fix="keep the adapter, or untie the model before training")
 
 
 def _unmerged(layer: Any, names: Collection[str]) -> list[str]:

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 
-from swift.errors import ConfigError
+from swift.errors import ConfigError, DataError
 from swift.tuners import files
 from swift.tuners.lora import LoraConfig, is_relative, of
 
@@ -164,6 +164,30 @@ def unfold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             halves = tensor.chunk(2, 0 if match["which"] == "A" else 1)
             apart |= {f"{match['stem']}.{part}": half.contiguous() for part, half in zip(PARTS, halves, strict=True)}
     return apart
+
+
+def without_start(config: Any) -> bool:
+    """Whether an adapter of this config, from a file, lacks its start: PEFT takes it from the base once more."""
+    return is_relative(config) and vars(config).get("lora_start") is None
+
+
+def trained_alone(tensors: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """The tensors of PEFT's file that lacks the start of its adapter, as those of the half that is trained.
+
+    Raises:
+        DataError: the start was drawn at random, so it is lost.
+    """
+    if "niter" in config.init_lora_weights:
+        what = f"PEFT saved the adapter without its start, and {config.init_lora_weights} draws one at random"
+        fix = "save it with PEFT's path_initial_model_for_weight_conversion, or from swift"
+        raise DataError("CKPT-02", what, fix=fix)
+    parts = {key: FACTOR.fullmatch(key) for key in tensors}
+    return {f"{match['stem']}.trained" if (match := parts[key]) else key: value for key, value in tensors.items()}
+
+
+def starts(own: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """Of a model's `own` tensors those that a file of an adapter without its start lacks."""
+    return {key: own[key] for key in own if key.endswith(".start")} if without_start(config) else {}
 
 
 class RelativeModel(peft.PeftModel):

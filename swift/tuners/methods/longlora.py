@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, DataError
 from swift.tuners.branch import Active, Branch, outside
-from swift.tuners.config import SwiftConfig
+from swift.tuners.config import SwiftConfig, check_type
 from swift.tuners.layers import bare, find_layers, own_parameters, put, read_as
 from swift.tuners.lora import LoRAConfig
 from swift.tuners.targets import find_modules_to_save, find_targets
@@ -192,6 +192,7 @@ class LongLoRAConfig(LoRAConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_type("LongLoRAConfig.group_size_ratio", self.group_size_ratio, float)
         if not 0 < self.group_size_ratio <= 1:
             raise ConfigError("CONFIG-02", f"group_size_ratio={self.group_size_ratio} is not above 0 and at most 1")
 

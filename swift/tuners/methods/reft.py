@@ -16,7 +16,7 @@ from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError
 from swift.registry import unknown
 from swift.tuners.branch import Active, Branch, edit, hosts
-from swift.tuners.config import SwiftConfig, place
+from swift.tuners.config import SwiftConfig, check_type, place
 from swift.tuners.layers import LABELS, PREFIX, Listener, PerThread, find_layers, put, text_config
 
 # B: rows, S: positions seen so far, T: positions in this call, D: size of the hidden states, R: rank.
@@ -303,6 +303,7 @@ class ReftConfig(SwiftConfig):
         settings = Settings(**(self.args or {}))
         if settings.act_fn is not None and settings.act_fn not in ACT2FN:
             raise unknown("activation", settings.act_fn, ACT2FN)
+        check_type("dropout in args", settings.dropout, float)
         for key in ("first_n", "last_n"):
             value = getattr(settings, key)
             if value is not None and (not isinstance(value, int) or value < 0):
