@@ -14,6 +14,6 @@ if [[ "${1:-}" == --all ]]; then
     fi
 fi
 .venv/bin/coverage erase
-.venv/bin/coverage run -m pytest "${select[@]}" "$@"
+.venv/bin/coverage run -m pytest -n "${WORKERS:-2}" --dist loadfile "${select[@]}" "$@"
 .venv/bin/coverage combine --quiet
 .venv/bin/coverage report --skip-covered --sort=cover --fail-under="${COVERAGE:-90}"

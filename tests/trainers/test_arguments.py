@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,7 +122,12 @@ def test_what_transformers_does_not_know_is_told_as_it_was_said(
 def test_precision_follows_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("swift.trainers.arguments.Seq2SeqTrainingArguments", lambda **kwargs: seen.update(kwargs))
+
+    def noted(**options: Any) -> SimpleNamespace:
+        seen.update(options)
+        return SimpleNamespace(**options)
+
+    monkeypatch.setattr("swift.trainers.arguments.Seq2SeqTrainingArguments", noted)
     training_arguments(decided(tmp_path, dtype="bf16"))
     assert (seen["bf16"], seen["fp16"], seen["dataloader_pin_memory"]) == (True, False, True)
 
