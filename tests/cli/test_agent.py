@@ -23,6 +23,8 @@ WORKER = """
 import os, signal, sys, time
 from swift import dist, launch
 rank, mode = int(os.environ["RANK"]), sys.argv[1]
+if mode == "sleep" and rank == 0:
+    dist.record_run(sys.argv[2])  # before the line that the test waits for
 sys.stdout.write(f"{rank} {os.environ['WORLD_SIZE']} {os.environ['MASTER_PORT']} {sys.argv[2:]}\\n")
 sys.stdout.flush()
 if mode == "fail" and rank == 1:
@@ -33,8 +35,6 @@ if mode == "kill" and rank == 1:
 if mode == "done":
     launch.record_success(os.environ)
     os.abort() if rank == 1 else None
-if mode == "sleep" and rank == 0:
-    dist.record_run(sys.argv[2])
 if mode in ("fail", "kill", "sleep"):
     time.sleep(60)
 """
