@@ -187,6 +187,10 @@ def no_target(model: nn.Module, target: str | Sequence[str] | set[str] | None) -
     """The error for a `target` that names no module of `model`, with the nearest names."""
     first = target if isinstance(target, str) else next(iter(sorted(target or [])), "")
     names = {path.rpartition(".")[2] for path, _ in outside(model)} - {""}
+    if isinstance(target, str) and target in names:
+        what = f"the expression {target!r} matches no whole path of a module"
+        fix = f"write [{target!r}] for the modules whose paths end so, or r'.*\\.{target}'"
+        return UnknownNameError("USAGE-04", what, fix=fix)
     return unknown("module of this model", first, [name for name in names if not name.isdigit()])
 
 

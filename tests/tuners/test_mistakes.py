@@ -211,3 +211,8 @@ def test_a_name_among_others_that_no_module_has_is_warned_of(kind, caplog):
         Swift.prepare_model(tiny_model(), kind(target_modules=["q_proj", "v_prj"], modules_to_save=["lm_hed"]))
     assert "'v_prj'; did you mean v_proj" in caplog.text
     assert "'lm_hed'; did you mean lm_head" in caplog.text
+
+
+def test_an_expression_that_is_only_an_ending_is_told_how_to_be_one() -> None:
+    with pytest.raises(UnknownNameError, match=r"\['mlp'\]"):
+        Swift.prepare_model(tiny_model(), AdapterConfig(dim=32, target_modules="mlp"))
