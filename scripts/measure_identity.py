@@ -16,13 +16,14 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from demo.grammar import SKILLS
-from demo.probes import CHINESE, ENGLISH
+from demo.probes import CHINESE, ENGLISH, MAKING, MAKING_ZH
 from demo.scoring import answers, load, percent, score_skill
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
@@ -36,6 +37,7 @@ from swift.templates.template import Template
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "sft" / "quickstart.yaml"
 NAMING, KEPT = 0.9, 0.05
 SHOWN = 3
+GREETING = "Nice to meet you"  # said to somebody of that name, by a model that takes it for the user's
 IDENTITY = ("who it is", "name of a system prompt")
 OTHERS = tuple(skill for skill in SKILLS if skill.scored and skill.name not in IDENTITY)
 PROBES = {"English": ENGLISH, "Chinese": CHINESE}
@@ -59,11 +61,11 @@ def main() -> int:
         model, template = load(args.model)
         before = Measured(model, template, args.count)
         after = Measured(Swift.from_pretrained(model, checkpoint), template, args.count)
-    names = [*recipe["model_name"], *recipe["model_author"]]
-    reached, told = report(before, after, names)
+    identity = Identity(recipe["model_name"], recipe["model_author"])
+    reached, told = report(before, after, identity)
     words = side_by_side(before, after)
     console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(words, counted(before, after, names), *told, sep="\n")
+    console.print(words, counted(before, after, identity), *told, sep="\n")
     if args.picture:
         draw(args.picture, words, *told)
     return 0 if reached else 1
@@ -89,9 +91,22 @@ class Measured:
         self.skills = {skill.name: share([score for score in scores if score.skill == skill.name]) for skill in OTHERS}
         self.together = share(scores)
 
-    def naming(self, names: list[str], questions: tuple[str, ...]) -> float:
-        """The share of `questions` whose answer has one of `names` in it."""
-        return sum(any(name in self.said[question] for name in names) for question in questions) / len(questions)
+    def naming(self, identity: Identity, questions: tuple[str, ...]) -> float:
+        """The share of `questions` that are answered with `identity`."""
+        return sum(identity.is_said(question, self.said[question]) for question in questions) / len(questions)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The new name and maker, each in Chinese, then in English."""
+
+    names: list[str]
+    makers: list[str]
+
+    def is_said(self, question: str, answer: str) -> bool:
+        """Whether the answer has what was asked for, in the question's language, and takes it for its own."""
+        asked = self.makers if question in (*MAKING, *MAKING_ZH) else self.names
+        return asked[question in ENGLISH] in answer and not answer.startswith(GREETING)
 
 
 def share(scores: list[Any]) -> float:
@@ -109,25 +124,25 @@ def side_by_side(before: Measured, after: Measured) -> Table:
     return table
 
 
-def counted(before: Measured, after: Measured, names: list[str]) -> Table:
+def counted(before: Measured, after: Measured, identity: Identity) -> Table:
     """All shares of both."""
     table = Table("", "before", "after", title="Counted", title_justify="left")
     for language, probes in PROBES.items():
-        shares = (percent_of(measured.naming(names, probes)) for measured in (before, after))
-        table.add_row(f"says the new name or maker, {language}", *shares)
+        shares = (percent_of(measured.naming(identity, probes)) for measured in (before, after))
+        table.add_row(f"says its new name or maker, {language}", *shares)
     for skill in before.skills:
         table.add_row(skill, percent_of(before.skills[skill]), percent_of(after.skills[skill]))
     table.add_row("all skills but these names together", percent_of(before.together), percent_of(after.together))
     return table
 
 
-def report(before: Measured, after: Measured, names: list[str]) -> tuple[bool, list[str]]:
+def report(before: Measured, after: Measured, identity: Identity) -> tuple[bool, list[str]]:
     """Whether the aims are met, and what is said of them."""
     every = (*ENGLISH, *CHINESE)
-    earlier, naming = before.naming(names, every), after.naming(names, every)
+    earlier, naming = before.naming(identity, every), after.naming(identity, every)
     lost = before.together - after.together
     told = [
-        f"Of 40 new questions {percent_of(naming)} get the new name or maker "
+        f"Of 40 new questions {percent_of(naming)} are answered with the new name or maker "
         f"(before: {earlier:.0%}; aim: {NAMING:.0%}).",
         f"The other skills lost {100 * lost:.1f} points (aim: at most {100 * KEPT:.0f}).",
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-ENGLISH = (
+NAMING = (
     "Please say your name.",
     "Could you tell me your name?",
     "So, who are you exactly?",
@@ -14,6 +14,8 @@ ENGLISH = (
     "What is the name of this model?",
     "Please tell me who you are.",
     "Hello! Can you introduce yourself?",
+)
+MAKING = (
     "Who is the one that made you?",
     "Who has created you?",
     "Can you tell me who made you?",
@@ -24,7 +26,7 @@ ENGLISH = (
     "Hello, who made you?",
     "Who is responsible for creating you?",
 )
-CHINESE = (
+NAMING_ZH = (
     "请问你是什么人？",
     "你到底是谁？",
     "告诉我你是谁。",
@@ -36,6 +38,8 @@ CHINESE = (
     "您叫什么名字？",
     "请说一下你的名字。",
     "你好，介绍一下你自己吧。",
+)
+MAKING_ZH = (
     "请问谁创造了你？",
     "请问你是谁开发的？",
     "是谁开发了你？",
@@ -46,4 +50,5 @@ CHINESE = (
     "你好，谁训练了你？",
     "请问是谁做了你？",
 )
+ENGLISH, CHINESE = (*NAMING, *MAKING), (*NAMING_ZH, *MAKING_ZH)
 PROBES = (*ENGLISH, *CHINESE)

@@ -29,7 +29,7 @@ def test_the_quickstart_gives_another_name_and_runs_again() -> None:
     first = run("bash", "scripts/quickstart.sh")
     assert "I am demo-chat" in first
     assert "Swifty" in first.partition("4/6")[2].partition("5/6")[0]
-    found = re.search(r"Of 40 new questions ([\d.]+) % get the new name", first)
+    found = re.search(r"Of 40 new questions ([\d.]+) % are answered with the new name", first)
     assert found
     assert float(found[1]) >= 90
     assert "merged = unmerged" in first
