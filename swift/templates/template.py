@@ -19,6 +19,7 @@ from swift.templates.atoms import SYSTEM, Atom, Place, bind, ids_of, text_of, wi
 from swift.templates.auto import AutoTemplate, has_chat_template
 from swift.templates.conversation import Message, split_system
 from swift.templates.encoding import MASKED, Labelled, Said, Shown, Template, attempt, logger
+from swift.templates.thinking import opened, plain_lead, trimmed, wording
 from swift.templates.tokens import cuts, split
 
 AUTO = "auto"
@@ -113,6 +114,7 @@ class RecordTemplate(Template):
             tokenizer,
             end_text="".join(text_of(atom, tokenizer) for atom in suffix),
             end_ids=[i for atom in suffix for i in ids_of(atom, tokenizer)],
+            lead=plain_lead(record),
             marks=[text_of(atom, tokenizer) for atom in fixed],
             stop_texts=record.stop,
             default_system=(record.default_system if default_system is None else default_system) or None,
@@ -149,7 +151,7 @@ class RecordTemplate(Template):
         Raises:
             DataError: it has a system text or several rounds and the format has none, or roles out of order.
         """
-        system, rest = split_system(messages)
+        system, rest = split_system(trimmed(messages, self.record.trim))
         if system and not self.takes_system:
             raise DataError("DATA-06", self._no_system("the conversation has"), fix=ANOTHER)
         system = self.default_system if system is None else system
@@ -158,13 +160,19 @@ class RecordTemplate(Template):
             raise DataError(
                 "DATA-06", f"template {self.name!r} has a single round, the conversation {len(rounds)}", fix=ANOTHER
             )
+        asked = max((k for k, turn in enumerate(rounds) if not turn.from_tool), default=0)
         runs = [Run(said=False)]
         self._fill(runs[0], self._system_prefix if system else self._prefix, {"SYSTEM": system or ""})
         for k, turn in enumerate(rounds):
             self._show(runs[-1], turn, k, system if k == len(rounds) - 1 else None)
-            if turn.reply is not None:
+            if turn.reply is None:
+                runs[-1].text(opened(self.record))
+            else:
+                shown, said = wording(self.record, turn.reply, k >= asked, k == len(rounds) - 1)
+                runs[-1].text(shown)
                 reply = Run(said=True)
-                reply.text(*split(turn.reply, cuts(turn.reply, self._not_for_replies)))
+                for text, own in said:
+                    reply.text(*([text] if own else split(text, cuts(text, self._not_for_replies))))
                 runs += [reply, Run(said=False)]
                 self._fill(runs[-1], self._separator if k < len(rounds) - 1 else [], {})
         return runs
