@@ -71,7 +71,7 @@ MODELS.add(
     third("deepseek-v3", "deepseek2_5", "DeepSeek-V3"),
     third("deepseek-v3-0324", "deepseek2_5", "DeepSeek-V3-0324"),
     third("deepseek-r1-zero", "auto", "DeepSeek-R1-Zero"),
-    third("auto", "deepseek-r1", "DeepSeek-R1"),
+    third("deepseek-r1", "auto", "DeepSeek-R1"),
     third("deepseek-r1-0528", "auto", "DeepSeek-R1-0528"),
     distilled("deepseek-r1-distill-qwen-1_5b", "auto", "DeepSeek-R1-Distill-Qwen-1.5B"),
     distilled("deepseek-r1-distill-qwen-7b", "auto", "DeepSeek-R1-Distill-Qwen-7B"),
