@@ -6,6 +6,7 @@ a reply does not begin where the very prompt of inference ends is an error.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,9 +80,9 @@ class AutoTemplate(Template):
             chat, end_text, self._blank_system = self._probe()
             lead, self._takes_system = self._find_lead(), self._finds_system()
             self._calls_in_text = self._call_end = None
-            if tools is None and "tools" in known:
+            self._own_tools = tools is None and "tools" in known and self._tells_tools()
+            if self._own_tools:
                 self._calls_in_text, self._call_end = self._probe_calls(chat, end_text)
-        self._own_tools = self._calls_in_text is not None
         self._frame = self._make_frame(chat, end_text)
         self._replies = Replies(tokenizer, end_text)
         super().__init__(
@@ -147,6 +148,13 @@ class AutoTemplate(Template):
         except DataError:
             return False
 
+    def _tells_tools(self) -> bool:
+        """Whether a model is told of tools."""
+        try:
+            return "locate" in self._render(_talk(("user", ASKED)), [TOOL], prompt=True)
+        except DataError:
+            return False
+
     def _probe_calls(self, chat: str, end_text: str) -> tuple[bool | None, str | None]:
         """Whether arguments of a call have to be text, None where calls cannot be shown; the other end of a turn.
 
@@ -162,7 +170,7 @@ class AutoTemplate(Template):
                 prompt = self._render(talk[:1], [TOOL], True)
             except DataError:
                 continue
-            if not all(text in answered for text in ("locate", '"summit"', REPLIED)) or "locate" not in prompt:
+            if not all(text in answered for text in ("locate", "summit")) or not _shows(answered, REPLIED):
                 continue
             reply = called[len(prompt) :] if called.startswith(prompt) else called
             if end_text in reply or not answered.startswith(called):
@@ -203,7 +211,7 @@ class AutoTemplate(Template):
         messages = talk.messages
         text = self._render(messages, talk.tools, messages[-1]["role"] != "assistant")
         for k, message in enumerate(messages):
-            if message["role"] != "assistant" and message["content"].strip() not in text:
+            if message["role"] != "assistant" and not _shows(text, message["content"].strip()):
                 refuse(f"the chat template leaves out message {k}, from the {message['role']}")
         weights = self.loss_scale.of_replies(messages)
         spans = self._replies.find(talk, text)
@@ -211,7 +219,8 @@ class AutoTemplate(Template):
         said = []
         for k, weight, (start, end) in zip(turns, weights, spans, strict=True):
             if any(call.name not in text[start:end] for call in calls_of(messages[k])):
-                refuse(f"the chat template leaves out what message {k} calls")
+                what = f"the chat template leaves out what message {k} calls"
+                raise DataError("DATA-06", what, fix=f"--tools_prompt {'|'.join(FORMATS)}")
             said.append(self._stretch(start, end, text, weight, _question(messages[:k])))
         return Rendered(text, said, self._cuts(talk, text))
 
@@ -301,6 +310,11 @@ def _as_text(messages: list[Message], in_text: bool) -> list[Message]:
         ]
         shown.append({**message, "tool_calls": calls} if calls else message)
     return shown
+
+
+def _shows(text: str, content: str) -> bool:
+    """Whether a text has what somebody said, as it is or as JSON."""
+    return any(said in text for said in (content, json.dumps(content)[1:-1], json.dumps(content, ensure_ascii=False)[1:-1]))
 
 
 def _question(messages: list[Message]) -> str:

@@ -18,11 +18,15 @@ from swift.templates import TEMPLATES
 from swift.templates.conversation import read_messages, read_talk
 from swift.templates.encoding import MASKED, Template
 from swift.templates.jinja import RENDER_ERRORS
-from swift.templates.tokens import special_texts
+from swift.templates.tokens import any_of, special_texts
+from swift.templates.tools import calls_of
 
 EQUAL, WANTED, DIFFERENT, REFUSED = "equal", "wanted", "different", "refused"
 DAY = "26 Jul 2024"  # templates that write the day of the conversation are told this one
 NEVER_SPECIAL = "what somebody types never becomes a special token"
+EMPTY_IS_NONE = "an empty system text is none; the tokenizer's own writes an empty system turn"
+LEAVES_TOOLS_OUT = "the tokenizer's own leaves tools out; they are written as text"
+LEAVES_CALLS_OUT = "the tokenizer's own leaves calls of tools out; they are written as text"
 TURNS = (
     "Where is the river?",
     "Behind the hill.",
@@ -117,7 +121,7 @@ def check(template: Template, more: Iterable[Case] = ()) -> list[Finding]:
 
 def check_one(template: Template, case: Case) -> Finding:
     """What becomes of one conversation."""
-    theirs, refusal = own_ids(template.tokenizer, case.row)
+    theirs, refusal = own_ids(template.tokenizer, case.row, _day(template))
     try:
         inputs, _ = template.encode(case.row)
     except DataError as error:
@@ -147,10 +151,7 @@ def _compare(template: Template, case: Case, found: Finding) -> None:
         found.first = None
         found.why = _end_note(template, ours[shared:], theirs[shared:])
         return
-    reason = known_difference(template, case.name)
-    typed = template.tokenizer.decode(ours) == template.tokenizer.decode(theirs)
-    if reason is None and typed and case.name == "special tokens typed":
-        reason = NEVER_SPECIAL
+    reason = known_difference(template, case.name) or _general_difference(template, case, ours, theirs)
     found.status, found.why = (DIFFERENT, None) if reason is None else (WANTED, reason)
 
 
@@ -160,6 +161,30 @@ def known_difference(template: Template, case: str) -> str | None:
         return None
     differs = TEMPLATES[template.name].differs
     return differs.get(case) or differs.get("*")
+
+
+def _general_difference(template: Template, case: Case, ours: list[int], theirs: list[int]) -> str | None:
+    """Why this conversation differs where that is so for every template; None when it is for none of these reasons."""
+    tokenizer, row = template.tokenizer, case.row
+    talk = read_talk(row)
+    texts = sorted((str(tokenizer.decode(ours)), str(tokenizer.decode(theirs))), key=len)
+    if texts[1].startswith(texts[0]) and holds_special(tokenizer, talk.messages):
+        return NEVER_SPECIAL
+    if talk.messages[0]["role"] == "system" and not talk.messages[0]["content"]:
+        without, _ = own_ids(tokenizer, {**row, "messages": talk.messages[1:]}, _day(template))
+        if without is not None and without[: len(ours)] == ours[: len(without)]:
+            return EMPTY_IS_NONE
+    called = [call.name for message in talk.messages for call in calls_of(message)]
+    shown = str(tokenizer.decode(theirs))
+    if talk.tools and own_ids(tokenizer, {**row, "tools": None}, _day(template))[0] == theirs:
+        return LEAVES_TOOLS_OUT
+    return LEAVES_CALLS_OUT if any(name not in shown for name in called) else None
+
+
+def holds_special(tokenizer: PreTrainedTokenizerBase, messages: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether somebody wrote the text of a special token."""
+    find = any_of(special_texts(tokenizer))
+    return bool(find) and any(find.search(message["content"]) for message in messages)
 
 
 def _only_the_end(template: Template, case: Case, ours: list[int], theirs: list[int]) -> bool:
@@ -179,8 +204,10 @@ def _end_note(template: Template, ours: list[int], theirs: list[int]) -> str:
     return f"the tokenizer's own goes on with {tokenizer.decode(theirs)!r}, which comes after the last end"
 
 
-def own_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> tuple[list[int] | None, str]:
-    """What the tokenizer's own chat template makes of a row; None and why, when it refuses."""
+def own_ids(
+    tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], day: str | None = None
+) -> tuple[list[int] | None, str]:
+    """What the tokenizer's own chat template makes of a row, on a certain day; None and why, when it refuses."""
     talk = read_talk(row)
     messages = [{key: value for key, value in message.items() if key != "loss"} for message in talk.messages]
     try:
@@ -190,11 +217,16 @@ def own_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> tuple
             tokenize=True,
             return_dict=False,
             add_generation_prompt=messages[-1]["role"] != "assistant",
-            date_string=DAY,
+            **({"date_string": day} if day else {}),
         )
     except RENDER_ERRORS as error:
         return None, " ".join(str(error).split())[:200]
     return list(ids), ""  # type: ignore[arg-type]
+
+
+def _day(template: Template) -> str | None:
+    """The day that a row of the catalog writes; today for the tokenizer's own template, as `auto` has it."""
+    return DAY if template.name in TEMPLATES else None
 
 
 def spoken(template: Template, inputs: Mapping[str, Any]) -> list[str]:

@@ -82,7 +82,7 @@ def read_source(said: str | Path) -> str:
 class _Generation(jinja2.ext.Extension):
     """Reads `{% generation %}` blocks."""
 
-    tags = {"generation"}
+    tags = frozenset({"generation"})
 
     def parse(self, parser: Any) -> Any:
         """The block's statements."""

@@ -62,13 +62,11 @@ def spell(talk: Talk, style: ToolFormat, default_system: str | None = None, in_u
         in_user: tell of tools in the first question, because there is no place for a system text.
 
     Raises:
-        DataError: a reply calls several tools where one can be called.
+        DataError: several tools are called at once and not all answered, and the format writes one call at a time.
     """
     messages: list[Message] = []
-    for message in talk.messages:
+    for message in _one_by_one(talk.messages) if style.one_call else talk.messages:
         calls = calls_of(message)
-        if len(calls) > 1 and style.one_call:
-            raise DataError("DATA-06", "a reply calls several tools, which this format cannot write")
         if calls:
             message = {key: value for key, value in message.items() if key != "tool_calls"}
             message["content"] = style.call(message["content"], calls)
@@ -82,6 +80,33 @@ def spell(talk: Talk, style: ToolFormat, default_system: str | None = None, in_u
     if talk.tools:
         _tell(messages, style.describe(talk.tools), default_system, in_user or style.in_user)
     return messages
+
+
+def _one_by_one(messages: Sequence[Message]) -> list[Message]:
+    """The messages with each of several calls followed by its answer.
+
+    Raises:
+        DataError: there are not as many answers as calls.
+    """
+    ordered: list[Message] = []
+    k = 0
+    while k < len(messages):
+        message, count = messages[k], len(messages[k].get("tool_calls") or ())
+        ordered.append(message)
+        k += 1
+        if count < 2:
+            continue
+        answers = list(messages[k : k + count])
+        if [answer["role"] for answer in answers] != ["tool"] * count:
+            what = f"message {k - 1} calls {count} tools at once, and {count} answers do not follow"
+            raise DataError("DATA-06", what, why="the tool format writes one call at a time", fix="--tools_prompt hermes")
+        first, *others = message["tool_calls"]
+        ordered[-1] = {**message, "tool_calls": [first]}
+        for call, answer in zip([*others, None], answers, strict=True):
+            ordered.append(answer)
+            ordered += [{**message, "content": "", "tool_calls": [call]}] if call else []
+        k += count
+    return ordered
 
 
 def _tell(messages: list[Message], told: str, default_system: str | None, in_user: bool) -> None:
