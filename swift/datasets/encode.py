@@ -102,11 +102,15 @@ def encode(
         refused = dict(errors)
         for i, (row, inputs) in enumerate(zip(batch, results, strict=True)):
             reason = BAD if i in refused else _problem(inputs, template)
+            dataset = row.get("dataset")
             if reason is None:
-                kept[id(row)] = _stored(inputs)
+                kept[id(row)] = tokens = _stored(inputs)
+                learnt = int(np.count_nonzero(tokens.labels != IGNORED))
+                cut = inputs.get("truncated", 0)
+                ledger.count(split, dataset, learnt, len(tokens.labels) - learnt, cut, copies[id(row)])
                 continue
             error = at(row["where"], refused[i]) if i in refused else None
-            ledger.withdraw(split, reason, row["where"], copies[id(row)], error)
+            ledger.withdraw(split, reason, row["where"], copies[id(row)], error, dataset)
     ledger.check_bad_rows()
     encoded = EncodedDataset([kept[id(row)] for row in rows if id(row) in kept])
     if not encoded:

@@ -93,7 +93,7 @@ def test_validation_sets_leave_training_whole(ten: str, tmp_path: Path) -> None:
 
 def test_the_format_is_told_with_one_sample(ten: str, log: pytest.LogCaptureFixture) -> None:
     load_datasets(ten)
-    assert f"{ten}: 10 rows of format query/response" in log.text
+    assert f"{ten}: rows of format query/response" in log.text
     assert "first: user: 'q1' | assistant: 'a1'" in log.text
     assert "not used" not in log.text
 
@@ -112,6 +112,7 @@ def test_columns_are_renamed(tmp_path: Path, columns: Any) -> None:
         {
             "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
             "where": f"{path}:1",
+            "dataset": path,
         }
     ]
 

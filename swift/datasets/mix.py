@@ -1,0 +1,88 @@
+"""Several data sets made one: one after another, or in turns by their shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from swift.datasets.spec import DatasetSpec
+from swift.errors import ConfigError, UsageError
+
+T = TypeVar("T")
+FIRST, ALL = "first_exhausted", "all_exhausted"
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How data sets are put together.
+
+    Attributes:
+        shares: of each set, 1 in all; None is one set after another.
+        until: sets that take turns end with the first that has no row left ("first_exhausted"), or shorter ones begin
+            again until every set was used to its end ("all_exhausted").
+    """
+
+    shares: tuple[float, ...] | None = None
+    until: str = FIRST
+
+
+def choose_mix(
+    specs: Sequence[DatasetSpec], interleave: bool = False, shares: Sequence[float] | None = None, until: str = FIRST
+) -> Mix:
+    """What `--interleave`, `--interleave_prob`, `--stopping_strategy` and `a@0.3` ask for.
+
+    With `@` on every set the shares count against each other. Sets without one divide what the others leave of 1.
+
+    Raises:
+        ConfigError: shares are given in both ways, or leave nothing for a set that has none.
+        UsageError: there are more or fewer shares than sets, or one is not above 0.
+    """
+    said = [spec.share for spec in specs]
+    if shares:
+        if any(share is not None for share in said):
+            raise ConfigError("CONFIG-02", "shares are given by --interleave_prob and by @", fix="use one of them")
+        if len(shares) != len(specs):
+            raise UsageError("USAGE-02", f"--interleave_prob has {len(shares)} shares for {len(specs)} data sets")
+        if min(shares) <= 0:
+            raise UsageError("USAGE-02", f"--interleave_prob: a share of {min(shares):g} would leave a data set out")
+        said = list(shares)
+    if not any(share is not None for share in said):
+        return Mix((1 / len(specs),) * len(specs) if interleave and len(specs) > 1 else None, until)
+    given = sum(share for share in said if share is not None)
+    silent = said.count(None)
+    if silent and given >= 1:
+        bare = next(spec.text for spec in specs if spec.share is None)
+        raise ConfigError("CONFIG-02", f"the shares after @ leave nothing for {bare}", fix=f"{bare}@<share>")
+    total = 1.0 if silent else given
+    return Mix(tuple(((1 - given) / silent if share is None else share) / total for share in said), until)
+
+
+def turns(shares: Sequence[float], credits: list[float]) -> Iterator[int]:
+    """Whose turn it is, for ever: the set that is furthest behind its share, the first of several.
+
+    Args:
+        shares: of the sets, 1 in all.
+        credits: how far each is behind, which is kept up to date; zeros at the start.
+    """
+    while True:
+        for i, share in enumerate(shares):
+            credits[i] += share
+        chosen = max(range(len(shares)), key=credits.__getitem__)
+        credits[chosen] -= 1
+        yield chosen
+
+
+def mix_rows(sets: Sequence[Sequence[T]], mix: Mix) -> list[T]:
+    """The rows of all sets in the order of the mix; some several times, or left out, as `Mix.until` says."""
+    if mix.shares is None or not all(sets):
+        return [row for rows in sets for row in rows]
+    mixed: list[T] = []
+    taken = [0] * len(sets)
+    for i in turns(mix.shares, [0.0] * len(sets)):
+        over = [count >= len(rows) for count, rows in zip(taken, sets, strict=True)]
+        if over[i] if mix.until == FIRST else all(over):
+            return mixed
+        mixed.append(sets[i][taken[i] % len(sets[i])])
+        taken[i] += 1
+    raise AssertionError("turns never end")
