@@ -192,7 +192,7 @@ def _targets(args: SftArguments, source: ModelSource) -> list[str]:
 
 
 def _contradictions(args: SftArguments) -> list[SwiftError]:
-    errors: list[SwiftError] = [*_tuner_contradictions(args), *_full_contradictions(args)]
+    errors: list[SwiftError] = [*_tuner_contradictions(args), *_full_contradictions(args), *_token_contradictions(args)]
     if args.max_steps == 0:
         errors.append(_conflict("--max_steps 0 trains nothing", "-1 to go by the epochs"))
     if args.num_train_epochs == 0 and args.max_steps < 1:
@@ -227,6 +227,25 @@ def _tuner_contradictions(args: SftArguments) -> list[SwiftError]:
     errors += _adalora_contradictions(args) if kinds == ["adalora"] else []
     if "prefix_tuning" in kinds and args.gradient_checkpointing:
         errors.append(_conflict("prefix_tuning cannot checkpoint gradients", "--gradient_checkpointing false"))
+    return errors
+
+
+def _token_contradictions(args: SftArguments) -> list[SwiftError]:
+    """What keeps rows for new tokens from being trained alone."""
+    if not args.new_special_tokens:
+        return (
+            [_conflict("--pad_vocab_to_multiple_of needs --new_special_tokens")]
+            if args.pad_vocab_to_multiple_of
+            else []
+        )
+    errors: list[SwiftError] = []
+    if args.tuner_backend == "unsloth" or not {"lora", "full"} & set(tuner_kinds(args)):
+        what = f"--new_special_tokens cannot train beside {' and '.join(tuner_kinds(args))}"
+        errors.append(_conflict(what, "--sft_type lora or --sft_type full, and no --tuner_backend unsloth"))
+    for name in ("lora_target_modules", "lora_modules_to_save"):
+        if {"EMBEDDING", "embed_tokens", "lm_head"} & set(getattr(args, name)):
+            what = f"--{name} {' '.join(getattr(args, name))} and --new_special_tokens both train rows of the embedding"
+            errors.append(_conflict(what, "drop one of the two"))
     return errors
 
 

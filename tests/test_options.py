@@ -162,6 +162,14 @@ def attention(args: SftArguments, place: Path) -> Any:
     return seen
 
 
+def vocabulary(args: SftArguments, place: Path) -> Any:
+    args = replace(decided(args), new_special_tokens=args.new_special_tokens or ["<new>"])
+    source = prepare.find_source(args)
+    template = prepare.load_template(args, source)
+    model: Any = ready.load_base(args, source, ready.new_ids(args, template))
+    return sorted(template.tokenizer.get_added_vocab()), model.get_input_embeddings().num_embeddings
+
+
 def backend(args: SftArguments, place: Path) -> Any:
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -212,6 +220,11 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "trust_remote_code": (True, consent),
     "dtype": ("bf16", choice("dtype")),
     "use_flash_attn": (True, attention),
+    "new_special_tokens": (["<a>", "<b>"], vocabulary),
+    "pad_vocab_to_multiple_of": (
+        256,
+        lambda args, place: vocabulary(replace(args, new_special_tokens=["<new>"]), place),
+    ),
     "custom_register_path": (["plugin.py"], plugins),
     "dataset": (["short.jsonl"], data),
     "val_dataset": (["short.jsonl"], data),

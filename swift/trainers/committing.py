@@ -206,8 +206,11 @@ class CommittingTrainer(transformers.Trainer):
             stop_ids=self.template.stop_ids if self.template is not None else (),
             copied=self.args.additional_saved_files,
         )
-        if self.processing_class is not None and not isinstance(model, (PeftModel, SwiftModel)):
+        words = self.sft_args.new_special_tokens if self.sft_args is not None else []
+        if self.processing_class is not None and (words or not isinstance(model, (PeftModel, SwiftModel))):
             self.processing_class.save_pretrained(str(directory))
+        if words and self.processing_class is not None:
+            saving.write_new_tokens(model, directory, self.processing_class, words)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         # With a limit of 1 transformers deletes the newest checkpoint here when another is the best: we keep both.

@@ -17,6 +17,7 @@ from swift import storage
 from swift.arguments.fields import to_json
 from swift.arguments.sft import SftArguments
 from swift.errors import DataError
+from swift.models import new_tokens
 from swift.trainers.adalora import whole_ranks
 from swift.tuners import files
 from swift.tuners.groups import param_groups
@@ -65,11 +66,18 @@ def write_weights(model: nn.Module, directory: Path, state_dict: dict[str, Tenso
         with whole_ranks(model):
             model.save_pretrained(directory, safe_serialization=True, state_dict=state_dict)
     elif isinstance(model, (PeftModel, PreTrainedModel)):
+        rows_alone = {"save_embedding_layers": False} if _trains_rows(model) else {}
         with whole_ranks(model):
-            model.save_pretrained(str(directory), state_dict=state_dict)
+            model.save_pretrained(str(directory), state_dict=state_dict, **rows_alone)
     else:
         weights = {name: tensor.contiguous() for name, tensor in (state_dict or model.state_dict()).items()}
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def _trains_rows(model: nn.Module) -> bool:
+    """Whether PEFT trains some rows of an embedding: it would save all of them, since there are more than before."""
+    configs = model.peft_config.values() if isinstance(model, PeftModel) else ()
+    return any(vars(config).get("trainable_token_indices") for config in configs)
 
 
 def write_side_files(
@@ -95,6 +103,13 @@ def write_side_files(
         _write_generation_config(base, directory, stop_ids)
     for path in copied:
         shutil.copy2(path, directory)
+
+
+def write_new_tokens(model: nn.Module, directory: Path, tokenizer: Any, words: Iterable[str]) -> None:
+    """Write which tokens the run added, with which ids."""
+    base: Any = base_of(model)
+    ids = {word: int(tokenizer.convert_tokens_to_ids(word)) for word in words}
+    new_tokens.write(directory, new_tokens.NewTokens(ids, len(base.get_input_embeddings().weight)))
 
 
 def _write_generation_config(base: PreTrainedModel, directory: Path, stop_ids: Iterable[int]) -> None:
