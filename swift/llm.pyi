@@ -13,6 +13,7 @@ from swift.datasets import DATASETS as DATASETS
 from swift.datasets import DatasetName as DatasetName
 from swift.datasets import DatasetRecord as DatasetRecord
 from swift.datasets.load import get_dataset as get_dataset
+from swift.datasets.show import show_random_elements as show_random_elements
 from swift.inference.generate import inference as inference
 from swift.inference.generate import inference_stream as inference_stream
 from swift.inference.generate import to_device as to_device
