@@ -179,12 +179,12 @@ class AutoTemplate(Template):
         return None, None
 
     def _find_call_end(self, called: str, after: str, chat: str) -> str | None:
-        """The token that begins the answer of a tool, unless it begins other messages too; else the last of the call."""
+        """The token that begins the answer of a tool, unless other messages have it too; else the last of the call."""
         added = any_of(added_texts(self.tokenizer))
         first = added.match(after.lstrip()) if added else None
         if first and first[0] not in chat:
             return first[0]
-        last = [match for match in added.finditer(called.rstrip())] if added else []
+        last = list(added.finditer(called.rstrip())) if added else []
         return last[-1][0] if last and last[-1].end() == len(called.rstrip()) and last[-1][0] not in chat else None
 
     def _encode(self, conversations: Sequence[Talk]) -> list[Laid | DataError]:
@@ -314,7 +314,8 @@ def _as_text(messages: list[Message], in_text: bool) -> list[Message]:
 
 def _shows(text: str, content: str) -> bool:
     """Whether a text has what somebody said, as it is or as JSON."""
-    return any(said in text for said in (content, json.dumps(content)[1:-1], json.dumps(content, ensure_ascii=False)[1:-1]))
+    as_json = (json.dumps(content, ensure_ascii=pure)[1:-1] for pure in (True, False))
+    return content in text or any(said in text for said in as_json)
 
 
 def _question(messages: list[Message]) -> str:

@@ -19,7 +19,7 @@ from swift.templates.conversation import read_messages, read_talk
 from swift.templates.encoding import MASKED, Template
 from swift.templates.jinja import RENDER_ERRORS
 from swift.templates.tokens import any_of, special_texts
-from swift.templates.tools import calls_of
+from swift.templates.tools import OBSERVATION, calls_of
 
 EQUAL, WANTED, DIFFERENT, REFUSED = "equal", "wanted", "different", "refused"
 DAY = "26 Jul 2024"  # templates that write the day of the conversation are told this one
@@ -251,18 +251,17 @@ def _mask_faults(template: Template, row: Mapping[str, Any], supervised: list[st
     replies = [message for message in messages if message["role"] == "assistant"]
     if messages[-1]["role"] != "assistant":
         return []
+    calls = [call for reply in replies for call in calls_of(reply)]
     faults = []
-    if len(supervised) != len(replies):
+    if not calls and len(supervised) != len(replies):
         faults.append(f"{len(replies)} replies, {len(supervised)} supervised stretches")
-    for k, (reply, text) in enumerate(zip(replies, supervised, strict=False)):
+    for k, reply in enumerate(replies):
         said = (reply["content"] or "").rpartition("</think>")[2].strip()
-        if said not in text:
-            faults.append(f"reply {k + 1} is not supervised as it is: {text[:80]!r}")
-        for call in reply.get("tool_calls") or ():
-            if call["function"]["name"] not in text:
-                faults.append(f"the call in reply {k + 1} is not supervised: {text[:80]!r}")
-        if not any(text.endswith(end) for end in template.ends):
-            faults.append(f"the end of reply {k + 1} is not supervised: {text[-80:]!r}")
+        if said not in ("".join(supervised) if calls else "".join(supervised[k : k + 1])):
+            faults.append(f"reply {k + 1} is not supervised as it is: {''.join(supervised[k : k + 1])[:80]!r}")
+    faults += [f"the call of {call.name} is not supervised" for call in calls if call.name not in "".join(supervised)]
+    ends = (*template.ends, *([OBSERVATION] if calls else []))
+    faults += [f"no end of a turn is supervised: {text[-80:]!r}" for text in supervised if not text.endswith(ends)]
     asked = [message["content"] for message in messages if message["role"] in ("system", "user", "tool")]
     faults += [f"not a reply, but supervised: {text!r}" for text in asked if len(text) > 4 and text in supervised]
     return faults

@@ -77,7 +77,7 @@ def read_messages(row: Mapping[str, Any]) -> list[Message]:
         problem = _problem(k, message)
         if problem:
             raise DataError("DATA-03", f"messages[{k}] {problem}")
-    return [_tidied(k, message) if PLAIN < message.keys() else message for k, message in enumerate(messages)]
+    return [_tidied(k, message) if message.keys() > PLAIN else message for k, message in enumerate(messages)]
 
 
 def _tidied(k: int, message: Mapping[str, Any]) -> Message:

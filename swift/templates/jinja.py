@@ -205,7 +205,7 @@ def write_source(
         "{%- set system = messages[0]['content'] -%}{%- set talk = messages[1:] -%}",
         "{%- endif -%}",
         "{%- set ns = namespace(round=0, last=0, asked='') -%}",
-        "{%- for m in talk -%}{%- if m['role'] != 'assistant' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}",
+        "{%- for m in talk if m['role'] != 'assistant' -%}{%- set ns.last = m -%}{%- endfor -%}",
         *_shown(bos),
         "{%- if system -%}"
         + "".join(_shown(system_prefix))
@@ -224,7 +224,7 @@ def write_source(
         "{%- else -%}",
         "{%- set ns.asked = ns.asked + '\\n' + m['content'] if ns.asked and m['role'] == 'tool' else m['content'] -%}",
         "{%- if loop.last or loop.nextitem['role'] != m['role'] or m['role'] == 'user' -%}",
-        "{%- set is_last = system and loop.index0 == ns.last -%}",
+        "{%- set is_last = system and m is sameas ns.last -%}",
         "{%- if m['role'] == 'tool' -%}",
         *_either("is_last", last_tool_prompt, tool_prompt),
         "{%- else -%}",

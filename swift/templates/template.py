@@ -6,6 +6,8 @@ tokens; training and inference go through the same lines, so they agree on every
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +22,7 @@ from swift.templates.atoms import SYSTEM, Atom, Place, bind, ids_of, text_of, wi
 from swift.templates.auto import AutoTemplate, has_chat_template
 from swift.templates.conversation import Message, Talk, split_system
 from swift.templates.encoding import MASKED, Laid, Said, Shown, Template, attempt, logger
+from swift.templates.replies import unused
 from swift.templates.thinking import Text, opened, plain_lead, trimmed, wording
 from swift.templates.tokens import added_texts, any_of, cuts, split
 from swift.templates.tools import OBSERVATION, ToolFormat, find_format, spell
@@ -210,9 +213,10 @@ class RecordTemplate(Template):
         Raises:
             DataError: it has a system text or several rounds and the format has none, or roles out of order.
         """
-        messages, goes_on = talk.messages, False
+        messages, goes_on, mark = talk.messages, False, ""
         if talk.uses_tools:
-            goes_on = self.tools.goes_on
+            mark = unused(json.dumps([talk.messages, talk.tools], ensure_ascii=False))
+            goes_on, talk = self.tools.goes_on, self._marked(talk, mark)
             messages = spell(talk, self.tools, self.default_system, in_user=not self.takes_system)
         system, rest = split_system(trimmed(messages, self.record.trim))
         if system and not self.takes_system:
@@ -225,43 +229,62 @@ class RecordTemplate(Template):
             )
         asked = max((k for k, turn in enumerate(rounds) if not turn.from_tool), default=0)
         runs = [Run(said=False)]
-        self._fill(runs[0], self._system_prefix if system else self._prefix, {"SYSTEM": system or ""})
+        self._fill(runs[0], self._system_prefix if system else self._prefix, {"SYSTEM": system or ""}, mark)
         for k, turn in enumerate(rounds):
-            self._show(runs[-1], turn, k, system if k == len(rounds) - 1 else None)
+            self._show(runs[-1], turn, k, system if k == len(rounds) - 1 else None, mark)
             for step in turn.steps:
-                self._say(runs, [(step.said, False)], turn.query, step.weight, goes_on=True)
-                runs[-1].text(*split(step.observed, cuts(step.observed, self._not_for_users)))
+                self._say(runs, [(step.said, False)], turn.query, step.weight, mark=mark, goes_on=True)
+                runs[-1].text(*_apart(step.observed, self._not_for_users, mark))
             if turn.reply is not None:
                 shown, said = wording(self.record, turn.reply, k >= asked, k == len(rounds) - 1)
                 runs[-1].text(shown)
-                self._say(runs, said, turn.query, turn.weight)
+                self._say(runs, said, turn.query, turn.weight, mark=mark)
                 self._fill(runs[-1], self._separator if k < len(rounds) - 1 else [], {})
             elif not turn.steps:
                 runs[-1].text(opened(self.record))
         return runs
 
-    def _say(self, runs: list[Run], texts: Iterable[Text], query: str, weight: float, goes_on: bool = False) -> None:
+    def _marked(self, talk: Talk, mark: str) -> Talk:
+        """The conversation with marks where no token may reach across, before tools are written into it."""
+
+        def marked(value: Any, forbidden: re.Pattern[str] | None) -> Any:
+            if isinstance(value, str):
+                return mark.join(split(value, cuts(value, forbidden)))
+            if isinstance(value, list):
+                return [marked(item, forbidden) for item in value]
+            if isinstance(value, dict):
+                return {marked(key, forbidden): marked(item, forbidden) for key, item in value.items()}
+            return value
+
+        by_reply = {True: self._not_for_replies, False: self._not_for_users}
+        messages = [marked(message, by_reply[message["role"] == "assistant"]) for message in talk.messages]
+        return Talk(messages, marked(talk.tools, self._not_for_users))
+
+    def _say(
+        self, runs: list[Run], texts: Iterable[Text], query: str, weight: float, *, mark: str, goes_on: bool = False
+    ) -> None:
         """Add a reply, and a run for what is shown after it."""
         reply = Run(True, weight, goes_on)
         for text, own in texts:
-            reply.text(*([text] if own else split(text, cuts(text, self._not_for_replies))))
+            reply.text(*([text] if own else _apart(text, self._not_for_replies, mark)))
         pieces = self.loss_scale.pieces("".join(map(str, reply.units)), query)
         reply.pieces = [(end, weight * factor) for end, factor in pieces]
         runs += [reply, Run(False)]
 
-    def _show(self, run: Run, turn: Round, k: int, system: str | None) -> None:
+    def _show(self, run: Run, turn: Round, k: int, system: str | None, mark: str) -> None:
         """Show the question of round `k`, with `system` where the format puts that into the last round."""
         if turn.from_tool:
             prompt = self._last_tool_prompt if system else self._tool_prompt
         else:
             prompt = self._last_prompt if system else self._prompt
-        self._fill(run, prompt, {"QUERY": turn.query, "ROUND0": str(k), "ROUND1": str(k + 1), "SYSTEM": system or ""})
+        texts = {"QUERY": turn.query, "ROUND0": str(k), "ROUND1": str(k + 1), "SYSTEM": system or ""}
+        self._fill(run, prompt, texts, mark)
 
-    def _fill(self, run: Run, atoms: list[Atom], texts: dict[str, str]) -> None:
+    def _fill(self, run: Run, atoms: list[Atom], texts: dict[str, str], mark: str = "") -> None:
         for atom in atoms:
             if isinstance(atom, Place):
                 text = texts[atom.name]
-                run.text(*split(text, cuts(text, self._not_for_users)))
+                run.text(*_apart(text, self._not_for_users, mark))
             elif isinstance(atom, str):
                 run.text(atom)
             else:
@@ -269,6 +292,11 @@ class RecordTemplate(Template):
 
     def _no_system(self, who: str) -> str:
         return f"{who} a system text, and template {self.name!r} has no place for one"
+
+
+def _apart(text: str, forbidden: re.Pattern[str] | None, mark: str) -> list[str]:
+    """The parts of a text between which no token may reach: at its marks, where there are any."""
+    return text.split(mark) if mark else split(text, cuts(text, forbidden))
 
 
 def _part(run: Run, ids: Iterator[list[int]]) -> Shown | Said:

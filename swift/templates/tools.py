@@ -99,7 +99,8 @@ def _one_by_one(messages: Sequence[Message]) -> list[Message]:
         answers = list(messages[k : k + count])
         if [answer["role"] for answer in answers] != ["tool"] * count:
             what = f"message {k - 1} calls {count} tools at once, and {count} answers do not follow"
-            raise DataError("DATA-06", what, why="the tool format writes one call at a time", fix="--tools_prompt hermes")
+            why = "the tool format writes one call at a time"
+            raise DataError("DATA-06", what, why=why, fix="--tools_prompt hermes")
         first, *others = message["tool_calls"]
         ordered[-1] = {**message, "tool_calls": [first]}
         for call, answer in zip([*others, None], answers, strict=True):
@@ -155,7 +156,8 @@ def _about_zh(tool: Tool) -> str:
     function = _function(tool)
     name, parameters = function["name"], _json(function.get("parameters", {}))
     about = function.get("description", "")
-    return f"{name}: 调用此工具与{name} API进行交互。{name} API有什么用？{about} 输入参数：{parameters} 此工具的输入应为JSON对象。"
+    used = f"{name}: 调用此工具与{name} API进行交互。{name} API有什么用？{about} "
+    return f"{used}输入参数：{parameters} 此工具的输入应为JSON对象。"
 
 
 def _names(tools: Sequence[Tool]) -> str:
