@@ -34,7 +34,7 @@ def wording(record: TemplateRecord, reply: str, current: bool, last: bool) -> tu
         block = [(thinking.before, True), (thought, False), (thinking.after, True)]
     else:
         block = [(thinking.missing if opens else thinking.earlier, True)]
-    if opens or (keeps and thought):
+    if opens and thinking.keeps != "last":
         answer = answer.lstrip(thinking.answer)
     return _shown(thinking, [(record.lead, True), *block, (answer, False)], opens, len(record.lead + thinking.before))
 
