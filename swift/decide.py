@@ -201,6 +201,23 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    return [*errors, *_stream_contradictions(args)]
+
+
+def _stream_contradictions(args: SftArguments) -> list[SwiftError]:
+    """What a stream cannot do."""
+    if not args.streaming:
+        said = [name for name in ("streaming_val_size",) if getattr(args, name)]
+        return [_conflict(f"--{name} needs --streaming", f"drop --{name}") for name in said]
+    errors: list[SwiftError] = []
+    if args.max_steps < 1:
+        errors.append(_conflict("--streaming needs --max_steps: a stream has no known length", "--max_steps 1000"))
+    if args.dataloader_num_workers:
+        errors.append(_conflict("--streaming reads in the training process", "--dataloader_num_workers 0"))
+    if args.val_dataset and args.streaming_val_size:
+        errors.append(_conflict("--val_dataset and --streaming_val_size both say what validates", "drop one of them"))
+    if "epoch" in (args.evaluation_strategy, args.save_strategy):
+        errors.append(_conflict("a stream has no end of an epoch to evaluate or save at", "--eval_steps, --save_steps"))
     return errors
 
 
@@ -232,13 +249,11 @@ def _tuner_contradictions(args: SftArguments) -> list[SwiftError]:
 
 def _token_contradictions(args: SftArguments) -> list[SwiftError]:
     """What keeps rows for new tokens from being trained alone."""
-    if not args.new_special_tokens:
-        return (
-            [_conflict("--pad_vocab_to_multiple_of needs --new_special_tokens")]
-            if args.pad_vocab_to_multiple_of
-            else []
-        )
     errors: list[SwiftError] = []
+    if not args.new_special_tokens:
+        return [_conflict("--pad_vocab_to_multiple_of needs --new_special_tokens")] * bool(
+            args.pad_vocab_to_multiple_of
+        )
     if args.tuner_backend == "unsloth" or not {"lora", "full"} & set(tuner_kinds(args)):
         what = f"--new_special_tokens cannot train beside {' and '.join(tuner_kinds(args))}"
         errors.append(_conflict(what, "--sft_type lora or --sft_type full, and no --tuner_backend unsloth"))

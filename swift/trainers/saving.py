@@ -66,18 +66,18 @@ def write_weights(model: nn.Module, directory: Path, state_dict: dict[str, Tenso
         with whole_ranks(model):
             model.save_pretrained(directory, safe_serialization=True, state_dict=state_dict)
     elif isinstance(model, (PeftModel, PreTrainedModel)):
-        rows_alone = {"save_embedding_layers": False} if _trains_rows(model) else {}
         with whole_ranks(model):
-            model.save_pretrained(str(directory), state_dict=state_dict, **rows_alone)
+            model.save_pretrained(str(directory), state_dict=state_dict, **_rows_alone(model))
     else:
         weights = {name: tensor.contiguous() for name, tensor in (state_dict or model.state_dict()).items()}
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def _trains_rows(model: nn.Module) -> bool:
-    """Whether PEFT trains some rows of an embedding: it would save all of them, since there are more than before."""
+def _rows_alone(model: nn.Module) -> dict[str, Any]:
+    """What keeps PEFT from saving a whole embedding of which a few rows train, because it has more than before."""
     configs = model.peft_config.values() if isinstance(model, PeftModel) else ()
-    return any(vars(config).get("trainable_token_indices") for config in configs)
+    trains_rows = any(vars(config).get("trainable_token_indices") for config in configs)
+    return {"save_embedding_layers": False} if trains_rows else {}
 
 
 def write_side_files(
@@ -150,7 +150,7 @@ def check_adapter_fits(model: PeftModel, directory: Path) -> None:
     stored = files.find(directory).get(name)
     if stored is None:
         raise DataError("CKPT-02", f"{directory} has no adapter {name!r}")
-    wanted = fold(get_peft_model_state_dict(model, adapter_name=name))
+    wanted = fold(get_peft_model_state_dict(model, adapter_name=name, **_rows_alone(model)))
     files.check_fit(wanted, files.read_tensors(stored.folder), str(directory))
 
 

@@ -28,6 +28,7 @@ from swift.tuners.relative import as_ours, base_kept, saves_plainly
 LAYERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 CONTAINERS = (nn.ModuleDict, nn.ParameterDict, BufferDict)
 
+TOKEN_ROWS = "trainable_tokens_delta"
 PEFT_PREFIX = "base_model.model."
 KEPT = "kept_by_merge"
 
@@ -261,7 +262,8 @@ def peft_keys(keys: Iterable[str], name: str, config: peft.PeftConfig) -> dict[s
 def _peft_key(key: str, name: str, start: str) -> str:
     parts = key.replace(f".modules_to_save.{name}.", ".").split(".")
     for place in (-2, -1):
-        if len(parts) + place > 0 and parts[place] == name and parts[place - 1].startswith(start):
+        own = parts[place - 1].startswith((start, TOKEN_ROWS)) if len(parts) + place > 0 else False
+        if own and parts[place] == name:
             del parts[place]
             break
     if parts[-2:] == ["lora_magnitude_vector", "weight"]:
