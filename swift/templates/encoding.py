@@ -200,36 +200,41 @@ class Template(ABC):
         Raises:
             DataError: less is shown between two replies than the end of a turn takes.
         """
-        laid = Laid([], [])
+        ids: list[int] = []
+        runs: list[tuple[list[int], float | list[float]]] = []  # labels, and the weight of all or of each
         shown = 1.0 if self.loss_scale.everything else 0.0
-        scales: list[float] = []
         owed: list[int] = []
         owed_weight = 1.0
         for part in parts:
             if isinstance(part, Said):
                 if owed:
                     raise DataError("DATA-06", f"template {self.name!r} shows nothing between two replies")
-                laid.labels += part.ids
-                scales += part.weights or [part.weight] * len(part.ids)
+                runs.append((part.ids, part.weights or part.weight))
                 owed, owed_weight = [] if part.ended else self.end_ids, part.weight
             elif part.ids:
                 if part.ids[0] in self.call_ends:
                     owed = part.ids[: len(owed) and 1]
                 if len(part.ids) < len(owed):
                     raise DataError("DATA-06", f"template {self.name!r} has no room for the end of a turn")
-                rest = len(part.ids) - len(owed)
-                laid.labels += owed
-                laid.labels += part.ids[len(owed) :]
-                scales += [owed_weight] * len(owed)
-                scales += [shown] * rest
+                runs += [(owed, owed_weight), (part.ids[len(owed) :], shown)]
                 owed = []
-            laid.ids += part.ids
-        laid.ids += owed
-        laid.labels += owed
-        scales += [owed_weight] * len(owed)
-        laid.labels = [label if scale else MASKED for label, scale in zip(laid.labels, scales, strict=True)]
-        if self.loss_scale.rules or not {0.0, 1.0}.issuperset(scales):
-            laid.scales = scales
+            ids += part.ids
+        runs.append((owed, owed_weight))
+        return self._weighed(ids + owed, runs)
+
+    def _weighed(self, ids: list[int], runs: list[tuple[list[int], float | list[float]]]) -> Laid:
+        """The ids with the labels of `runs`: masked where the weight is 0, weighed where it is neither 0 nor 1."""
+        laid, plain = Laid(ids, []), self.loss_scale.rules is None
+        for labels, weight in runs:
+            if isinstance(weight, list):
+                laid.labels += [label if one else MASKED for label, one in zip(labels, weight, strict=True)]
+                plain = plain and {0.0, 1.0}.issuperset(weight)
+            else:
+                laid.labels += labels if weight else [MASKED] * len(labels)
+                plain = plain and (weight in (0.0, 1.0) or not labels)
+        if not plain:
+            each = (weight if isinstance(weight, list) else [weight] * len(labels) for labels, weight in runs)
+            laid.scales = [one for weights in each for one in weights]
         return laid
 
     def describe_end(self) -> str:
