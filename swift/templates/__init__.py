@@ -65,6 +65,7 @@ class TemplateRecord:
         thinking: how thoughts are written; None leaves a reply as it is.
         checked: what the row was compared with: "trl:<file>" for a chat template that ships with trl, a published
             document, or "unverified".
+        variables: what the model's own chat template is told to write as this row does, such as not to think.
         tools: how tools, their calls and their answers are written: a name of `tools.FORMATS`.
         differs: where this row is meant to differ from the model's own chat template, and why: by the name of the
             conversation in `check.cases`, or "*" for all of them.
@@ -85,6 +86,7 @@ class TemplateRecord:
     trim: tuple[str, ...] = ()
     thinking: Thinking | None = None
     checked: str = "unverified"
+    variables: Mapping[str, object] = field(default_factory=dict)
     tools: str = "react_en"
     differs: Mapping[str, str] = field(default_factory=dict)
 

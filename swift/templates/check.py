@@ -121,7 +121,7 @@ def check(template: Template, more: Iterable[Case] = ()) -> list[Finding]:
 
 def check_one(template: Template, case: Case) -> Finding:
     """What becomes of one conversation."""
-    theirs, refusal = own_ids(template.tokenizer, case.row, _day(template))
+    theirs, refusal = own_ids(template.tokenizer, case.row, _variables(template))
     try:
         inputs, _ = template.encode(case.row)
     except DataError as error:
@@ -171,12 +171,12 @@ def _general_difference(template: Template, case: Case, ours: list[int], theirs:
     if texts[1].startswith(texts[0]) and holds_special(tokenizer, talk.messages):
         return NEVER_SPECIAL
     if talk.messages[0]["role"] == "system" and not talk.messages[0]["content"]:
-        without, _ = own_ids(tokenizer, {**row, "messages": talk.messages[1:]}, _day(template))
+        without, _ = own_ids(tokenizer, {**row, "messages": talk.messages[1:]}, _variables(template))
         if without is not None and without[: len(ours)] == ours[: len(without)]:
             return EMPTY_IS_NONE
     called = [call.name for message in talk.messages for call in calls_of(message)]
     shown = str(tokenizer.decode(theirs))
-    if talk.tools and own_ids(tokenizer, {**row, "tools": None}, _day(template))[0] == theirs:
+    if talk.tools and own_ids(tokenizer, {**row, "tools": None}, _variables(template))[0] == theirs:
         return LEAVES_TOOLS_OUT
     return LEAVES_CALLS_OUT if any(name not in shown for name in called) else None
 
@@ -205,9 +205,9 @@ def _end_note(template: Template, ours: list[int], theirs: list[int]) -> str:
 
 
 def own_ids(
-    tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], day: str | None = None
+    tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], variables: Mapping[str, Any] | None = None
 ) -> tuple[list[int] | None, str]:
-    """What the tokenizer's own chat template makes of a row, on a certain day; None and why, when it refuses."""
+    """What the tokenizer's own chat template makes of a row, told `variables`; None and why, when it refuses."""
     talk = read_talk(row)
     messages = [{key: value for key, value in message.items() if key != "loss"} for message in talk.messages]
     try:
@@ -217,16 +217,18 @@ def own_ids(
             tokenize=True,
             return_dict=False,
             add_generation_prompt=messages[-1]["role"] != "assistant",
-            **({"date_string": day} if day else {}),
+            **(variables or {}),
         )
     except RENDER_ERRORS as error:
         return None, " ".join(str(error).split())[:200]
     return list(ids), ""  # type: ignore[arg-type]
 
 
-def _day(template: Template) -> str | None:
-    """The day that a row of the catalog writes; today for the tokenizer's own template, as `auto` has it."""
-    return DAY if template.name in TEMPLATES else None
+def _variables(template: Template) -> dict[str, Any]:
+    """What the own template is told to be as a row of the catalog: its day and its mode; nothing for `auto`."""
+    if template.name not in TEMPLATES:
+        return {}
+    return {"date_string": DAY, **TEMPLATES[template.name].variables}
 
 
 def spoken(template: Template, inputs: Mapping[str, Any]) -> list[str]:

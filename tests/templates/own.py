@@ -26,13 +26,7 @@ TOKENS = {
     "gpt": {"eos_token": "<|return|>"},
     "lfm": {"bos_token": "<s>", "eos_token": "<|im_end|>"},
 }
-# what a row's mode is to the model's own template
-VARIABLES: dict[str, dict[str, Any]] = {
-    "qwen3-nothink": {"enable_thinking": False},
-    "qwen3_5-nothink": {"enable_thinking": False},
-    "glm4_5-nothink": {"enable_thinking": False},
-    "llama3_2": {"date_string": "26 Jul 2024"},
-}
+DAY = "26 Jul 2024"
 SHIPPED = [name for name in TEMPLATES if TEMPLATES[name].checked.startswith(("trl:", "transformers:"))]
 
 
@@ -61,11 +55,14 @@ def own_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def told(name: str) -> dict[str, Any]:
+    """What makes the model's own template write as row `name` does."""
+    return {"date_string": DAY, **TEMPLATES[name].variables}
+
+
 def own_text(name: str, messages: list[dict], prompt: bool = False) -> str:
     """What the model's own template writes."""
-    text = own_tokenizer(name).apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=prompt, **VARIABLES.get(name, {})
-    )
+    text = own_tokenizer(name).apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **told(name))
     assert isinstance(text, str)
     return text
 
@@ -73,7 +70,7 @@ def own_text(name: str, messages: list[dict], prompt: bool = False) -> str:
 def own_ids(name: str, messages: list[dict], prompt: bool = False) -> list[int]:
     """The same as ids."""
     ids = own_tokenizer(name).apply_chat_template(
-        messages, tokenize=True, return_dict=False, add_generation_prompt=prompt, **VARIABLES.get(name, {})
+        messages, tokenize=True, return_dict=False, add_generation_prompt=prompt, **told(name)
     )
     assert isinstance(ids, list)
     return ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swift.templates import TEMPLATES, TemplateRecord, Thinking
+from swift.templates.catalog.wanted import NO_THOUGHT, OTHER_TOOLS
 
 CODEGEEX4 = (
     "你是一位智能编程助手，你叫CodeGeeX。你会为用户回答关于编程、代码、计算机方面的任何问题，"
@@ -16,10 +17,6 @@ USER, ASSISTANT, SYSTEM, OBSERVATION = ("<|user|>",), ("<|assistant|>",), ("<|sy
 
 
 LLAMA_CPP = "https://github.com/ggml-org/llama.cpp tests/test-chat-template.cpp "
-NO_THOUGHT = {
-    "a thought": "this row leaves thoughts out; the model's own template keeps that of the last reply",
-    "*": 'every question ends with "/nothink", as in the model\'s own template when it is told not to think',
-}
 
 
 def _glm4(name: str, end: str, default_system: str | None = None, **fields: Any) -> TemplateRecord:
@@ -88,6 +85,12 @@ TEMPLATES.add(
     ),
     _glm4("chatglm4", "<|user|>", checked=LLAMA_CPP + "(ChatGLM4)"),
     _glm4("codegeex4", "<|endoftext|>", CODEGEEX4),
-    _glm4_5("glm4_5", THINKS),
-    _glm4_5("glm4_5-nothink", THINKS_NOT, "{{QUERY}}/nothink", differs=NO_THOUGHT),
+    _glm4_5("glm4_5", THINKS, differs=OTHER_TOOLS),
+    _glm4_5(
+        "glm4_5-nothink",
+        THINKS_NOT,
+        "{{QUERY}}/nothink",
+        variables={"enable_thinking": False},
+        differs={**NO_THOUGHT, **OTHER_TOOLS},
+    ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swift.templates import TEMPLATES, Piece, TemplateRecord, Thinking
+from swift.templates.catalog.wanted import EMPTY_SYSTEM, KEPT_THOUGHT, NO_THOUGHT, OTHER_TOOLS
 
 HELPFUL = "You are a helpful assistant."
 QWEN2_5 = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -39,15 +40,17 @@ DBRX = (
     "PERTINENT TO THE USER'S QUERY."
 )
 ALL_ROLES = ("system", "user", "assistant", "tool")
-EMPTY_SYSTEM = {
-    "empty system": 'an empty system text is none here; the model\'s own template writes "system" with nothing'
-}
-NO_THOUGHT = "this row is for replies without thoughts and leaves them out; the model's own template keeps the last"
-NO_THOUGHTS = {**EMPTY_SYSTEM, "a thought": NO_THOUGHT}
+CALLED = dict.fromkeys(
+    ("a tool called", "two tools called at once"),
+    "what a prompt shows stands before every reply to it; the model's own template leaves it out before a call",
+)
+NO_THINKING = {"enable_thinking": False}
 
 
 def chatml(name: str, default_system: str | None = None, start: Piece = "", **fields: Any) -> TemplateRecord:
     """A ChatML row; `start` stands before everything, `fields` are further ones of the row."""
+    if default_system:
+        fields = {"differs": EMPTY_SYSTEM, **fields}
     system = "<|im_start|>system\n{{SYSTEM}}<|im_end|>\n"
     return TemplateRecord(
         name,
@@ -63,7 +66,7 @@ def chatml(name: str, default_system: str | None = None, start: Piece = "", **fi
 
 def qwen(name: str, checked: str, thinking: Thinking | None = None, **fields: Any) -> TemplateRecord:
     """A row of Qwen from 2.5 on."""
-    fields = {"differs": EMPTY_SYSTEM, "tools": "hermes", **fields}
+    fields = {"tools": "hermes", **fields}
     return chatml(name, checked=checked, thinking=thinking, **fields)
 
 
@@ -75,26 +78,25 @@ OPENED_3_5 = Thinking(opened="<think>\n", strip=None)
 
 TEMPLATES.add(
     chatml("chatml", auto_add_bos=True),
-    chatml("qwen", HELPFUL, differs=EMPTY_SYSTEM),
+    chatml("qwen", HELPFUL),
     qwen("qwen2_5", "trl:qwen2_5.jinja", default_system=QWEN2_5),
     qwen("qwen3", "trl:qwen3.jinja", THINKS),
-    qwen("qwen3-nothink", "trl:qwen3.jinja", THINKS_NOT, differs=NO_THOUGHTS),
+    qwen("qwen3-nothink", "trl:qwen3.jinja", THINKS_NOT, variables=NO_THINKING, differs={**NO_THOUGHT, **CALLED}),
     qwen("qwen3-instruct", "trl:qwen3_instruct_2507.jinja"),
     qwen("qwen3-thinking", "unverified", OPENED),
-    qwen("qwen3_5", "trl:qwen3_5_think.jinja", OPENED_3_5, trim=ALL_ROLES),
-    qwen("qwen3_5-nothink", "trl:qwen3_5_nothink.jinja", THINKS_NOT, trim=ALL_ROLES, differs=NO_THOUGHTS),
-    qwen("qwen3_6", "trl:qwen3_6.jinja", OPENED_3_5, trim=ALL_ROLES),
-    qwen("qwq", "unverified", default_system=QWQ),
+    qwen("qwen3_5", "trl:qwen3_5_think.jinja", OPENED_3_5, trim=ALL_ROLES, differs=OTHER_TOOLS),
     qwen(
-        "qwq-32b",
-        "unverified",
-        OPENED,
-        differs={
-            "*": "the prompt opens a thought, so a finished conversation has one too; the model's own template leaves "
-            "it out there, and no prompt of inference would be how a conversation of training begins"
-        },
+        "qwen3_5-nothink",
+        "trl:qwen3_5_nothink.jinja",
+        THINKS_NOT,
+        trim=ALL_ROLES,
+        variables=NO_THINKING,
+        differs={**NO_THOUGHT, **OTHER_TOOLS},
     ),
-    chatml("marco_o1", MARCO, differs=EMPTY_SYSTEM),
+    qwen("qwen3_6", "trl:qwen3_6.jinja", OPENED_3_5, trim=ALL_ROLES, differs=OTHER_TOOLS),
+    qwen("qwq", "unverified", default_system=QWQ),
+    qwen("qwq-32b", "unverified", OPENED, differs=KEPT_THOUGHT),
+    chatml("marco_o1", MARCO),
     chatml("yi"),
     chatml("yi1_5"),
     TemplateRecord(
@@ -109,9 +111,9 @@ TEMPLATES.add(
     chatml("internlm2_5", start=("bos_token_id",), checked="https://github.com/InternLM/InternLM chat/chat_format.md"),
     chatml("internlm3", start=("bos_token_id",)),
     chatml("smollm"),
-    chatml("smollm2", SMOL, checked="https://huggingface.co/HuggingFaceTB/SmolLM2-360M-Instruct", differs=EMPTY_SYSTEM),
+    chatml("smollm2", SMOL, checked="https://huggingface.co/HuggingFaceTB/SmolLM2-360M-Instruct"),
     chatml("minicpm3"),
-    chatml("lfm2", start=("bos_token_id",), checked="trl:lfm2.jinja"),
+    chatml("lfm2", start=("bos_token_id",), checked="trl:lfm2.jinja", differs=OTHER_TOOLS),
     chatml("dbrx", DBRX),
     TemplateRecord(
         "internlm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swift.templates import TEMPLATES, TemplateRecord, Thinking
+from swift.templates.catalog.wanted import KEPT_THOUGHT
 
 BOS, EOS = ("bos_token_id",), ("eos_token_id",)
 CODER = (
@@ -16,13 +17,14 @@ CODER = (
 
 LLAMA_CPP = "https://github.com/ggml-org/llama.cpp "
 NO_SPACE = {"*": "a reply follows the colon at once; with the space that the model's own template writes: deepseek-v2"}
-NOT_OPENED = dict.fromkeys(
-    ("a prompt", "a prompt after a round"),
-    "this row is for the models that do not think; the template that it was checked with opens a thought",
-)
-KEPT = {
-    "*": "the prompt opens a thought, so the last reply has one; the model's own template leaves it out at the end of "
-    "a finished conversation, so no prompt of inference would be how a conversation of training begins"
+NO_THINKING = {
+    **dict.fromkeys(
+        ("a prompt", "a prompt after a round"),
+        "this row is for the models that do not think; the template that it was checked with opens a thought",
+    ),
+    **dict.fromkeys(
+        ("a thought", "a thought before"), "this row writes a reply as it is; there is no rule for thoughts"
+    ),
 }
 
 
@@ -60,9 +62,9 @@ TEMPLATES.add(
     _deepseek("deepseek", differs=NO_SPACE),
     _deepseek("deepseek2", differs=NO_SPACE),
     _deepseek("deepseek-v2", lead=" ", checked=LLAMA_CPP + "tests/test-chat-template.cpp (DeepSeek-V2)"),
-    _deepseek3("deepseek2_5", "trl:deepseekv3.jinja", differs=NOT_OPENED),
-    _deepseek3("deepseek-v3", "trl:deepseekv3.jinja", differs=NOT_OPENED),
-    _deepseek3("deepseek-r1", "trl:deepseek_r1_distill.jinja", thinking=R1, differs=KEPT),
+    _deepseek3("deepseek2_5", "trl:deepseekv3.jinja", differs=NO_THINKING),
+    _deepseek3("deepseek-v3", "trl:deepseekv3.jinja", differs=NO_THINKING),
+    _deepseek3("deepseek-r1", "trl:deepseek_r1_distill.jinja", thinking=R1, differs=KEPT_THOUGHT),
     _deepseek3(
         "deepseek-v3.1",
         V3_1,
@@ -71,8 +73,9 @@ TEMPLATES.add(
     _deepseek3(
         "deepseek-v3.1-think",
         V3_1,
+        variables={"thinking": True},
         thinking=Thinking("<think>", CLOSED, "<think>", "<think></think>", CLOSED, strip="", answer=""),
-        differs=KEPT,
+        differs=KEPT_THOUGHT,
     ),
     TemplateRecord(
         "deepseek-coder",

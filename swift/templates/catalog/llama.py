@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from swift.templates import TEMPLATES, Piece, TemplateRecord
+from swift.templates.catalog.wanted import OTHER_TOOLS
 
 LLAMA2 = (
     "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe. "
@@ -25,9 +26,6 @@ SPOKEN = ("user", "assistant")
 ALL_ROLES = ("system", "user", "assistant")
 # Llama 3.1 to 3.3 write the day of the conversation; a fixed one keeps training and inference equal.
 DATES = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
-EMPTY_SYSTEM = {
-    "empty system": "an empty system text is none here; the model's own template writes the turn with nothing in it"
-}
 LAST = {
     "system": "the system text stands in the last question, in training too; the model's own template writes it there "
     "in the prompt and leaves it out of a finished conversation"
@@ -57,7 +55,7 @@ def _llama3(
 
 def _llama3_1(name: str, checked: str) -> TemplateRecord:
     head = "<|begin_of_text|>" + _header("system") + DATES
-    return _llama3(name, (head + "{{SYSTEM}}<|eot_id|>",), None, checked=checked, tools="llama3")
+    return _llama3(name, (head + "{{SYSTEM}}<|eot_id|>",), None, checked=checked, tools="llama3", differs=OTHER_TOOLS)
 
 
 def _llama4(name: str) -> TemplateRecord:
@@ -76,7 +74,7 @@ def _llama4(name: str) -> TemplateRecord:
         trim=("system",),
         checked="transformers:models/llama4/processing_llama4.py",
         tools="llama3",
-        differs=EMPTY_SYSTEM,
+        differs=OTHER_TOOLS,
     )
 
 
@@ -136,7 +134,6 @@ TEMPLATES.add(
         lead=" ",
         trim=SPOKEN,
         checked=CHECKED_2,
-        differs=EMPTY_SYSTEM,
     ),
     _llama3(
         "llama3",
@@ -145,7 +142,6 @@ TEMPLATES.add(
         "tool",
         checked="trl:llama3.jinja",
         tools="toolbench",
-        differs=EMPTY_SYSTEM,
     ),
     _llama3_1("llama3_1", "trl:llama3_1.jinja"),
     _llama3_1("llama3_2", "trl:llama3_2.jinja"),
@@ -173,13 +169,12 @@ TEMPLATES.add(
     ),
     _mistral("mistral-v3", " ", TEST + "(Mistral-Large-Instruct-2407)", " ", trim=("assistant",)),
     _mistral("mistral-v3-tekken", "", TEST + "(Mistral-Nemo-Instruct-2407)"),
-    _mistral7("mistral-v7", " ", TEST + "(Mistral-Large-Instruct-2411)", differs=EMPTY_SYSTEM),
+    _mistral7("mistral-v7", " ", TEST + "(Mistral-Large-Instruct-2411)"),
     _mistral7(
         "mistral-v7-tekken",
         "",
         LLAMA_CPP + "models/templates/mistralai-Mistral-Small-3.1-24B-Instruct-2503.jinja",
         differs={
-            **EMPTY_SYSTEM,
             "*": "without a system text there is none; the model's own template writes one that has the day in it",
         },
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swift.templates import TEMPLATES, TemplateRecord, Thinking
+from swift.templates.catalog.wanted import NOT_TODAY, OTHER_TOOLS
 
 BOS, EOS = ("bos_token_id",), ("eos_token_id",)
 COMMAND_R = (
@@ -43,14 +44,11 @@ BUDDY_2 = (
 
 LLAMA_CPP = "https://github.com/ggml-org/llama.cpp "
 SPOKEN = ("user", "assistant")
-EMPTY_SYSTEM = {
-    "empty system": "an empty system text is none here; the model's own template writes the turn with nothing in it"
-}
 BY_DEFAULT = {"*": "there is a default system text, and texts keep their outer white space; without: command-r"}
 # gpt-oss writes the day of the conversation; a fixed one keeps training and inference equal.
 HARMONY = (
     "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\n"
-    "Current date: 2025-08-05\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. "
+    "Current date: 2024-07-26\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. "
     "Channel must be included for every message.<|end|>"
 )
 FINAL = "<|channel|>final<|message|>"
@@ -95,7 +93,6 @@ TEMPLATES.add(
         suffix=("<end_of_turn>",),
         trim=SPOKEN,
         checked="trl:gemma3.jinja",
-        differs={"empty system": "an empty system text is none here; the model's own template writes two newlines"},
     ),
     TemplateRecord(
         "phi3",
@@ -105,7 +102,6 @@ TEMPLATES.add(
         suffix=("<|end|>",),
         auto_add_bos=True,
         checked="trl:phi3.jinja",
-        differs=EMPTY_SYSTEM,
     ),
     TemplateRecord(
         "phi4",
@@ -114,7 +110,6 @@ TEMPLATES.add(
         chat_sep=("<|im_end|>",),
         suffix=("<|im_end|>",),
         checked=LLAMA_CPP + "tests/test-chat-template.cpp (phi-4)",
-        differs=EMPTY_SYSTEM,
     ),
     TemplateRecord(
         "phi4-mini",
@@ -123,7 +118,6 @@ TEMPLATES.add(
         chat_sep=("<|end|>",),
         suffix=("<|end|>",),
         checked=LLAMA_CPP + "models/templates/llama-cpp-microsoft-Phi-4-mini-instruct.jinja",
-        differs=EMPTY_SYSTEM,
     ),
     TemplateRecord("baichuan", prefix=("{{SYSTEM}}",), prompt=((195,), "{{QUERY}}", (196,)), suffix=(EOS,)),
     TemplateRecord(
@@ -137,7 +131,7 @@ TEMPLATES.add(
     ),
     _cohere("c4ai", COMMAND_R, differs=BY_DEFAULT),
     _cohere("aya", AYA, differs=BY_DEFAULT),
-    _cohere("command-r", None, trim=SPOKEN, checked="trl:cohere.jinja", differs=EMPTY_SYSTEM),
+    _cohere("command-r", None, trim=SPOKEN, checked="trl:cohere.jinja"),
     TemplateRecord(
         "granite",
         system_prefix=(_granite_turn("system", "{{SYSTEM}}"),),
@@ -146,7 +140,6 @@ TEMPLATES.add(
         chat_sep=("<|end_of_text|>\n",),
         suffix=("<|end_of_text|>",),
         checked=LLAMA_CPP + "tests/test-chat-template.cpp (granite-3.0-8b-instruct)",
-        differs=EMPTY_SYSTEM,
     ),
     TemplateRecord(
         "olmo2",
@@ -156,7 +149,6 @@ TEMPLATES.add(
         chat_sep=(EOS, "\n"),
         suffix=(EOS,),
         checked="https://huggingface.co/allenai/OLMo-2-1124-7B-SFT tokenizer_config.json",
-        differs=EMPTY_SYSTEM,
     ),
     TemplateRecord(
         "gpt-oss",
@@ -174,7 +166,15 @@ TEMPLATES.add(
             keeps="last",
         ),
         checked="trl:gptoss.jinja",
-        differs={"*": "the day is a fixed one, and a thought is given as <think>, not in a field of its own"},
+        differs={
+            **dict.fromkeys(
+                ("a thought", "a thought before"),
+                "a thought is taken out of <think> and becomes an analysis; the model's own template takes it from a "
+                'field "thinking" alone',
+            ),
+            **OTHER_TOOLS,
+            **NOT_TODAY,
+        },
     ),
     TemplateRecord("telechat", prompt=("<_user>{{QUERY}}<_bot>",), chat_sep=("<_end>",), suffix=("<_end>",)),
     TemplateRecord("telechat-v2", prompt=("<_user> {{QUERY}}<_bot>",), suffix=("<_end>",)),
