@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swift.arguments.data import DataOptions
+from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.effects import looked_at
 from swift.arguments.fields import check_values, options_of
 from swift.arguments.infer import CheckpointOptions, InferArguments
@@ -33,7 +33,16 @@ A = TypeVar("A", bound=ModelOptions)
 C = TypeVar("C", bound=CheckpointOptions)
 D = TypeVar("D", bound=DataOptions)
 
-FROM_CHECKPOINT = ("model_type", "model_id_or_path", "model_revision", "sft_type", "template_type", "system", "dtype")
+FROM_CHECKPOINT = (
+    "model_type",
+    "model_id_or_path",
+    "model_revision",
+    "sft_type",
+    "template_type",
+    "tools_prompt",
+    "system",
+    "dtype",
+)
 DATA_FROM_CHECKPOINT = (
     "dataset",
     "val_dataset",
@@ -44,6 +53,7 @@ DATA_FROM_CHECKPOINT = (
     "model_name",
     "model_author",
 )
+LOSS_SCALES = {"DEFAULT": "default", "alpha_umi": "alpha-umi", "agentflan": "agent-flan", "agent_flan": "agent-flan"}
 ROWS_PER_STEP = 16
 LEARNING_RATE = {"full": 1e-5}
 
@@ -62,6 +72,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
     checkpointing = _or(args.gradient_checkpointing, "prefix_tuning" not in tuner_kinds(args))
     return replace(
         args,
+        loss_scale=decide_loss_scale(args),
         learning_rate=_or(args.learning_rate, LEARNING_RATE.get(args.sft_type, 1e-4)),
         gradient_accumulation_steps=accumulation,
         eval_batch_size=_or(args.eval_batch_size, args.batch_size),
@@ -154,13 +165,40 @@ def decide_template(said: str, source: ModelSource) -> str:
     return said
 
 
+def _own_template(said: DataOptions) -> bool:
+    """Whether a chat template of the user's is used, which only `auto` does.
+
+    Raises:
+        ConfigError: another template is said too.
+    """
+    if said.chat_template and said.template_type not in ("AUTO", "auto"):
+        what = f"--chat_template and --template_type {said.template_type} both say the template"
+        raise _conflict(what, "drop one of the two")
+    return bool(said.chat_template)
+
+
+def decide_loss_scale(args: LossOptions) -> str:
+    """The choice of what is learnt, by its one name.
+
+    Raises:
+        ConfigError: options say different things.
+    """
+    said = LOSS_SCALES.get(args.loss_scale, args.loss_scale)
+    others = [name for name in ("use_loss_scale", "train_on_prompt") if getattr(args, name)]
+    if args.train_on_prompt and (args.use_loss_scale or said not in ("default", "all")):
+        raise _conflict("--train_on_prompt learns everything alike, weights do not", "drop one of the two")
+    if not others or said != "default":
+        return said
+    return "all" if args.train_on_prompt else "react"
+
+
 def _decide_model(said: A, hardware: Hardware, source: ModelSource) -> A:
     changes: dict[str, Any] = {
         "dtype": decide_dtype(said.dtype, hardware, source),
         "model_type": source.record.name if source.record else said.model_type,
     }
     if isinstance(said, DataOptions):
-        changes["template_type"] = decide_template(said.template_type, source)
+        changes["template_type"] = decide_template("auto" if _own_template(said) else said.template_type, source)
     if said.model_id_or_path and Path(said.model_id_or_path).expanduser().exists():
         changes["model_id_or_path"] = str(Path(said.model_id_or_path).expanduser().resolve())
     for name in ("ckpt_dir", "result_dir"):
@@ -178,8 +216,9 @@ def _decide_data(said: D) -> D:
     system = said.system
     if system is None and said.template_type in TEMPLATES:
         system = TEMPLATES[said.template_type].default_system
+    own = said.chat_template and str(Path(said.chat_template).expanduser().resolve())
     files = {name: [absolute_spec(text) for text in getattr(said, name)] for name in ("dataset", "val_dataset")}
-    return replace(said, system=system, **names, **files)
+    return replace(said, system=system, chat_template=own, **names, **files)
 
 
 def _targets(args: SftArguments, source: ModelSource) -> list[str]:

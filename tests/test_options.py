@@ -18,12 +18,10 @@ from swift.arguments.sft import SftArguments
 from swift.commands import prepare, ready, run, sft
 from swift.decide import decide_sft
 from swift.errors import RefusedError
-from swift.models.load import load_tokenizer
-from swift.templates.template import get_template
 from swift.trainers.arguments import training_arguments
 from swift.tuners.choose import choose_tuner
 from tests.road.conftest import conversations, write_jsonl
-from tests.tiny import tiny_model
+from tests.tiny import CHATML, tiny_model
 
 Observe = Callable[[SftArguments, Path], Any]
 
@@ -70,11 +68,24 @@ def galore(args: SftArguments, place: Path) -> Any:
 
 def data(args: SftArguments, place: Path) -> Any:
     args = decided(args)
-    max_length = None if args.max_length < 0 else args.max_length
-    tokenizer = load_tokenizer(prepare.find_source(args))
-    template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
+    template = prepare.load_template(args, prepare.find_source(args))
     read = ready.read_data(args, template)
     return [row["input_ids"] for row in read.train], [row["input_ids"] for row in read.val or []], read.ledger.to_json()
+
+
+def encoded(args: SftArguments, row: dict[str, Any]) -> dict[str, Any]:
+    args = decided(args)
+    return prepare.load_template(args, prepare.find_source(args)).encode(row)[0]
+
+
+def told_of_tools(args: SftArguments, place: Path) -> Any:
+    args = replace(args, template_type="qwen")
+    return encoded(args, {"query": "Where?", "response": "Here.", "tools": [{"name": "locate"}]})["input_ids"]
+
+
+def learnt(args: SftArguments, place: Path) -> Any:
+    inputs = encoded(args, {"history": [["Where?", "Here."]], "query": "When?", "response": "Action: look"})
+    return inputs["labels"], inputs.get("loss_scale")
 
 
 def introduced(args: SftArguments, place: Path) -> Any:
@@ -207,6 +218,7 @@ def strictness(args: SftArguments, place: Path) -> Any:
         return error.code  # type: ignore[attr-defined]
 
 
+OWN = CHATML.replace("<|im_start|>", "<s>")
 PLUGIN = """
 from swift.llm import TEMPLATES, TemplateRecord
 TEMPLATES.add(TemplateRecord(name="from-a-plugin", prefix=(), prompt=("{{QUERY}}",), chat_sep=None, suffix=("x",)), replace=True)
@@ -236,6 +248,11 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "model_author": (["the team"], introduced),
     "template_type": ("qwen", data),
     "system": ("Be brief.", data),
+    "chat_template": ("own.jinja", data),
+    "tools_prompt": ("react_zh", told_of_tools),
+    "loss_scale": ("last_round", learnt),
+    "use_loss_scale": (True, learnt),
+    "train_on_prompt": (True, learnt),
     "max_length": (60, data),
     "truncation_strategy": ("truncation_left", lambda args, place: data(replace(args, max_length=60), place)),
     "sft_type": ("adapter", tuner),
@@ -390,6 +407,7 @@ def test_it_changes_something(
     (tmp_path / "my-model").symlink_to(tiny_dir)
     (tmp_path / "other-model").symlink_to(tiny_llama_dir)
     (tmp_path / "plugin.py").write_text(PLUGIN)
+    (tmp_path / "own.jinja").write_text(OWN)
     write_jsonl(tmp_path / "chat.jsonl", conversations(16))
     write_jsonl(tmp_path / "short.jsonl", conversations(4))
     value, observe = EFFECTS[name]

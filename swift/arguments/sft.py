@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swift.arguments.data import DataOptions
+from swift.arguments.data import DataOptions, LossOptions, MixOptions
 from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.arguments.training import OptimisationOptions, RunOptions
 from swift.arguments.tuner import TunerOptions
 
 
 @dataclass(kw_only=True)
-class SftArguments(RunOptions, OptimisationOptions, TunerOptions, DataOptions, NewTokenOptions, ModelOptions):
+class SftArguments(
+    RunOptions, OptimisationOptions, TunerOptions, LossOptions, MixOptions, DataOptions, NewTokenOptions, ModelOptions
+):
     """Fine-tune a model on conversations."""

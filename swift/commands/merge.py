@@ -21,6 +21,7 @@ from swift.commands.prepare import (
     from_checkpoint,
     load_plugins,
     read_saved,
+    use_chat_template,
 )
 from swift.decide import tidy
 from swift.errors import ConfigError, DataError, UsageError
@@ -103,6 +104,7 @@ def _merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, outpu
         )
     tokenizer = load_tokenizer(source)
     add_saved_tokens(tokenizer, checkpoint)
+    use_chat_template(tokenizer, None, checkpoint)
     tuned = _load(source, checkpoint, device)
     dtype = TORCH_DTYPES[args.dtype] if args.dtype != "AUTO" else saved_dtype(source)
     merged, equality = merge_checked(tuned, dtype, len(tokenizer))

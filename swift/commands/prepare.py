@@ -16,7 +16,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swift import checkpoint, storage
-from swift.arguments.data import DataOptions
+from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.decide import decide_infer, inherit, tidy
@@ -26,7 +26,9 @@ from swift.models.load import TORCH_DTYPES, detect_hardware, load_model, load_to
 from swift.models.new_tokens import add_tokens, read, restore
 from swift.models.room import make_room
 from swift.models.source import ModelSource, find_model
+from swift.templates.jinja import read_source
 from swift.templates.template import Template, get_template
+from swift.trainers.saving import CHAT_TEMPLATE
 from swift.tuners import Swift, files
 
 logger = get_logger()
@@ -67,10 +69,28 @@ def load_template(args: DataOptions, source: ModelSource) -> Template:
         add_tokens(tokenizer, args.new_special_tokens)
     elif isinstance(args, CheckpointOptions):
         add_saved_tokens(tokenizer, args.ckpt_dir)
+    use_chat_template(tokenizer, args.chat_template, args.ckpt_dir if isinstance(args, CheckpointOptions) else None)
     max_length = None if args.max_length < 0 else args.max_length
-    template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
+    template = get_template(
+        args.template_type,
+        tokenizer,
+        args.system,
+        max_length,
+        args.truncation_strategy,
+        loss_scale=args.loss_scale if isinstance(args, LossOptions) else "default",
+        tools_prompt=args.tools_prompt,
+    )
     logger.info(template.describe_end())
     return template
+
+
+def use_chat_template(tokenizer: PreTrainedTokenizerBase, said: str | None, ckpt_dir: str | Path | None = None) -> None:
+    """Give a tokenizer the chat template in a file, or the one that its checkpoint was trained with."""
+    saved = Path(ckpt_dir, CHAT_TEMPLATE) if ckpt_dir else None
+    if said:
+        tokenizer.chat_template = read_source(said)
+    elif saved is not None and saved.is_file():
+        tokenizer.chat_template = read_source(saved)
 
 
 def add_saved_tokens(tokenizer: PreTrainedTokenizerBase, ckpt_dir: str | Path | None) -> None:

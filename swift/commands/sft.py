@@ -20,6 +20,7 @@ from swift.commands.run import check_disk, choose_run, no_empty_run, what_is_sav
 from swift.decide import decide_sft, tidy, without_effect
 from swift.log import get_logger
 from swift.models.load import detect_hardware
+from swift.templates.publish import settle_chat_template
 from swift.trainers.arguments import training_arguments
 from swift.trainers.old_rows import OldRows
 from swift.trainers.trainer import Seq2SeqTrainer
@@ -53,10 +54,11 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         check_disk(args, source)
         training = training_arguments(args)  # before the data: it refuses what transformers does not know
         template = load_template(args, source)
+        settle_chat_template(template)
         new = new_ids(args, template)
         data = read_data(args, template)
-        logger.info(template.show(data.train[0]))
-        logger.info(data.ledger.summary())
+        logger.info(template.show(data.example))
+        logger.info(data.ledger.screen())
         if data.val is None:
             args = replace(args, evaluation_strategy="no")
             training = training_arguments(args)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -171,97 +172,96 @@ def names_in(source: str) -> set[str]:
     return {name for name in ("tools", "tool_calls") if name in source}
 
 
-def write_source(
-    *,
-    bos: str,
-    prefix: str,
-    system_prefix: str,
-    default_system: str | None,
-    prompt: str,
-    last_prompt: str,
-    tool_prompt: str,
-    last_tool_prompt: str,
-    separator: str,
-    suffix: str,
-) -> str:
-    """The chat template that writes what a registry row writes; places are `{{QUERY}}` and so on, as in the row.
+@dataclass(frozen=True)
+class Pieces:
+    """What a registry row writes, as text with its places `{{QUERY}}` and so on.
 
-    Args:
-        bos: what stands before everything; "" for nothing.
-        prefix: without a system text; `system_prefix` with one.
-        system_prefix: see there.
-        default_system: of a conversation that says none; None for none.
-        prompt: a round up to its reply; `last_prompt` that of the last round, where the system text may stand.
-        last_prompt: see there.
-        tool_prompt: the same of what tools answered; `last_tool_prompt` in the last round.
-        last_tool_prompt: see there.
-        separator: between a reply and the next round.
+    Attributes:
+        bos: stands before everything; "" for nothing.
+        prefix: stands before the first round without a system text.
+        system_prefix: the same with one.
+        default_system: the system text of a conversation that says none; "" is none.
+        prompt: a round up to its reply.
+        last_prompt: the same of the last round, where the system text may stand.
+        tool_prompt: the round of what tools answered.
+        last_tool_prompt: the same of the last round.
+        lead: stands before every reply.
+        separator: stands between a reply and the next round.
         suffix: the end of a reply.
+        trim: the roles whose texts lose their outer white space.
     """
-    lines = [
-        "{%- set system = " + _literal(default_system or "") + " -%}",
-        "{%- set talk = messages -%}",
-        "{%- if messages and messages[0]['role'] == 'system' -%}",
-        "{%- set system = messages[0]['content'] -%}{%- set talk = messages[1:] -%}",
-        "{%- endif -%}",
-        "{%- set ns = namespace(round=0, last=0, asked='') -%}",
-        "{%- for m in talk if m['role'] != 'assistant' -%}{%- set ns.last = m -%}{%- endfor -%}",
-        *_shown(bos),
-        "{%- if system -%}"
-        + "".join(_shown(system_prefix))
-        + "{%- else -%}"
-        + "".join(_shown(prefix))
-        + "{%- endif -%}",
-        "{%- for m in talk -%}",
-        "{%- if m['role'] == 'assistant' -%}",
-        "{{- m['content'] -}}",
-        "{%- set ns.round = ns.round + 1 -%}",
-        "{%- if loop.last -%}"
-        + "".join(_shown(suffix))
-        + "{%- else -%}"
-        + "".join(_shown(separator))
-        + "{%- endif -%}",
-        "{%- else -%}",
-        "{%- set ns.asked = ns.asked + '\\n' + m['content'] if ns.asked and m['role'] == 'tool' else m['content'] -%}",
-        "{%- if loop.last or loop.nextitem['role'] != m['role'] or m['role'] == 'user' -%}",
-        "{%- set is_last = system and m is sameas ns.last -%}",
-        "{%- if m['role'] == 'tool' -%}",
-        *_either("is_last", last_tool_prompt, tool_prompt),
-        "{%- else -%}",
-        *_either("is_last", last_prompt, prompt),
-        "{%- endif -%}",
-        "{%- set ns.asked = '' -%}",
-        "{%- endif -%}",
-        "{%- endif -%}",
-        "{%- endfor -%}",
-    ]
-    return "\n".join(lines) + "\n"
+
+    bos: str
+    prefix: str
+    system_prefix: str
+    default_system: str
+    prompt: str
+    last_prompt: str
+    tool_prompt: str
+    last_tool_prompt: str
+    lead: str
+    separator: str
+    suffix: str
+    trim: tuple[str, ...] = ()
 
 
-def _either(condition: str, one: str, other: str) -> Iterable[str]:
-    if one == other:
-        return _shown(one)
-    return [f"{{%- if {condition} -%}}", *_shown(one), "{%- else -%}", *_shown(other), "{%- endif -%}"]
+def write_source(pieces: Pieces) -> str:
+    """The chat template that writes what a registry row writes. It knows no tools and no thoughts."""
+    strip = {role: " | trim" if role in pieces.trim else "" for role in ("system", "user", "assistant", "tool")}
+
+    def shown(text: str, role: str = "user") -> str:
+        return _shown(
+            text, {**PLACES, "{{QUERY}}": f"(asked.text{strip[role]})", "{{SYSTEM}}": f"(system{strip['system']})"}
+        )
+
+    def either(one: str, other: str, role: str) -> str:
+        if one == other:
+            return shown(one, role)
+        condition = "{%- if system and m is sameas asked.last -%}"
+        return f"{condition}{shown(one, role)}{{%- else -%}}{shown(other, role)}{{%- endif -%}}"
+
+    return f"""\
+{{%- set system = {_literal(pieces.default_system)} -%}}
+{{%- set talk = messages -%}}
+{{%- if messages and messages[0]['role'] == 'system' -%}}
+{{%- set system = messages[0]['content'] -%}}
+{{%- set talk = messages[1:] -%}}
+{{%- endif -%}}
+{{%- set asked = namespace(text='', role='', last=none, round=0) -%}}
+{{%- for m in talk if m['role'] != 'assistant' -%}}{{%- set asked.last = m -%}}{{%- endfor -%}}
+{shown(pieces.bos)}
+{{%- if system -%}}{shown(pieces.system_prefix)}{{%- else -%}}{shown(pieces.prefix)}{{%- endif -%}}
+{{%- for m in talk -%}}
+{{%- if m['role'] == 'assistant' -%}}
+{shown(pieces.lead)}{{{{- m['content']{strip["assistant"]} -}}}}
+{{%- set asked.round = asked.round + 1 -%}}
+{{%- set asked.role = '' -%}}
+{{%- if loop.last -%}}{shown(pieces.suffix)}{{%- else -%}}{shown(pieces.separator)}{{%- endif -%}}
+{{%- else -%}}
+{{%- set asked.text = asked.text + '\\n' + m['content'] if asked.role == 'tool' else m['content'] -%}}
+{{%- set asked.role = m['role'] -%}}
+{{%- if loop.last or loop.nextitem['role'] != 'tool' -%}}
+{{%- if m['role'] == 'tool' -%}}{either(pieces.last_tool_prompt, pieces.tool_prompt, "tool")}
+{{%- else -%}}{either(pieces.last_prompt, pieces.prompt, "user")}{{%- endif -%}}
+{{%- endif -%}}
+{{%- endif -%}}
+{{%- endfor -%}}
+"""
 
 
-PLACES = {
-    "{{SYSTEM}}": "system",
-    "{{QUERY}}": "ns.asked",
-    "{{ROUND0}}": "(ns.round | string)",
-    "{{ROUND1}}": "((ns.round + 1) | string)",
-}
+PLACES = {"{{ROUND0}}": "(asked.round | string)", "{{ROUND1}}": "((asked.round + 1) | string)"}
 
 
-def _shown(text: str) -> list[str]:
-    """Text with places, as an expression that writes it; [] for nothing."""
+def _shown(text: str, places: Mapping[str, str]) -> str:
+    """Text with places, as an expression that writes it; "" for nothing."""
     parts: list[str] = []
     while text:
-        found = min(((text.find(place), place) for place in PLACES if place in text), default=None)
+        found = min(((text.find(place), place) for place in places if place in text), default=None)
         at, place = found or (len(text), "")
         parts += [_literal(text[:at])] if text[:at] else []
-        parts += [PLACES[place]] if place else []
+        parts += [places[place]] if place else []
         text = text[at + len(place) :]
-    return ["{{- " + " + ".join(parts) + " -}}"] if parts else []
+    return "{{- " + " + ".join(parts) + " -}}" if parts else ""
 
 
 def _literal(text: str) -> str:

@@ -22,6 +22,7 @@ from swift.templates.atoms import SYSTEM, Atom, Place, bind, ids_of, text_of, wi
 from swift.templates.auto import AutoTemplate, has_chat_template
 from swift.templates.conversation import Message, Talk, split_system
 from swift.templates.encoding import MASKED, Laid, Said, Shown, Template, attempt, logger
+from swift.templates.jinja import Pieces
 from swift.templates.replies import unused
 from swift.templates.thinking import Text, opened, plain_lead, trimmed, wording
 from swift.templates.tokens import added_texts, any_of, cuts, split
@@ -184,6 +185,30 @@ class RecordTemplate(Template):
                 f"the end of turn {self.end_text!r} of template {self.name!r} is ordinary text for this tokenizer: "
                 "the template may belong to another model"
             )
+
+    @property
+    def pieces(self) -> Pieces:
+        """What this row writes, as text."""
+
+        def text(atoms: Iterable[Atom]) -> str:
+            return "".join(
+                f"{{{{{atom.name}}}}}" if isinstance(atom, Place) else text_of(atom, self.tokenizer) for atom in atoms
+            )
+
+        return Pieces(
+            bos="" if self._bos is None else text_of([self._bos], self.tokenizer),
+            prefix=text(self._prefix),
+            system_prefix=text(self._system_prefix),
+            default_system=self.default_system or "",
+            prompt=text(self._prompt),
+            last_prompt=text(self._last_prompt),
+            tool_prompt=text(self._tool_prompt),
+            last_tool_prompt=text(self._last_tool_prompt),
+            lead=self.record.lead,
+            separator=text(self._separator),
+            suffix=self.end_text,
+            trim=self.record.trim,
+        )
 
     def _find_call_end(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """The token that begins the answer of a tool right after a reply, where a question begins with another."""

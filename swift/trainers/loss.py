@@ -90,8 +90,9 @@ def supervised_positions(labels_BT: Tensor) -> Tensor:
 
 
 def total_weight(labels_BT: Tensor, scale_BT: Tensor | None = None) -> Tensor:
-    """What the tokens of a batch weigh that carry loss: every label but those in the first column, which nothing
-    predicts. Their number where there are no weights.
+    """What the tokens of a batch that carry loss weigh together; their number where there are no weights.
+
+    Those are all with a label but for the first column, which nothing predicts.
     """
     on_BS = labels_BT[:, 1:] != IGNORED
     return on_BS.sum() if scale_BT is None else scale_BT[:, 1:][on_BS].sum()

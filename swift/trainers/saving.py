@@ -11,7 +11,7 @@ from typing import Any
 from peft import PeftModel, PrefixTuningConfig, PromptEncoderConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swift import storage
 from swift.arguments.fields import to_json
@@ -25,6 +25,7 @@ from swift.tuners.lora import LoraConfig, is_relative
 from swift.tuners.model import SwiftModel
 from swift.tuners.relative import fold, unfold
 
+CHAT_TEMPLATE = "chat_template.jinja"  # as transformers calls it
 CONFIGURATION = "configuration.json"
 ENCODER_FILE = "prompt_encoder.safetensors"
 ADAPTER_OPTIONS = (
@@ -78,6 +79,12 @@ def _rows_alone(model: nn.Module) -> dict[str, Any]:
     configs = model.peft_config.values() if isinstance(model, PeftModel) else ()
     trains_rows = any(vars(config).get("trainable_token_indices") for config in configs)
     return {"save_embedding_layers": False} if trains_rows else {}
+
+
+def write_chat_template(directory: Path, tokenizer: Any) -> None:
+    """Write the tokenizer's chat template where the tokenizer itself is not saved; several are left to the model."""
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and isinstance(tokenizer.chat_template, str):
+        storage.write_text(directory / CHAT_TEMPLATE, tokenizer.chat_template)
 
 
 def write_side_files(

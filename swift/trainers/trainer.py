@@ -25,6 +25,7 @@ from transformers.training_args import OptimizerNames
 
 from swift import checkpoint, dist
 from swift.arguments.sft import SftArguments
+from swift.datasets.stream import Stream
 from swift.errors import ConfigError, DataError, InternalError, MissingPackageError
 from swift.trainers import loss as losses
 from swift.trainers import metrics, saving
@@ -37,6 +38,7 @@ from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
 from swift.trainers.optimizers import GaLore, create_galore_optimizer
 from swift.trainers.progress import MEMORY, STEP_SPEED, TOKEN_SPEED, progress
+from swift.trainers.streaming import FollowStream
 from swift.trainers.tally import Clock, Tally, memory_gib
 from swift.tuners.layers import telling
 
@@ -138,6 +140,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         if args.lisa_activated_layers:
             self._lisa = Lisa(self.model, args.lisa_activated_layers, args.lisa_step_interval, args.seed)
             self.add_callback(self._lisa)
+        if isinstance(self.train_dataset, Stream):
+            self.add_callback(FollowStream(self.train_dataset))
         self.ranks = find_ranks(self.model)
         if self.ranks is not None:
             self.add_callback(self.ranks)
