@@ -98,6 +98,7 @@ COMMANDS = {
         word="action",
         words="dataset",
     ),
+    "models": Command("swift.arguments.verbs:ModelsArguments", "swift.commands.models:models_main", word="search"),
     "doctor": Command("swift.arguments.verbs:DoctorArguments", "swift.commands.doctor:doctor_main"),
     "schema": Command(
         "swift.arguments.verbs:SchemaArguments",

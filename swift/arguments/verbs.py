@@ -1,10 +1,23 @@
-"""Options of the small commands: `swift doctor`, `swift schema` and `swift completion`."""
+"""Options of the small commands: `swift models`, `swift doctor`, `swift schema` and `swift completion`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from swift.arguments.fields import option
+
+
+@dataclass(kw_only=True)
+class ModelsArguments:
+    """List the registered models, search them, or say what a model's directory holds."""
+
+    search: list[str] = option(
+        [],
+        group="Search",
+        help="Words that are all in a model's name, ids, template or class, or one directory; no name is needed.",
+    )
+    family: str | None = option(None, group="Search", help="Only models of this family, such as qwen.", none="all")
+    json: bool = option(False, group="Output", help="One line of JSON for machines instead of a table.")
 
 
 @dataclass(kw_only=True)

@@ -75,6 +75,7 @@ def is_native(model_type: str) -> bool:
     return model_type in _native_types()
 
 
+@functools.cache
 def native_type(arch: str) -> str | None:
     """The `model_type` of a model class such as "Qwen2ForCausalLM" that transformers has; None for one that it lacks.
 

@@ -23,7 +23,7 @@ MODELS.add(
     gemma2("gemma2-27b", "default-generation", "gemma-2-27b"),
     gemma2("gemma2-27b-instruct", "gemma", "gemma-2-27b-it"),
     gemma3("gemma3-270m", "default-generation", "gemma-3-270m"),
-    gemma3("gemma3-270m-instruct", "auto", "gemma-3-270m-it"),
+    gemma3("gemma3-270m-instruct", "gemma3", "gemma-3-270m-it"),
     gemma3("gemma3-1b", "default-generation", "gemma-3-1b-pt"),
-    gemma3("gemma3-1b-instruct", "auto", "gemma-3-1b-it"),
+    gemma3("gemma3-1b-instruct", "gemma3", "gemma-3-1b-it"),
 )

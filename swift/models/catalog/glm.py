@@ -44,8 +44,8 @@ MODELS.add(
     fourth("glm-z1-9b-0414", "auto", "GLM-Z1-9B-0414"),
     fourth("glm-z1-32b-0414", "auto", "GLM-Z1-32B-0414"),
     experts("glm4_5-air-base", "default-generation", "GLM-4.5-Air-Base"),
-    experts("glm4_5-air", "auto", "GLM-4.5-Air"),
+    experts("glm4_5-air", "glm4_5", "GLM-4.5-Air"),
     experts("glm4_5-base", "default-generation", "GLM-4.5-Base"),
-    experts("glm4_5", "auto", "GLM-4.5"),
+    experts("glm4_5", "glm4_5", "GLM-4.5"),
     experts("glm4_6", "auto", "GLM-4.6"),
 )

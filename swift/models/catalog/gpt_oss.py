@@ -7,6 +7,6 @@ from swift.models import MODELS, family
 oss = family("gpt-oss", "openai-mirror", "openai", targets=("q_proj", "k_proj", "v_proj"), arch="GptOssForCausalLM")
 
 MODELS.add(
-    oss("gpt-oss-20b", "auto", "gpt-oss-20b"),
-    oss("gpt-oss-120b", "auto", "gpt-oss-120b"),
+    oss("gpt-oss-20b", "gpt-oss", "gpt-oss-20b"),
+    oss("gpt-oss-120b", "gpt-oss", "gpt-oss-120b"),
 )

@@ -8,9 +8,10 @@ from __future__ import annotations
 from swift.models import MODELS, family
 
 SHAPE = {"targets": ("q_proj", "k_proj", "v_proj"), "arch": "LlamaForCausalLM"}
-llama = family("llama", "LLM-Research", "meta-llama", **SHAPE)
+PAD = {"pad_token": "<|finetune_right_pad_id|>"}  # since 3.1
+llama = family("llama", "LLM-Research", "meta-llama", **SHAPE, **PAD)
 quant = family("llama", "swift", "study-hjt", dtype="fp16", **SHAPE)
-quant3_1 = family("llama", "LLM-Research", "hugging-quants", dtype="fp16", **SHAPE)
+quant3_1 = family("llama", "LLM-Research", "hugging-quants", dtype="fp16", **SHAPE, **PAD)
 scout = family(
     "llama", "LLM-Research", "meta-llama", targets=("q_proj", "k_proj", "v_proj"), arch="Llama4ForConditionalGeneration"
 )
@@ -57,11 +58,11 @@ MODELS.add(
     llama("llama3_2-1b-instruct", "llama3_2", "Llama-3.2-1B-Instruct"),
     llama("llama3_2-3b", "default-generation", "Llama-3.2-3B"),
     llama("llama3_2-3b-instruct", "llama3_2", "Llama-3.2-3B-Instruct"),
-    llama("llama3_3-70b-instruct", "llama3_2", "Llama-3.3-70B-Instruct"),
+    llama("llama3_3-70b-instruct", "llama3_1", "Llama-3.3-70B-Instruct"),
     scout("llama4-scout-17b-16e", "default-generation", "Llama-4-Scout-17B-16E"),
-    scout("llama4-scout-17b-16e-instruct", "auto", "Llama-4-Scout-17B-16E-Instruct"),
+    scout("llama4-scout-17b-16e-instruct", "llama4", "Llama-4-Scout-17B-16E-Instruct"),
     scout("llama4-maverick-17b-128e", "default-generation", "Llama-4-Maverick-17B-128E"),
-    scout("llama4-maverick-17b-128e-instruct", "auto", "Llama-4-Maverick-17B-128E-Instruct"),
+    scout("llama4-maverick-17b-128e-instruct", "llama4", "Llama-4-Maverick-17B-128E-Instruct"),
     llama(
         "llama2-7b-aqlm-2bit-1x16",
         "default-generation",
@@ -86,7 +87,7 @@ MODELS.add(
         "AI-ModelScope/Llama-3.1-Nemotron-70B-Instruct-HF",
         "nvidia/Llama-3.1-Nemotron-70B-Instruct-HF",
     ),
-    llama("reflection-llama_3_1-70b", "auto", "Reflection-Llama-3.1-70B", "mattshumer/Reflection-Llama-3.1-70B"),
+    llama("reflection-llama_3_1-70b", "reflection", "Reflection-Llama-3.1-70B", "mattshumer/Reflection-Llama-3.1-70B"),
     llama(
         "longwriter-llama3_1-8b",
         "longwriter-llama3",

@@ -31,9 +31,9 @@ MODELS.add(
     mixtral("mixtral-moe-7b-instruct", "llama", "Mixtral-8x7B-Instruct-v0.1"),
     mistral("mistral-7b-v3", "default-generation", "LLM-Research/Mistral-7B-v0.3"),
     mistral("mathstral-7b", "auto", "Mathstral-7B-v0.1"),
-    mistral("mistral-large-instruct-2411", "auto", "Mistral-Large-Instruct-2411"),
+    mistral("mistral-large-instruct-2411", "mistral-v7", "Mistral-Large-Instruct-2411"),
     mistral("mistral-small-24b-base-2501", "default-generation", "mistralai/Mistral-Small-24B-Base-2501"),
-    mistral("mistral-small-24b-instruct-2501", "auto", "mistralai/Mistral-Small-24B-Instruct-2501"),
+    mistral("mistral-small-24b-instruct-2501", "mistral-v7-tekken", "mistralai/Mistral-Small-24B-Instruct-2501"),
     mistral("devstral-small-2505", "auto", "mistralai/Devstral-Small-2505"),
     mixtral("mixtral-moe-8x22b-instruct", "auto", "Mixtral-8x22B-Instruct-v0.1"),
     mixtral(

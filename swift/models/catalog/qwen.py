@@ -11,7 +11,7 @@ from collections.abc import Callable
 from swift.models import MODELS, ModelRecord, family
 
 QKV = ("q_proj", "k_proj", "v_proj")
-first = family("qwen", "qwen", "Qwen", targets=("c_attn",), arch="QWenLMHeadModel")
+first = family("qwen", "qwen", "Qwen", targets=("c_attn",), arch="QWenLMHeadModel", pad_token="<|endoftext|>")
 dense = family("qwen", "qwen", "Qwen", targets=QKV, arch="Qwen2ForCausalLM")
 experts = family("qwen", "qwen", "Qwen", targets=QKV, arch="Qwen2MoeForCausalLM")
 dense3 = family("qwen", "Qwen", "Qwen", targets=QKV, arch="Qwen3ForCausalLM", eos_token="<|im_end|>")
@@ -20,7 +20,7 @@ hybrid3 = family("qwen", "Qwen", "Qwen", targets=QKV, arch="Qwen3NextForCausalLM
 codefuse = family("codefuse", "codefuse-ai", "codefuse-ai", targets=("c_attn",), arch="QWenLMHeadModel")
 agent = family("modelscope-agent", "iic", None, targets=("c_attn",), arch="QWenLMHeadModel")
 finance = family("tongyi-finance", "TongyiFinance", "jxy", targets=("c_attn",), arch="QWenLMHeadModel")
-marco = family("marco-o1", "AIDC-AI", "AIDC-AI", targets=QKV, arch="Qwen2ForCausalLM")
+marco = family("marco-o1", "marco_o1", "AIDC-AI", targets=QKV, arch="Qwen2ForCausalLM")
 
 
 def size(
@@ -53,11 +53,11 @@ def third(
     row: Callable[..., ModelRecord], name: str, repository: str, quantised: str = "", base: bool = True
 ) -> list[ModelRecord]:
     """A Qwen3 that thinks when asked to, its base model where there is one, and its `quantised` ones."""
-    rows = [row(name, "auto", repository)]
+    rows = [row(name, "qwen3", repository)]
     if base:
         end = {"eos_token": "<|endoftext|>"}
         rows.append(row(f"{name}-base", "default-generation", f"{repository}-Base", **end))
-    return rows + [row(f"{name}-{q.lower()}", "auto", f"{repository}-{q}", dtype="fp16") for q in quantised.split()]
+    return rows + [row(f"{name}-{q.lower()}", "qwen3", f"{repository}-{q}", dtype="fp16") for q in quantised.split()]
 
 
 INTS, ALL = "Int4 Int8", "AWQ GPTQ-Int4 GPTQ-Int8"
@@ -103,7 +103,7 @@ MODELS.add(
     dense("qwen2_5-7b-instruct-1m", "qwen2_5", "Qwen/Qwen2.5-7B-Instruct-1M", eos_token="<|im_end|>"),
     dense("qwen2_5-14b-instruct-1m", "qwen2_5", "Qwen/Qwen2.5-14B-Instruct-1M", eos_token="<|im_end|>"),
     *size(dense, "qwen2_5-coder-32b", "Qwen2.5-Coder-32B", "Instruct", "qwen2_5", ALL),
-    dense("qwq-32b-preview", "auto", "Qwen/QwQ-32B-Preview", eos_token="<|im_end|>"),
+    dense("qwq-32b-preview", "qwq", "Qwen/QwQ-32B-Preview", eos_token="<|im_end|>"),
     dense("qwq-32b", "auto", "Qwen/QwQ-32B", eos_token="<|im_end|>"),
     *third(dense3, "qwen3-0_6b", "Qwen3-0.6B", "GPTQ-Int8"),
     *third(dense3, "qwen3-1_7b", "Qwen3-1.7B", "GPTQ-Int8"),
@@ -113,15 +113,15 @@ MODELS.add(
     *third(dense3, "qwen3-32b", "Qwen3-32B", "AWQ", base=False),
     *third(experts3, "qwen3-30b-a3b", "Qwen3-30B-A3B", "GPTQ-Int4"),
     *third(experts3, "qwen3-235b-a22b", "Qwen3-235B-A22B", "GPTQ-Int4", base=False),
-    dense3("qwen3-4b-instruct-2507", "auto", "Qwen3-4B-Instruct-2507"),
+    dense3("qwen3-4b-instruct-2507", "qwen3-instruct", "Qwen3-4B-Instruct-2507"),
     dense3("qwen3-4b-thinking-2507", "auto", "Qwen3-4B-Thinking-2507"),
-    experts3("qwen3-30b-a3b-instruct-2507", "auto", "Qwen3-30B-A3B-Instruct-2507"),
+    experts3("qwen3-30b-a3b-instruct-2507", "qwen3-instruct", "Qwen3-30B-A3B-Instruct-2507"),
     experts3("qwen3-30b-a3b-thinking-2507", "auto", "Qwen3-30B-A3B-Thinking-2507"),
-    experts3("qwen3-235b-a22b-instruct-2507", "auto", "Qwen3-235B-A22B-Instruct-2507"),
+    experts3("qwen3-235b-a22b-instruct-2507", "qwen3-instruct", "Qwen3-235B-A22B-Instruct-2507"),
     experts3("qwen3-235b-a22b-thinking-2507", "auto", "Qwen3-235B-A22B-Thinking-2507"),
     experts3("qwen3-coder-30b-a3b-instruct", "auto", "Qwen3-Coder-30B-A3B-Instruct"),
     experts3("qwen3-coder-480b-a35b-instruct", "auto", "Qwen3-Coder-480B-A35B-Instruct"),
-    hybrid3("qwen3-next-80b-a3b-instruct", "auto", "Qwen3-Next-80B-A3B-Instruct"),
+    hybrid3("qwen3-next-80b-a3b-instruct", "qwen3-instruct", "Qwen3-Next-80B-A3B-Instruct"),
     hybrid3("qwen3-next-80b-a3b-thinking", "auto", "Qwen3-Next-80B-A3B-Thinking"),
     codefuse("codefuse-qwen-14b-chat", "codefuse", "CodeFuse-QWen-14B"),
     agent("modelscope-agent-7b", "modelscope-agent", "ModelScope-Agent-7B"),
@@ -136,5 +136,5 @@ MODELS.add(
     ),
     finance("tongyi-finance-14b-chat", "qwen", "Tongyi-Finance-14B-Chat"),
     finance("tongyi-finance-14b-chat-int4", "qwen", "Tongyi-Finance-14B-Chat-Int4", dtype="fp16"),
-    marco("marco-o1", "auto", "Marco-o1", eos_token="<|im_end|>"),
+    marco("marco-o1", "marco_o1", "Marco-o1", eos_token="<|im_end|>"),
 )

@@ -10,11 +10,11 @@ third = family("smollm", "HuggingFaceTB", "HuggingFaceTB", targets=QKV, arch="Sm
 
 MODELS.add(
     second("smollm2-135m", "default-generation", "SmolLM2-135M"),
-    second("smollm2-135m-instruct", "auto", "SmolLM2-135M-Instruct"),
+    second("smollm2-135m-instruct", "smollm2", "SmolLM2-135M-Instruct"),
     second("smollm2-360m", "default-generation", "SmolLM2-360M"),
-    second("smollm2-360m-instruct", "auto", "SmolLM2-360M-Instruct"),
+    second("smollm2-360m-instruct", "smollm2", "SmolLM2-360M-Instruct"),
     second("smollm2-1_7b", "default-generation", "SmolLM2-1.7B"),
-    second("smollm2-1_7b-instruct", "auto", "SmolLM2-1.7B-Instruct"),
+    second("smollm2-1_7b-instruct", "smollm2", "SmolLM2-1.7B-Instruct"),
     third("smollm3-3b-base", "default-generation", "SmolLM3-3B-Base"),
     third("smollm3-3b", "auto", "SmolLM3-3B"),
 )
