@@ -7,6 +7,8 @@ meets them so; what the prompt for a reply already shows of a thought is not sup
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from swift.templates import TemplateRecord, Thinking
 from swift.templates.conversation import Message
 
@@ -28,15 +30,17 @@ def wording(record: TemplateRecord, reply: str, current: bool, last: bool) -> tu
     if thinking is None:
         return "", [(record.lead, True), (reply, False)]
     thought, answer = _parted(reply, thinking)
-    keeps = last if thinking.keeps == "last" else current and thinking.keeps == "current"
+    kept = bool(thought) and (last if thinking.keeps == "last" else current and thinking.keeps == "current")
     opens = last or (current and bool(thinking.opened))
-    if keeps and thought:
-        block = [(thinking.before, True), (thought, False), (thinking.after, True)]
-    else:
-        block = [(thinking.missing if opens else thinking.earlier, True)]
     if opens and thinking.keeps != "last":
         answer = answer.lstrip(thinking.answer)
-    return _shown(thinking, [(record.lead, True), *block, (answer, False)], opens, len(record.lead + thinking.before))
+    instead = thinking.missing if opens else thinking.earlier
+    block = [(thinking.before, True), (thought, False), (thinking.after, True)] if kept else [(instead, True)]
+    texts = [(record.lead, True), *block, (answer, False)]
+    if "".join(text for text, _ in texts).startswith(thinking.opened):
+        return thinking.opened, list(_without(texts, len(thinking.opened)))
+    # a thought that does not begin as the prompt opens it begins right there
+    return (thinking.opened, list(_without(texts, len(record.lead + thinking.before)))) if opens else ("", texts)
 
 
 def opened(record: TemplateRecord) -> str:
@@ -66,14 +70,8 @@ def _parted(reply: str, thinking: Thinking) -> tuple[str, str]:
     return thought, reply.rpartition(CLOSE)[2].lstrip(thinking.answer)
 
 
-def _shown(thinking: Thinking, texts: list[Text], opens: bool, before: int) -> tuple[str, list[Text]]:
-    """The texts of a reply as what its prompt shows and the rest."""
-    if "".join(text for text, _ in texts).startswith(thinking.opened):
-        before = len(thinking.opened)
-    elif not opens:
-        return "", texts
-    rest = []
+def _without(texts: list[Text], count: int) -> Iterator[Text]:
+    """The texts without their first `count` characters."""
     for text, own in texts:
-        rest.append((text[before:], own))
-        before = max(0, before - len(text))
-    return thinking.opened, rest
+        yield text[count:], own
+        count = max(0, count - len(text))
