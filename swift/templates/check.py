@@ -25,6 +25,7 @@ EQUAL, WANTED, DIFFERENT, REFUSED = "equal", "wanted", "different", "refused"
 DAY = "26 Jul 2024"  # templates that write the day of the conversation are told this one
 NEVER_SPECIAL = "what somebody types never becomes a special token"
 EMPTY_IS_NONE = "an empty system text is none; the tokenizer's own writes an empty system turn"
+KEPT_APART = "the text is equal; what is shown and what is said are tokenised apart, as inference meets them"
 LEAVES_TOOLS_OUT = "the tokenizer's own leaves tools out; they are written as text"
 LEAVES_CALLS_OUT = "the tokenizer's own leaves calls of tools out; they are written as text"
 TURNS = (
@@ -119,8 +120,8 @@ def check(template: Template, more: Iterable[Case] = ()) -> list[Finding]:
     return [check_one(template, case) for case in (*cases(template.tokenizer), *more)]
 
 
-def check_one(template: Template, case: Case) -> Finding:
-    """What becomes of one conversation."""
+def check_one(template: Template, case: Case, known: bool = True) -> Finding:
+    """What becomes of one conversation; `known` says whether a difference that the row names is wanted."""
     theirs, refusal = own_ids(template.tokenizer, case.row, _variables(template))
     try:
         inputs, _ = template.encode(case.row)
@@ -134,11 +135,13 @@ def check_one(template: Template, case: Case) -> Finding:
     if theirs is None:
         found.status, found.why = WANTED, f"the tokenizer's own refuses it, we do not: {refusal}"
         return found
-    _compare(template, case, found)
+    _compare(template, case, found, known)
+    if found.status == DIFFERENT and _at_an_edge(template, found, inputs["labels"]):
+        found.status, found.why = WANTED, KEPT_APART
     return found
 
 
-def _compare(template: Template, case: Case, found: Finding) -> None:
+def _compare(template: Template, case: Case, found: Finding, known: bool) -> None:
     """Enter where the ids first differ, and what is known about that."""
     ours, theirs = found.ours, found.theirs
     shared = next(
@@ -151,7 +154,9 @@ def _compare(template: Template, case: Case, found: Finding) -> None:
         found.first = None
         found.why = _end_note(template, ours[shared:], theirs[shared:])
         return
-    reason = known_difference(template, case.name) or _general_difference(template, case, ours, theirs)
+    reason = (known_difference(template, case.name) if known else None) or _general_difference(
+        template, case, ours, theirs
+    )
     found.status, found.why = (DIFFERENT, None) if reason is None else (WANTED, reason)
 
 
@@ -185,6 +190,15 @@ def holds_special(tokenizer: PreTrainedTokenizerBase, messages: Iterable[Mapping
     """Whether somebody wrote the text of a special token."""
     find = any_of(special_texts(tokenizer))
     return bool(find) and any(find.search(message["content"]) for message in messages)
+
+
+def _at_an_edge(template: Template, found: Finding, labels: Sequence[int] | None) -> bool:
+    """Whether the text is equal and the ids begin to differ where a reply begins or ends."""
+    texts = sorted((str(template.tokenizer.decode(ids)) for ids in (found.ours, found.theirs)), key=len)
+    masked = [label == MASKED for label in labels or ()]
+    edges = [k for k in range(1, len(masked)) if masked[k] != masked[k - 1]]
+    near = any(abs(edge - (found.first or 0)) <= 2 for edge in edges)
+    return near and texts[1].startswith(texts[0]) and len(texts[1]) - len(texts[0]) <= len(template.end_text)
 
 
 def _only_the_end(template: Template, case: Case, ours: list[int], theirs: list[int]) -> bool:
@@ -264,9 +278,10 @@ def _mask_faults(template: Template, row: Mapping[str, Any], supervised: list[st
     faults += [f"the call of {call.name} is not supervised" for call in calls if call.name not in "".join(supervised)]
     ends = (*template.ends, *([OBSERVATION] if calls else []))
     faults += [f"no end of a turn is supervised: {text[-80:]!r}" for text in supervised if not text.endswith(ends)]
-    asked = [message["content"] for message in messages if message["role"] in ("system", "user", "tool")]
-    faults += [f"not a reply, but supervised: {text!r}" for text in asked if len(text) > 4 and text in supervised]
-    return faults
+    own = "".join(str(reply["content"]) + json.dumps(reply.get("tool_calls"), ensure_ascii=False) for reply in replies)
+    asked = {message["content"].strip() for message in messages if message["role"] != "assistant"}
+    heard = [text for text in asked if len(text) > 2 and text not in own and any(text in part for part in supervised)]
+    return faults + [f"not a reply, but supervised: {text[:80]!r}" for text in heard]
 
 
 def _prompt_faults(template: Template, row: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:

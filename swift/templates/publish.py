@@ -46,7 +46,7 @@ def _same(template: RecordTemplate, source: str, in_text: bool = False) -> bool:
     other = copy.copy(template)
     other.tokenizer = copy.copy(template.tokenizer)
     other.tokenizer.chat_template = source
-    found = [check_one(other, case) for case in cases(other.tokenizer) if _is_plain(template, case)]
+    found = [check_one(other, case, known=False) for case in cases(other.tokenizer) if _is_plain(template, case)]
     return all(finding.good or (in_text and _same_text(other, finding)) for finding in found)
 
 
@@ -56,11 +56,11 @@ def _same_text(template: RecordTemplate, finding: Finding) -> bool:
 
 
 def _is_plain(template: RecordTemplate, case: Case) -> bool:
-    """Whether a conversation is one that the template can write and that has no tools."""
+    """Whether a conversation is one that the template can write, without tools and without an empty system text."""
     messages = case.row["messages"]
     system = messages[0]["role"] == "system"
     rounds = sum(message["role"] == "user" for message in messages)
-    if case.row.get("tools") or (rounds > 1 and template.record.chat_sep is None):
+    if case.row.get("tools") or messages[0]["content"] == "" or (rounds > 1 and template.record.chat_sep is None):
         return False
     if "thought" in case.name and template.record.thinking is None:
         return False

@@ -257,17 +257,24 @@ class RecordTemplate(Template):
         self._fill(runs[0], self._system_prefix if system else self._prefix, {"SYSTEM": system or ""}, mark)
         for k, turn in enumerate(rounds):
             self._show(runs[-1], turn, k, system if k == len(rounds) - 1 else None, mark)
-            for step in turn.steps:
-                self._say(runs, [(step.said, False)], turn.query, step.weight, mark=mark, goes_on=True)
-                runs[-1].text(*_apart(step.observed, self._not_for_users, mark))
-            if turn.reply is not None:
-                shown, said = wording(self.record, turn.reply, k >= asked, k == len(rounds) - 1)
-                runs[-1].text(shown)
-                self._say(runs, said, turn.query, turn.weight, mark=mark)
-                self._fill(runs[-1], self._separator if k < len(rounds) - 1 else [], {})
-            elif not turn.steps:
-                runs[-1].text(opened(self.record))
+            self._answer(runs, turn, k >= asked, k == len(rounds) - 1, mark)
         return runs
+
+    def _answer(self, runs: list[Run], turn: Round, current: bool, last: bool, mark: str) -> None:
+        """Add what the model says in a round, with what tools answer meanwhile, and what is shown after it."""
+        texts = [*(step.said for step in turn.steps), *([] if turn.reply is None else [turn.reply])]
+        if not texts:
+            runs[-1].text(opened(self.record))
+        for n, text in enumerate(texts):
+            shown, said = wording(self.record, text, current, last) if n == 0 else ("", [(text, False)])
+            runs[-1].text(shown)
+            step = turn.steps[n] if n < len(turn.steps) else None
+            weight = step.weight if step else turn.weight
+            self._say(runs, said, turn.query, weight, mark=mark, goes_on=step is not None)
+            if step:
+                runs[-1].text(*_apart(step.observed, self._not_for_users, mark))
+        if turn.reply is not None and not last:
+            self._fill(runs[-1], self._separator, {})
 
     def _marked(self, talk: Talk, mark: str) -> Talk:
         """The conversation with marks where no token may reach across, before tools are written into it."""

@@ -17,7 +17,9 @@ from tests.templates.chats import chat_tokenizer, marked_tokenizer, talk
 
 REACT = "Thought: look\nAction: find\nAction Input: {}\nObservation: 18 degrees\nThought: done\nFinal Answer: 18"
 NAMES = [*CHOICES, *RULES]
-WORDS = st.sampled_from(["Action:", "Action Input:", "Observation:", "Thought:", "Next:", " a", "\n", "答", "x1", "<s>"])
+WORDS = st.sampled_from(
+    ["Action:", "Action Input:", "Observation:", "Thought:", "Next:", " a", "\n", "答", "x1", "<s>"]
+)
 
 
 def templates(loss_scale: str = "default"):
