@@ -16,6 +16,8 @@ from swift import dist, hub
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.commands import prepare, ready, run, sft
+from swift.datasets import DATASETS
+from swift.datasets.stream import Stream
 from swift.decide import decide_sft
 from swift.errors import RefusedError
 from swift.trainers.arguments import training_arguments
@@ -86,6 +88,28 @@ def told_of_tools(args: SftArguments, place: Path) -> Any:
 def learnt(args: SftArguments, place: Path) -> Any:
     inputs = encoded(args, {"history": [["Where?", "Here."]], "query": "When?", "response": "Action: look"})
     return inputs["labels"], inputs.get("loss_scale")
+
+
+def streamed(args: SftArguments, place: Path) -> Any:
+    args = decided(replace(args, max_steps=3, dataset=args.dataset or ["chat.jsonl"], streaming=True))
+    read = ready.read_data(args, prepare.load_template(args, prepare.find_source(args)))
+    assert isinstance(read.train, Stream)
+    given = iter(read.train)
+    return [next(given)["input_ids"] for _ in range(5)], len(read.val or [])
+
+
+def opened(args: SftArguments, place: Path) -> Any:
+    args = decided(replace(args, max_steps=3))
+    return type(ready.read_data(args, prepare.load_template(args, prepare.find_source(args))).train).__name__
+
+
+def mixed(args: SftArguments, place: Path) -> Any:
+    return data(replace(args, dataset=["chat.jsonl", "short.jsonl#3"]), place)[2]["train"]
+
+
+def own_sets(args: SftArguments, place: Path) -> Any:
+    ready.find_inputs(args)
+    return "set-of-my-own" in DATASETS
 
 
 def introduced(args: SftArguments, place: Path) -> Any:
@@ -243,6 +267,13 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "dataset_test_ratio": (0.5, data),
     "dataset_seed": (7, data),
     "columns": (["ask=query"], renamed),
+    "custom_dataset_info": (['{"set-of-my-own": {"dataset_path": "chat.jsonl"}}'], own_sets),
+    "interleave": (True, mixed),
+    "interleave_prob": ([0.3, 0.7], mixed),
+    "stopping_strategy": ("all_exhausted", lambda args, place: mixed(replace(args, interleave=True), place)),
+    "streaming": (True, opened),
+    "streaming_buffer_size": (2, streamed),
+    "streaming_val_size": (3, streamed),
     "max_bad_rows": (1, bad_rows),
     "model_name": (["Swifty"], introduced),
     "model_author": (["the team"], introduced),

@@ -122,3 +122,12 @@ class LossOptions:
         False, group="Data", help="Weigh calls of tools more: `--loss_scale react`, where nothing else is said."
     )
     train_on_prompt: bool = option(False, group="Data", help="Learn prompts too: `--loss_scale all`.")
+
+
+@dataclass(kw_only=True)
+class EncodingOptions:
+    """How encoded rows are kept."""
+
+    data_cache: bool = option(
+        True, group="Data", help="Keep encoded rows, so that the next run on the same data starts at once."
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swift.arguments.data import DataOptions, LossOptions, MixOptions
+from swift.arguments.data import DataOptions, EncodingOptions, LossOptions, MixOptions
 from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.arguments.training import OptimisationOptions, RunOptions
 from swift.arguments.tuner import TunerOptions
@@ -12,6 +12,14 @@ from swift.arguments.tuner import TunerOptions
 
 @dataclass(kw_only=True)
 class SftArguments(
-    RunOptions, OptimisationOptions, TunerOptions, LossOptions, MixOptions, DataOptions, NewTokenOptions, ModelOptions
+    RunOptions,
+    OptimisationOptions,
+    TunerOptions,
+    LossOptions,
+    MixOptions,
+    EncodingOptions,
+    DataOptions,
+    NewTokenOptions,
+    ModelOptions,
 ):
     """Fine-tune a model on conversations."""

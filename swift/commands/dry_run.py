@@ -26,6 +26,7 @@ from swift.commands.pictures import wants_colour
 from swift.commands.prepare import load_plugins, load_template
 from swift.commands.ready import Data, find_inputs, new_ids, read_data, spell_out
 from swift.commands.run import check_disk, check_writable, plan_run
+from swift.datasets.stream import Stream
 from swift.decide import decide_sft, tidy
 from swift.errors import SeveralErrors, SwiftError, raise_all
 from swift.models.load import detect_hardware
@@ -175,7 +176,7 @@ def _check_resumed(found: Rehearsal, training: Seq2SeqTrainingArguments, checkpo
         "world_size": found.processes,
         "per_device_train_batch_size": training.per_device_train_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
-        "rows": len(data.train),
+        "rows": None if isinstance(data.train, Stream) else len(data.train),
         "seed": training.seed,
     }
     check_same_run(checkpoint, now, found.args.sft_type != "full", data_too=not training.ignore_data_skip)

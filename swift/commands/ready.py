@@ -14,6 +14,7 @@ from swift.arguments.sft import SftArguments
 from swift.commands.prepare import find_source
 from swift.commands.rows import Data as Data
 from swift.commands.rows import read_data as read_data
+from swift.datasets.info import register_infos
 from swift.datasets.load import parse_specs
 from swift.errors import ConfigError, SeveralErrors, SwiftError, raise_all
 from swift.models.load import TORCH_DTYPES, finish_model, load_model
@@ -41,13 +42,15 @@ def new_ids(args: SftArguments, template: Template) -> list[int]:
     """
     if args.resume_from_checkpoint:
         check_same(read(args.resume_from_checkpoint), args.new_special_tokens, args.resume_from_checkpoint)
-    return [template.tokenizer.convert_tokens_to_ids(word) for word in args.new_special_tokens]
+    vocabulary = template.tokenizer.get_vocab() if args.new_special_tokens else {}
+    return [vocabulary[word] for word in args.new_special_tokens]
 
 
 def find_inputs(args: SftArguments) -> ModelSource:
     """The model to tune. What is wrong with its name, with those of the data sets and with tuners is said at once."""
     mistakes: list[SwiftError] = check_tuners(args)
     try:
+        register_infos(args.custom_dataset_info)
         parse_specs([*args.dataset, *args.val_dataset])
     except SwiftError as error:
         mistakes.append(error)

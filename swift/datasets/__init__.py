@@ -27,7 +27,7 @@ class DatasetRecord:
         columns: columns to rename before the format is detected; "-" as the new name hides one.
         conversations: what a list of turns calls its keys and roles, for `convert.renamed_format`.
         labels: names of the numbers in a column; a row with a number below 0 is left out, which is counted.
-        fill: columns made of others by a pattern, such as {"response": "{reason}\n\nAnswer: {answer}"}.
+        fill: columns made of others by a pattern, such as {"response": "{reason} So: {answer}"}.
         convert: makes a row of a known format from a raw one; None from it leaves the row out, which is counted.
         drop_bad_rows: whether broken rows are dropped and counted rather than an error: nobody here can correct them.
         tags: topics and languages.

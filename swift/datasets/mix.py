@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -73,16 +73,44 @@ def turns(shares: Sequence[float], credits: list[float]) -> Iterator[int]:
         yield chosen
 
 
+def take_turns(
+    mix: Mix,
+    credits: list[float],
+    passes: list[int],
+    next_row: Callable[[int], T | None],
+    rewind: Callable[[int], None],
+) -> Iterator[tuple[int, T]]:
+    """The rows of sets in turns, each with the number of its set, until `mix.until`.
+
+    Args:
+        mix: with shares.
+        credits: as for `turns`.
+        passes: how often each set began again, which is kept up to date.
+        next_row: gives the next row of a set, None at its end.
+        rewind: makes a set begin again.
+    """
+    assert mix.shares is not None
+    for i in turns(mix.shares, credits):
+        row = next_row(i)
+        if row is None:
+            if mix.until == FIRST or all(count for j, count in enumerate(passes) if j != i):
+                return
+            passes[i] += 1
+            rewind(i)
+            row = next_row(i)
+            if row is None:
+                return
+        yield i, row
+
+
 def mix_rows(sets: Sequence[Sequence[T]], mix: Mix) -> list[T]:
     """The rows of all sets in the order of the mix; some several times, or left out, as `Mix.until` says."""
-    if mix.shares is None or not all(sets):
+    if mix.shares is None:
         return [row for rows in sets for row in rows]
-    mixed: list[T] = []
-    taken = [0] * len(sets)
-    for i in turns(mix.shares, [0.0] * len(sets)):
-        over = [count >= len(rows) for count, rows in zip(taken, sets, strict=True)]
-        if over[i] if mix.until == FIRST else all(over):
-            return mixed
-        mixed.append(sets[i][taken[i] % len(sets[i])])
-        taken[i] += 1
-    raise AssertionError("turns never end")
+    sources = [iter(rows) for rows in sets]
+
+    def rewind(i: int) -> None:
+        sources[i] = iter(sets[i])
+
+    zeros = [0] * len(sets)
+    return [row for _, row in take_turns(mix, [0.0] * len(sets), zeros, lambda i: next(sources[i], None), rewind)]
