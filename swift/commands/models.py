@@ -125,7 +125,7 @@ def describe(directory: Path) -> dict[str, Any]:
     own = not is_native(model_type)
     source = ModelSource(directory.name, None, directory, config)
     rows = [row.name for row in MODELS.values() if row.arch and row.arch == source.arch]
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    text: dict[str, Any] = config["text_config"] if isinstance(config.get("text_config"), dict) else config
     return {
         "path": str(directory),
         "model_type": model_type,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, Llama4Config, Llama4ForConditionalGeneration
 
 from swift.models import MODELS
+from swift.models.load import load_model
 from swift.models.remote_code import native_type
+from swift.models.source import find_model
 from swift.tuners import LoraConfig, Swift
 from swift.tuners.layers import find_layers
 from swift.tuners.targets import find_all_linears, find_embeddings, find_targets
+from tests.tiny import tiny_tokenizer
 
 VOCAB, TOKENS, LAYERS = 96, 6, 2
 SMALL: dict[str, Any] = {
@@ -108,7 +112,7 @@ def shapes() -> list[tuple[str, tuple[str, ...]]]:
     return list(dict.fromkeys((row.arch, row.targets) for row in MODELS.values() if native_type(row.arch)))
 
 
-def tiny(arch: str, targets: tuple[str, ...]) -> PreTrainedModel:
+def tiny(arch: str, targets: tuple[str, ...]) -> Any:
     model_type = str(native_type(arch))
     shape = {**SMALL, **SHAPES.get(model_type, {})}
     if model_type == "deepseek_v2" and "q_proj" in targets:
@@ -129,7 +133,7 @@ def test_what_the_rows_say_of_an_architecture(arch: str, targets: tuple[str, ...
     linears = [m for p, m in model.named_modules() if any(p.endswith(end) for end in find_all_linears(model))]
     assert linears
     assert all(module is not head for module in linears), "ALL takes the head"
-    embeddings = [model.get_submodule(p) for p in paths for end in find_embeddings(model) if p.endswith(end)]
+    embeddings: list[Any] = [model.get_submodule(p) for p in paths for end in find_embeddings(model) if p.endswith(end)]
     assert embeddings == [model.get_input_embeddings()]
     path, layers = find_layers(model)
     assert len(layers) == LAYERS, path
@@ -175,3 +179,19 @@ def test_every_shape_is_that_of_a_row():
 )
 def test_a_class_has_its_type(arch: str, model_type: str | None):
     assert native_type(arch) == model_type
+
+
+def test_of_llama_4_the_text_part_is_loaded(tmp_path: Path):
+    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    vision |= {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32, "image_size": 56}
+    text = {**PARTS["text_config"], "vocab_size": 400}
+    whole = Llama4ForConditionalGeneration(Llama4Config(text_config=text, vision_config=vision)).eval()
+    whole.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    source = find_model(None, str(tmp_path))
+    assert source.targets == ("q_proj", "k_proj", "v_proj")
+    model = load_model(source, torch.float32)
+    ids_BT = torch.randint(3, VOCAB, (1, TOKENS))
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids_BT).logits, whole(input_ids=ids_BT).logits)
+    assert not any("vision" in name for name, _ in model.named_parameters())
