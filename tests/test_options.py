@@ -132,6 +132,13 @@ def renamed(args: SftArguments, place: Path) -> Any:
     return data(replace(args, dataset=[str(file)]), place)[0]
 
 
+def kept(args: SftArguments, place: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(place / f"hf-{args.data_cache}"))
+        data(args, place)
+    return (place / f"hf-{args.data_cache}").exists()
+
+
 def trainable(args: SftArguments, place: Path) -> Any:
     share = args.freeze_parameters or 0.5
     args = replace(args, sft_type="full", freeze_parameters=args.freeze_parameters if not _thawed(args) else share)
@@ -285,6 +292,7 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "use_loss_scale": (True, learnt),
     "train_on_prompt": (True, learnt),
     "max_length": (60, data),
+    "data_cache": (False, kept),
     "truncation_strategy": ("truncation_left", lambda args, place: data(replace(args, max_length=60), place)),
     "sft_type": ("adapter", tuner),
     "tuner": (["lora:rank=2"], tuner),

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swift.arguments.data import DataOptions
+from swift.arguments.data import DataOptions, LossOptions, MixOptions
 from swift.arguments.fields import option
-from swift.arguments.model import ModelOptions
+from swift.arguments.model import ModelOptions, NewTokenOptions
 
 
 @dataclass(kw_only=True)
-class DataArguments(DataOptions, ModelOptions):
-    """Look at data sets as a model will meet them."""
+class DataArguments(LossOptions, MixOptions, DataOptions, NewTokenOptions, ModelOptions):
+    """Look at data sets as a model will meet them, or encode them once for many runs."""
 
     action: str | None = option(
         None,
         group="Output",
-        choices=("preview",),
+        choices=("preview", "prepare"),
         help="What to do; the word after `swift data`. The words after that are --dataset.",
         none="it has to be said",
     )
@@ -24,6 +24,7 @@ class DataArguments(DataOptions, ModelOptions):
     output: str | None = option(
         None,
         group="Output",
-        help="Directory for what is shown as a page (preview.html), the picture of lengths and data_report.json.",
+        help="Directory to write: of `prepare` the encoded rows, for --dataset; of `preview` the page preview.html, "
+        "the picture of lengths and data_report.json.",
         none="only the terminal",
     )

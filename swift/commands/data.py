@@ -1,4 +1,4 @@
-"""`swift data`: data sets as a model will meet them."""
+"""`swift data`: data sets as a model will meet them, to look at or to keep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import html
 import io
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from swift.commands.chat import say
 from swift.commands.pictures import histogram, row_text, segments, wants_colour
 from swift.commands.prepare import load_plugins, load_template
 from swift.commands.ready import find_inputs
-from swift.commands.rows import load_rows
+from swift.commands.rows import encode_rows, load_rows, made_of
+from swift.datasets import cache
 from swift.datasets.convert import Conversation
 from swift.datasets.encode import encode, length_statistics
 from swift.datasets.ledger import Ledger
 from swift.datasets.show import STYLE, Elements, elements_of, printable
 from swift.decide import decide_sft, tidy
+from swift.errors import OutputError, UsageError
 from swift.models.load import detect_hardware
 from swift.templates.template import Template
 
@@ -42,8 +44,30 @@ HEAD = f'<head><meta charset="utf-8"><title>Data preview</title><style>{STYLE}{O
 
 
 def data_main(said: DataArguments) -> dict[str, Any]:
-    """Do what `swift data <action>` asks for."""
-    return preview(said)
+    """Do what `swift data <action>` asks for; return the account of the rows."""
+    return prepare(said) if said.action == "prepare" else preview(said)
+
+
+def prepare(said: DataArguments) -> dict[str, Any]:
+    """Encode data sets into a directory, from which `swift sft --dataset` trains; return the account.
+
+    Raises:
+        UsageError: no directory is said.
+        OutputError: there is another thing under its name.
+    """
+    if not said.output:
+        raise UsageError("USAGE-03", "--output is missing", fix="swift data prepare <data set> --output <directory>")
+    output = Path(said.output).expanduser()
+    if output.exists() and not cache.is_kept(output) and not (output.is_dir() and not any(output.iterdir())):
+        raise OutputError("OUTPUT-01", f"--output {said.output} holds other files", fix="name another directory")
+    args, template = decided(as_training(said))
+    made = made_of(args, template) or made_of(args, template, of_files=False)
+    assert made is not None
+    with storage.staged_directory(output.resolve(), cache.facts(made)) as stage:
+        data = encode_rows(args, template, stage)
+    say(data.ledger.screen())
+    say(f"written: {output}; train from it with `swift sft --dataset {output}`")
+    return data.ledger.to_json()
 
 
 @dataclass(frozen=True)
@@ -67,11 +91,7 @@ def preview(said: DataArguments) -> dict[str, Any]:
 
     With `output`, the same is written there as a page, a picture and a report.
     """
-    args = as_training(said)
-    load_plugins(args.custom_register_path)
-    source = find_inputs(args)
-    args = decide_sft(args, detect_hardware(), source)
-    template = load_template(args, source)
+    args, template = decided(replace(as_training(said), evaluation_strategy="no"))
     loaded = load_rows(args)
     rows = [*loaded.train, *(loaded.val or [])]
     parts = [encode(loaded.train, template, loaded.ledger)]
@@ -88,9 +108,17 @@ def preview(said: DataArguments) -> dict[str, Any]:
 
 
 def as_training(said: DataArguments) -> SftArguments:
-    """The options of a training run on the same data that evaluates nothing, so that no row is split off."""
+    """The options of a training run on the same data."""
     names = {field.name for field in fields(SftArguments)} & {field.name for field in fields(said)}
-    return tidy(SftArguments(evaluation_strategy="no", **{name: getattr(said, name) for name in sorted(names)}))
+    return tidy(SftArguments(**{name: getattr(said, name) for name in sorted(names)}))
+
+
+def decided(args: SftArguments) -> tuple[SftArguments, Template]:
+    """The options as a training run decides them, and its template."""
+    load_plugins(args.custom_register_path)
+    source = find_inputs(args)
+    args = decide_sft(args, detect_hardware(), source)
+    return args, load_template(args, source)
 
 
 def to_text(found: Preview, colour: bool) -> list[str]:
