@@ -1,4 +1,4 @@
-"""Write what is read from the code: docs/cli.md, docs/supported-models.md, docs/models.md and docs/schema/*.json.
+"""Write what is read from the code: the reference pages in docs/, the table of docs/templates.md, docs/schema/*.json.
 
     python scripts/docs.py [--check]
 
@@ -24,6 +24,7 @@ from swift.models.remote_code import native_type
 from swift.templates import TEMPLATES, Piece, TemplateRecord
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+TABLE, TABLE_END = "<!-- The table is written by `python scripts/docs.py`. -->", "<!-- End of the table. -->"
 WRITTEN = "<!-- Written by `python scripts/docs.py`. -->"
 
 
@@ -46,6 +47,7 @@ def documents() -> dict[Path, str]:
     return {
         DOCS / "cli.md": commands(),
         DOCS / "models.md": registries(),
+        DOCS / "templates.md": templates(DOCS / "templates.md"),
         DOCS / "supported-models.md": models(),
         **schemas,
     }
@@ -114,6 +116,27 @@ def registries() -> str:
         *table(("name", "ModelScope", "Hugging Face", "subsets", "about"), datasets),
     ]
     return "\n".join(lines) + "\n"
+
+
+def templates(path: Path) -> str:
+    """docs/templates.md: what somebody wrote, with the table of templates between its marks."""
+    head, start, rest = path.read_text("utf-8").partition(f"{TABLE}\n")
+    _, end, tail = rest.partition(TABLE_END)
+    users: dict[str, set[str]] = {}
+    for row in MODELS.values():
+        users.setdefault(row.template, set()).add(row.family)
+    rows = (
+        (
+            f"`{row.name}`",
+            " ".join(sorted(users.get(row.name, ()))),
+            row.checked,
+            f"`{row.tools}`" if row.chat_sep is not None and not row.generation else "no",
+            "yes" if row.thinking else "no",
+        )
+        for row in TEMPLATES.values()
+    )
+    lines = table(("template", "families", "compared with", "tools", "thoughts"), rows)
+    return head + start + "\n" + "\n".join(lines) + "\n\n" + (end or TABLE_END) + tail
 
 
 def models() -> str:

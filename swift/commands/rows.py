@@ -181,7 +181,14 @@ def _is_file(text: str) -> bool:
 
 def _template(template: Template) -> str:
     record = repr(template.record) if isinstance(template, RecordTemplate) else template.tokenizer.chat_template
-    known = (template.name, record, template.end_ids, template.default_system, repr(template.loss_scale), template.tools_name)
+    known = (
+        template.name,
+        record,
+        template.end_ids,
+        template.default_system,
+        repr(template.loss_scale),
+        template.tools_name,
+    )
     return cache.digest([*known, template.max_length, template.truncation_strategy])
 
 

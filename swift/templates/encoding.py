@@ -23,6 +23,7 @@ from swift.templates import stop
 from swift.templates.collate import data_collator
 from swift.templates.conversation import Talk, read_talk
 from swift.templates.tokens import added_texts, any_of, safe_decode, special_texts, tokenise
+from swift.templates.tools import ToolFormat
 from swift.templates.weights import LossScale
 
 logger = get_logger()
@@ -88,6 +89,8 @@ class Template(ABC):
         stop_words: texts that end a reply where no single id does.
     """
 
+    tools: ToolFormat | None
+
     def __init__(
         self,
         name: str,
@@ -126,6 +129,11 @@ class Template(ABC):
         self.stop_ids, self.stop_words = stop.stops(
             tokenizer, end_text, end_ids, [*stop_texts, *filter(None, [call_end])]
         )
+
+    @property
+    def tools_name(self) -> str | None:
+        """The name of the format in which tools are written; None is the tokenizer's own way."""
+        return None if self.tools is None else self.tools.name
 
     @property
     def ends(self) -> list[str]:

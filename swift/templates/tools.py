@@ -36,6 +36,7 @@ class ToolFormat:
     """One way to write tools.
 
     Args:
+        name: the value of `--tools_prompt`.
         describe: tools -> what the model is told of them.
         call: what a reply says, and its calls -> the reply as text.
         answer: what several tools answered at once -> the text of their round.
@@ -44,6 +45,7 @@ class ToolFormat:
         one_call: a reply can call one tool alone.
     """
 
+    name: str
     describe: Callable[[Sequence[Tool]], str]
     call: Callable[[str, Sequence[Call]], str]
     answer: Callable[[Sequence[str]], str]
@@ -286,12 +288,15 @@ def _llama3_call(content: str, calls: Sequence[Call]) -> str:
 
 
 FORMATS: dict[str, ToolFormat] = {
-    "react_en": ToolFormat(_react_en, _react_call, _react_answer, goes_on=True, one_call=True),
-    "react_zh": ToolFormat(_react_zh, _react_call, _react_answer, goes_on=True, one_call=True),
-    "toolbench": ToolFormat(_toolbench, _react_call, "\n".join, one_call=True),
-    "glm4": ToolFormat(_glm4, _glm4_call, "\n".join, one_call=True),
-    "hermes": ToolFormat(_hermes, _hermes_call, _hermes_answer),
-    "llama3": ToolFormat(_llama3, _llama3_call, "\n".join, in_user=True, one_call=True),
+    style.name: style
+    for style in (
+        ToolFormat("react_en", _react_en, _react_call, _react_answer, goes_on=True, one_call=True),
+        ToolFormat("react_zh", _react_zh, _react_call, _react_answer, goes_on=True, one_call=True),
+        ToolFormat("toolbench", _toolbench, _react_call, "\n".join, one_call=True),
+        ToolFormat("glm4", _glm4, _glm4_call, "\n".join, one_call=True),
+        ToolFormat("hermes", _hermes, _hermes_call, _hermes_answer),
+        ToolFormat("llama3", _llama3, _llama3_call, "\n".join, in_user=True, one_call=True),
+    )
 }
 
 
