@@ -99,6 +99,9 @@ COMMANDS = {
         words="dataset",
     ),
     "models": Command("swift.arguments.verbs:ModelsArguments", "swift.commands.models:models_main", word="search"),
+    "datasets": Command(
+        "swift.arguments.verbs:DatasetsArguments", "swift.commands.datasets:datasets_main", word="search"
+    ),
     "doctor": Command("swift.arguments.verbs:DoctorArguments", "swift.commands.doctor:doctor_main"),
     "schema": Command(
         "swift.arguments.verbs:SchemaArguments",

@@ -68,7 +68,7 @@ def turns(shares: Sequence[float], credits: list[float]) -> Iterator[int]:
     while True:
         for i, share in enumerate(shares):
             credits[i] += share
-        chosen = max(range(len(shares)), key=credits.__getitem__)
+        chosen = max(range(len(shares)), key=lambda i: (round(credits[i], 9), -i))  # rounded: 3 thirds are not 1
         credits[chosen] -= 1
         yield chosen
 
