@@ -38,11 +38,8 @@ def models_main(args: ModelsArguments) -> list[dict[str, Any]] | dict[str, Any]:
     directory = directory_of(args.search)
     if directory is not None:
         found = describe(directory)
-        _say(
-            json.dumps(found)
-            if args.json
-            else "\n".join(f"{key + ':':<16}{_text(value)}" for key, value in found.items())
-        )
+        lines = (f"{key + ':':<16}{_text(value)}" for key, value in found.items())
+        _say(json.dumps(found) if args.json else "\n".join(lines))
         return found
     rows = search(args.search, args.family)
     listed = [facts(row) for row in rows]
@@ -78,13 +75,16 @@ def _inside(row: ModelRecord, words: list[str]) -> int:
 
 def facts(row: ModelRecord) -> dict[str, Any]:
     """A row as plain values, with whether it needs its own code."""
-    return {**asdict(row), "own_code": native_type(row.arch) is None}
+    return {**asdict(row), "own_code": _brings_code(row)}
 
 
 def needs(row: ModelRecord) -> str:
     """What else a model needs, in words."""
-    own = ["own code"] if native_type(row.arch) is None else []
-    return ", ".join([*own, *row.requires])
+    return ", ".join([*(["own code"] if _brings_code(row) else []), *row.requires])
+
+
+def _brings_code(row: ModelRecord) -> bool:
+    return bool(row.arch) and native_type(row.arch) is None
 
 
 def show(rows: list[ModelRecord]) -> None:

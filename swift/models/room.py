@@ -26,7 +26,7 @@ def make_room(model: Any, ids: Sequence[int], multiple: int | None = None, rows:
         rows: how many rows there have to be; None for what `ids` and `multiple` say.
 
     Raises:
-        DataError: the model has more rows than it was trained with.
+        DataError: the model has more rows than `rows`.
     """
     if not ids:
         return
