@@ -218,7 +218,7 @@ def side_by_side(finding: Finding, tokenizer: PreTrainedTokenizerBase) -> Iterat
     """The ids around the first difference, ours at the left and the tokenizer's own at the right."""
     assert finding.first is not None
     start, stop = max(0, finding.first - BEFORE), finding.first + AFTER
-    rows = [("token", "ours", "theirs")]
+    rows: list[tuple[str, ...]] = [("token", "ours", "theirs")]
     for k in range(start, min(stop, max(len(finding.ours), len(finding.theirs)))):
         cells = [_token(ids[k], tokenizer) if k < len(ids) else "" for ids in (finding.ours, finding.theirs)]
         rows.append((f"{'>' if cells[0] != cells[1] else ' '} {k}", *cells))

@@ -227,7 +227,7 @@ def own_ids(
     try:
         ids = tokenizer.apply_chat_template(
             messages,
-            tools=talk.tools or None,
+            tools=list(talk.tools) or None,  # type: ignore[arg-type]
             tokenize=True,
             return_dict=False,
             add_generation_prompt=messages[-1]["role"] != "assistant",

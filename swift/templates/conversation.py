@@ -51,7 +51,11 @@ def read_tools(said: Any) -> list[Tool]:
     for k, item in enumerate([found] if isinstance(found, Mapping) else found if isinstance(found, list) else [None]):
         tool = _json(item, f"tools[{k}]") if isinstance(item, str) else item
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        if (
+            not isinstance(tool, Mapping)
+            or not isinstance(function, Mapping)
+            or not isinstance(function.get("name"), str)
+        ):
             raise DataError(
                 "DATA-03",
                 f'tools[{k}] is not a function with a "name"',

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-import jinja2.meta
+import jinja2.ext
+import jinja2.nodes
 from transformers import PreTrainedTokenizerBase
 
 from swift.errors import DataError, NotFoundError

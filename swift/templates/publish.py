@@ -25,7 +25,7 @@ def settle_chat_template(template: Template) -> bool:
     if not isinstance(template, RecordTemplate) or template.generation:
         return True
     own = template.tokenizer.chat_template
-    if own and _same(template, own):
+    if isinstance(own, str) and _same(template, own):
         return True
     made = write_source(template.pieces)
     same = _same(template, made)

@@ -155,7 +155,7 @@ class Replies:
         if self._source is not None:
             rendered, spans = render_jinja_template(
                 [talk.messages],
-                tools=talk.tools or None,
+                tools=list(talk.tools) or None,  # type: ignore[arg-type]
                 chat_template=self._source,
                 return_assistant_tokens_mask=True,
                 add_generation_prompt=talk.messages[-1]["role"] != "assistant",

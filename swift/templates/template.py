@@ -148,7 +148,7 @@ class RecordTemplate(Template):
         tools: ToolFormat | None = None,
     ) -> None:
         self.record = record
-        self.tools = tools or find_format(record.tools)
+        self.tools = self._style = tools or find_format(record.tools)
 
         def bound(pieces: Iterable[Piece]) -> list[Atom]:
             return bind(pieces, tokenizer, record.name)
@@ -241,8 +241,8 @@ class RecordTemplate(Template):
         messages, goes_on, mark = talk.messages, False, ""
         if talk.uses_tools:
             mark = unused(json.dumps([talk.messages, talk.tools], ensure_ascii=False))
-            goes_on, talk = self.tools.goes_on, self._marked(talk, mark)
-            messages = spell(talk, self.tools, self.default_system, in_user=not self.takes_system)
+            goes_on, talk = self._style.goes_on, self._marked(talk, mark)
+            messages = spell(talk, self._style, self.default_system, in_user=not self.takes_system)
         system, rest = split_system(trimmed(messages, self.record.trim))
         if system and not self.takes_system:
             raise DataError("DATA-06", self._no_system("the conversation has"), fix=ANOTHER)
