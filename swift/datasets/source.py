@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from swift import hub
 from swift.datasets import DatasetRecord
@@ -177,8 +178,18 @@ def _by_rule(row: Row, record: DatasetRecord) -> Row | None:
         if named[column] is None or int(named[column]) < 0:  # how data sets mark a row that has no label
             return None
         named[column] = names[int(named[column])]
-    filled = {column: pattern.format_map(named) for column, pattern in record.fill.items()}
+    filled = {column: pattern.format_map(_NotNull(named)) for column, pattern in record.fill.items()}
     return {**named, **filled}
+
+
+class _NotNull(dict[str, Any]):
+    """Columns for a pattern, none of which may be null."""
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        if value is None:
+            raise DataError("DATA-03", f'"{key}" is null')
+        return value
 
 
 def _rename(row: Row, columns: Mapping[str, str]) -> Row:

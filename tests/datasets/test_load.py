@@ -287,7 +287,7 @@ def test_broken_rows_of_a_record_are_dropped_and_told(fake_hub: FakeHub, log: py
     loaded = load_datasets("Azure99/blossom-math-v2", test_ratio=0)
     assert loaded.train[0]["messages"][1]["content"] == "Add.\n\nAnswer: 2"
     assert loaded.ledger.summary() == "rows: 3 read = 1 trained + 0 validation + 2 bad rows"
-    assert "blossom-math-v2/train:2: TypeError" in log.text
+    assert 'blossom-math-v2/train:2: "answer" is null' in log.text
     with pytest.raises(DataError):
         get_dataset("some/other")
 

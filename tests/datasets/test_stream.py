@@ -208,3 +208,15 @@ def test_another_stream_is_refused(tmp_path: Path) -> None:
     take(rows, 5)
     with pytest.raises(ConfigError, match="streaming_buffer_size was 4, is 5"):
         stream(path, buffer_size=5).from_state(rows.to_state(5))
+
+
+def test_a_hub_is_read_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def load_dataset(source: str, subset: str | None, **how: Any) -> Any:
+        asked.append({"source": source, "subset": subset, **how})
+        return ({"query": "q", "response": str(i)} for i in itertools.count(1))
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert take(stream("HF::some/set:en", buffer_size=1), 3) == ["1", "2", "3"]
+    assert asked == [{"source": "some/set", "subset": "en", "split": "train", "revision": None, "streaming": True}]
