@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from swift.datasets.rows import Row
 from swift.datasets.turns import (
@@ -34,7 +34,7 @@ PASSED_ON = ("tools", "label", "rejected_response", "images", "videos", "audios"
 """Columns that go with the messages as they are."""
 
 
-class Conversation(TypedDict, total=False):
+class Conversation(TypedDict):
     """A row that can be encoded.
 
     Attributes:
@@ -50,15 +50,15 @@ class Conversation(TypedDict, total=False):
 
     messages: list[Message]
     where: str
-    dataset: str
-    tools: Any
-    label: Any
-    rejected_response: str
-    images: Any
-    videos: Any
-    audios: Any
-    objects: Any
-    chat_template_kwargs: Any
+    dataset: NotRequired[str]
+    tools: NotRequired[Any]
+    label: NotRequired[Any]
+    rejected_response: NotRequired[str]
+    images: NotRequired[Any]
+    videos: NotRequired[Any]
+    audios: NotRequired[Any]
+    objects: NotRequired[Any]
+    chat_template_kwargs: NotRequired[Any]
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def _divide(
 
 def _drop(reason: str, rows: Sequence[Conversation], ledger: Ledger) -> None:
     for row in rows:
-        ledger.drop(reason, row["where"], row["dataset"])
+        ledger.drop(reason, row["where"], row.get("dataset"))
 
 
 def parse_specs(texts: Sequence[str]) -> list[DatasetSpec]:

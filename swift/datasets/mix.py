@@ -38,7 +38,7 @@ def choose_mix(
         ConfigError: shares are given in both ways, or leave nothing for a set that has none.
         UsageError: there are more or fewer shares than sets, or one is not above 0.
     """
-    said = [spec.share for spec in specs]
+    said: list[float | None] = [spec.share for spec in specs]
     if shares:
         if any(share is not None for share in said):
             raise ConfigError("CONFIG-02", "shares are given by --interleave_prob and by @", fix="use one of them")

@@ -240,7 +240,7 @@ def _opener(
     name: str, hub_id: str, subset: str | None, split: str, use_hf: bool, streaming: bool
 ) -> Callable[[int], Iterator[Entry]]:
     def rows(skip: int) -> Iterator[Entry]:
-        options = {"streaming": True} if streaming else {}
+        options: dict[str, Any] = {"streaming": True} if streaming else {}
         for number, row in enumerate(hub.fetch_dataset(hub_id, subset, split, use_hf, **options), 1):
             if number > skip:
                 yield f"{name}:{number}", dict(row)
