@@ -18,6 +18,7 @@ from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.commands.streams import open_stream
 from swift.datasets import cache
+from swift.datasets.convert import Conversation
 from swift.datasets.encode import EncodedDataset, encode
 from swift.datasets.ledger import Ledger, Part
 from swift.datasets.load import Loaded, load_datasets, parse_specs
@@ -89,7 +90,8 @@ def encode_rows(args: SftArguments, template: Template, stage: Path | None = Non
     """Read, split and encode; into files of the directory `stage`, where one is said."""
     loaded = load_rows(args)
     parts: dict[Part, EncodedDataset] = {}
-    for part, rows in (("train", loaded.train), ("validation", loaded.val)):
+    found: dict[Part, list[Conversation] | None] = {"train": loaded.train, "validation": loaded.val}
+    for part, rows in found.items():
         if rows:
             keep = cache.writer(cache.blocks_file(stage, part)) if stage else list
             parts[part] = encode(rows, template, loaded.ledger, split=part, keep=keep)

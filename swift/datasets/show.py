@@ -72,7 +72,7 @@ def show_random_elements(dataset: Any, num_examples: int = 10, seed: int | None 
     """
     elements = random_elements(dataset, num_examples, seed)
     if "ipykernel" in sys.modules:
-        from IPython.display import display
+        from IPython.display import display  # pyright: ignore[reportMissingImports]
 
         display(elements)
     else:
