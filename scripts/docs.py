@@ -1,4 +1,4 @@
-"""Write the documents that are read from the code: docs/cli.md, docs/models.md and docs/schema/*.json.
+"""Write what is read from the code: the reference pages in docs/, the table of docs/templates.md, docs/schema/*.json.
 
     python scripts/docs.py [--check]
 
@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from swift.arguments.fields import OptionInfo
 from swift.arguments.help import default_of, first_line, grouped, values
 from swift.cli import COMMANDS, load
+from swift.commands.models import needs
 from swift.commands.schema import CLASSES, schema_of, to_text
 from swift.datasets import DATASETS
-from swift.models import MODELS
+from swift.models import MODELS, ModelRecord
+from swift.models.remote_code import native_type
 from swift.templates import TEMPLATES, Piece, TemplateRecord
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+TABLE, TABLE_END = "<!-- The table is written by `python scripts/docs.py`. -->", "<!-- End of the table. -->"
 WRITTEN = "<!-- Written by `python scripts/docs.py`. -->"
 
 
@@ -40,7 +44,13 @@ def main() -> int:
 def documents() -> dict[Path, str]:
     """Every document by its path."""
     schemas = {DOCS / "schema" / f"{name}.json": to_text(schema_of(name)) for name in CLASSES}
-    return {DOCS / "cli.md": commands(), DOCS / "models.md": registries(), **schemas}
+    return {
+        DOCS / "cli.md": commands(),
+        DOCS / "models.md": registries(),
+        DOCS / "templates.md": templates(DOCS / "templates.md"),
+        DOCS / "supported-models.md": models(),
+        **schemas,
+    }
 
 
 def commands() -> str:
@@ -74,16 +84,6 @@ def option(info: OptionInfo) -> tuple[str, ...]:
 
 def registries() -> str:
     """docs/models.md: what has a name."""
-    models = (
-        (
-            f"`{row.name}`",
-            row.ms or ("in the package" if row.path else ""),
-            row.hf or "",
-            f"`{row.template}`",
-            " ".join(row.targets) or "all linear layers",
-        )
-        for row in MODELS.values()
-    )
     datasets = (
         (
             f"`{row.name}`",
@@ -95,19 +95,13 @@ def registries() -> str:
         for row in DATASETS.values()
     )
     lines = [
-        "# Models, templates and data sets with a name",
+        "# Templates and data sets with a name",
         "",
         WRITTEN,
         "",
-        "A name is a convenience: any directory that `save_pretrained` wrote and any hub id of a causal language model",
-        "works by `--model_id_or_path`, with the tokenizer's own chat template, and any file or hub id of a known",
-        "shape is a data set. The README says how to add a row, in the package or from a file of your own.",
-        "",
-        f"## Models ({len(MODELS)})",
-        "",
-        "The value of `--model_type`. Ids are fetched from ModelScope, or with `USE_HF=1` from Hugging Face.",
-        "",
-        *table(("name", "ModelScope", "Hugging Face", "template", "LoRA's DEFAULT"), models),
+        "A name is a convenience: without one, a model is trained with its tokenizer's own chat template, and any file",
+        "or hub id of a known shape is a data set. [customize.md](customize.md) says how to add one. Models are in",
+        "[supported-models.md](supported-models.md).",
         "",
         f"## Templates ({len(TEMPLATES)})",
         "",
@@ -122,6 +116,86 @@ def registries() -> str:
         *table(("name", "ModelScope", "Hugging Face", "subsets", "about"), datasets),
     ]
     return "\n".join(lines) + "\n"
+
+
+def templates(path: Path) -> str:
+    """docs/templates.md: what somebody wrote, with the table of templates between its marks."""
+    head, start, rest = path.read_text("utf-8").partition(f"{TABLE}\n")
+    _, end, tail = rest.partition(TABLE_END)
+    users: dict[str, set[str]] = {}
+    for row in MODELS.values():
+        users.setdefault(row.template, set()).add(row.family)
+    rows = (
+        (
+            f"`{row.name}`",
+            " ".join(sorted(users.get(row.name, ()))),
+            row.checked,
+            f"`{row.tools}`" if row.chat_sep is not None and not row.generation else "no",
+            "yes" if row.thinking else "no",
+        )
+        for row in TEMPLATES.values()
+    )
+    lines = table(("template", "families", "compared with", "tools", "thoughts"), rows)
+    return head + start + "\n" + "\n".join(lines) + "\n\n" + (end or TABLE_END) + tail
+
+
+def models() -> str:
+    """docs/supported-models.md: the registered models by family, and what was built of them."""
+    families = sorted({row.family for row in MODELS.values()})
+    rows = {name: [row for row in MODELS.values() if row.family == name] for name in families}
+    classes = Counter(row.arch for row in MODELS.values())
+    lines = [
+        "# Supported models",
+        "",
+        WRITTEN,
+        "",
+        "A name is a convenience: any directory that `save_pretrained` wrote and any hub id of a causal language model",
+        "works by `--model_id_or_path`, with the tokenizer's own chat template. [customize.md](customize.md) says how",
+        "to add a row, in the package or from a file of your own. `swift models` searches these rows, and",
+        "`swift models <directory>` says what a directory holds.",
+        "",
+        f"{len(MODELS)} models of {len(families)} families: "
+        + ", ".join(f"[{name}](#{anchor(name)})" for name in families)
+        + ".",
+        "",
+        "`auto` is the tokenizer's own chat template. Ids are fetched from ModelScope, or with `USE_HF=1` from Hugging",
+        "Face, whatever their capitals. *Own code*: transformers lacks the class, so that `--trust_remote_code true`",
+        "is needed, and what that code was written for may be older than what is installed.",
+        *(line for name in families for line in family_table(name, rows[name])),
+        "",
+        f"## Classes ({len(classes)})",
+        "",
+        "Each class that transformers has is built tiny in a test, run forward and backward, and tuned by LoRA on its",
+        "DEFAULT. The others come with code of their own, which no test runs.",
+        "",
+        *table(
+            ("class", "models", "tested"),
+            ((f"`{a}`", str(n), "yes" if native_type(a) else "own code") for a, n in sorted(classes.items())),
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def family_table(name: str, rows: list[ModelRecord]) -> list[str]:
+    """The section of one family."""
+    cells = (
+        (
+            f"`{row.name}`",
+            f"`{row.template}`",
+            row.ms or ("in the package" if row.path else ""),
+            row.hf or "",
+            " ".join(row.targets),
+            needs(row),
+        )
+        for row in rows
+    )
+    head = ("name", "template", "ModelScope", "Hugging Face", "LoRA's DEFAULT", "needs")
+    return ["", f"## {name}", "", *table(head, cells)]
+
+
+def anchor(title: str) -> str:
+    """Where a title is on its page."""
+    return title.lower().replace(" ", "-").replace(".", "")
 
 
 def template(row: TemplateRecord) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ class Command:
         defaults: values that replace the options' own.
         dry_run: address of the function that is given options, words and number of processes when `--dry_run` is said.
         word: the option whose value may stand right after the command's name.
+        words: the option whose values, one or several as it is a list or not, may stand after that.
     """
 
     arguments: str
@@ -52,6 +53,7 @@ class Command:
     defaults: dict[str, Any] = field(default_factory=dict)
     dry_run: str | None = None
     word: str | None = None
+    words: str | None = None
 
 
 COMMANDS = {
@@ -81,6 +83,24 @@ COMMANDS = {
         about="Merge a checkpoint's LoRA into its model anew: `export --merge_lora --replace_if_exists`.",
         needs=(("ckpt_dir",),),
         defaults={"merge_lora": True},
+    ),
+    "template": Command(
+        "swift.arguments.template:TemplateArguments",
+        "swift.commands.template:template_main",
+        needs=(("action",),),
+        word="action",
+        words="target",
+    ),
+    "data": Command(
+        "swift.arguments.data_verbs:DataArguments",
+        "swift.commands.data:data_main",
+        needs=(("action",), ("dataset",), ("model_id_or_path", "model_type")),
+        word="action",
+        words="dataset",
+    ),
+    "models": Command("swift.arguments.verbs:ModelsArguments", "swift.commands.models:models_main", word="search"),
+    "datasets": Command(
+        "swift.arguments.verbs:DatasetsArguments", "swift.commands.datasets:datasets_main", word="search"
     ),
     "doctor": Command("swift.arguments.verbs:DoctorArguments", "swift.commands.doctor:doctor_main"),
     "schema": Command(
@@ -141,11 +161,10 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     if name not in COMMANDS:
         raise _unknown_command(words[0])
     command, argv = COMMANDS[name], words[1:]
-    if command.word and argv and not argv[0].startswith("-"):
-        argv = [f"--{command.word}", *argv]
     cls = load(command.arguments)
+    argv = _with_names(command, argv)
     if "--help" in argv or "-h" in argv:
-        _say(command_help(name, cls, command.about or first_line(cls), command.word))
+        _say(command_help(name, cls, command.about or first_line(cls), command.word, command.words))
         return 0
     plan = launch.plan_launch(os.environ) if command.distributed else None
     quiet = plan is not None or not dist.is_main()
@@ -190,6 +209,15 @@ def check_needs(command: Command, args: Any) -> None:
             if not any(getattr(args, name) for name in names)
         ]
     )
+
+
+def _with_names(command: Command, argv: list[str]) -> list[str]:
+    """The words with the names of the options that the first ones are values of."""
+    first = next((k for k, word in enumerate(argv) if word.startswith("-")), len(argv))
+    if not command.word or not first:
+        return argv
+    rest = [f"--{command.words}", *argv[1:first]] if command.words and first > 1 else argv[1:first]
+    return [f"--{command.word}", argv[0], *rest, *argv[first:]]
 
 
 def load(address: str) -> Any:

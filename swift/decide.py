@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swift.arguments.data import DataOptions
+from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.effects import looked_at
 from swift.arguments.fields import check_values, options_of
 from swift.arguments.infer import CheckpointOptions, InferArguments
@@ -33,7 +33,16 @@ A = TypeVar("A", bound=ModelOptions)
 C = TypeVar("C", bound=CheckpointOptions)
 D = TypeVar("D", bound=DataOptions)
 
-FROM_CHECKPOINT = ("model_type", "model_id_or_path", "model_revision", "sft_type", "template_type", "system", "dtype")
+FROM_CHECKPOINT = (
+    "model_type",
+    "model_id_or_path",
+    "model_revision",
+    "sft_type",
+    "template_type",
+    "tools_prompt",
+    "system",
+    "dtype",
+)
 DATA_FROM_CHECKPOINT = (
     "dataset",
     "val_dataset",
@@ -44,6 +53,7 @@ DATA_FROM_CHECKPOINT = (
     "model_name",
     "model_author",
 )
+LOSS_SCALES = {"DEFAULT": "default", "alpha_umi": "alpha-umi", "agentflan": "agent-flan", "agent_flan": "agent-flan"}
 ROWS_PER_STEP = 16
 LEARNING_RATE = {"full": 1e-5}
 
@@ -62,6 +72,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
     checkpointing = _or(args.gradient_checkpointing, "prefix_tuning" not in tuner_kinds(args))
     return replace(
         args,
+        loss_scale=decide_loss_scale(args),
         learning_rate=_or(args.learning_rate, LEARNING_RATE.get(args.sft_type, 1e-4)),
         gradient_accumulation_steps=accumulation,
         eval_batch_size=_or(args.eval_batch_size, args.batch_size),
@@ -154,13 +165,40 @@ def decide_template(said: str, source: ModelSource) -> str:
     return said
 
 
+def _own_template(said: DataOptions) -> bool:
+    """Whether a chat template of the user's is used, which only `auto` does.
+
+    Raises:
+        ConfigError: another template is said too.
+    """
+    if said.chat_template and said.template_type not in ("AUTO", "auto"):
+        what = f"--chat_template and --template_type {said.template_type} both say the template"
+        raise _conflict(what, "drop one of the two")
+    return bool(said.chat_template)
+
+
+def decide_loss_scale(args: LossOptions) -> str:
+    """The choice of what is learnt, by its one name.
+
+    Raises:
+        ConfigError: options say different things.
+    """
+    said = LOSS_SCALES.get(args.loss_scale, args.loss_scale)
+    others = [name for name in ("use_loss_scale", "train_on_prompt") if getattr(args, name)]
+    if args.train_on_prompt and (args.use_loss_scale or said not in ("default", "all")):
+        raise _conflict("--train_on_prompt learns everything alike, weights do not", "drop one of the two")
+    if not others or said != "default":
+        return said
+    return "all" if args.train_on_prompt else "react"
+
+
 def _decide_model(said: A, hardware: Hardware, source: ModelSource) -> A:
     changes: dict[str, Any] = {
         "dtype": decide_dtype(said.dtype, hardware, source),
         "model_type": source.record.name if source.record else said.model_type,
     }
     if isinstance(said, DataOptions):
-        changes["template_type"] = decide_template(said.template_type, source)
+        changes["template_type"] = decide_template("auto" if _own_template(said) else said.template_type, source)
     if said.model_id_or_path and Path(said.model_id_or_path).expanduser().exists():
         changes["model_id_or_path"] = str(Path(said.model_id_or_path).expanduser().resolve())
     for name in ("ckpt_dir", "result_dir"):
@@ -178,8 +216,9 @@ def _decide_data(said: D) -> D:
     system = said.system
     if system is None and said.template_type in TEMPLATES:
         system = TEMPLATES[said.template_type].default_system
+    own = said.chat_template and str(Path(said.chat_template).expanduser().resolve())
     files = {name: [absolute_spec(text) for text in getattr(said, name)] for name in ("dataset", "val_dataset")}
-    return replace(said, system=system, **names, **files)
+    return replace(said, system=system, chat_template=own, **names, **files)
 
 
 def _targets(args: SftArguments, source: ModelSource) -> list[str]:
@@ -192,7 +231,7 @@ def _targets(args: SftArguments, source: ModelSource) -> list[str]:
 
 
 def _contradictions(args: SftArguments) -> list[SwiftError]:
-    errors: list[SwiftError] = [*_tuner_contradictions(args), *_full_contradictions(args)]
+    errors: list[SwiftError] = [*_tuner_contradictions(args), *_full_contradictions(args), *_token_contradictions(args)]
     if args.max_steps == 0:
         errors.append(_conflict("--max_steps 0 trains nothing", "-1 to go by the epochs"))
     if args.num_train_epochs == 0 and args.max_steps < 1:
@@ -201,6 +240,23 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    return [*errors, *_stream_contradictions(args)]
+
+
+def _stream_contradictions(args: SftArguments) -> list[SwiftError]:
+    """What a stream cannot do."""
+    if not args.streaming:
+        said = [name for name in ("streaming_val_size",) if getattr(args, name)]
+        return [_conflict(f"--{name} needs --streaming", f"drop --{name}") for name in said]
+    errors: list[SwiftError] = []
+    if args.max_steps < 1:
+        errors.append(_conflict("--streaming needs --max_steps: a stream has no known length", "--max_steps 1000"))
+    if args.dataloader_num_workers:
+        errors.append(_conflict("--streaming reads in the training process", "--dataloader_num_workers 0"))
+    if args.val_dataset and args.streaming_val_size:
+        errors.append(_conflict("--val_dataset and --streaming_val_size both say what validates", "drop one of them"))
+    if "epoch" in (args.evaluation_strategy, args.save_strategy):
+        errors.append(_conflict("a stream has no end of an epoch to evaluate or save at", "--eval_steps, --save_steps"))
     return errors
 
 
@@ -227,6 +283,23 @@ def _tuner_contradictions(args: SftArguments) -> list[SwiftError]:
     errors += _adalora_contradictions(args) if kinds == ["adalora"] else []
     if "prefix_tuning" in kinds and args.gradient_checkpointing:
         errors.append(_conflict("prefix_tuning cannot checkpoint gradients", "--gradient_checkpointing false"))
+    return errors
+
+
+def _token_contradictions(args: SftArguments) -> list[SwiftError]:
+    """What keeps rows for new tokens from being trained alone."""
+    errors: list[SwiftError] = []
+    if not args.new_special_tokens:
+        return [_conflict("--pad_vocab_to_multiple_of needs --new_special_tokens")] * bool(
+            args.pad_vocab_to_multiple_of
+        )
+    if args.tuner_backend == "unsloth" or not {"lora", "full"} & set(tuner_kinds(args)):
+        what = f"--new_special_tokens cannot train beside {' and '.join(tuner_kinds(args))}"
+        errors.append(_conflict(what, "--sft_type lora or --sft_type full, and no --tuner_backend unsloth"))
+    for name in ("lora_target_modules", "lora_modules_to_save"):
+        if {"EMBEDDING", "embed_tokens", "lm_head"} & set(getattr(args, name)):
+            what = f"--{name} {' '.join(getattr(args, name))} and --new_special_tokens both train rows of the embedding"
+            errors.append(_conflict(what, "drop one of the two"))
     return errors
 
 

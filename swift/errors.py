@@ -20,6 +20,8 @@ CODES = {
     "DATA-04": "The columns of a data set fit no known format.",
     "DATA-05": "No row is left to train on.",
     "DATA-06": "A conversation does not fit its template.",
+    "DATA-07": "A directory of prepared rows does not fit this run, or is damaged.",
+    "TEMPLATE-01": "A chat template is not the model's own.",
     "MODEL-01": "A model directory is incomplete or damaged.",
     "MODEL-02": "This kind of model is not supported.",
     "CKPT-01": "A checkpoint is incomplete or damaged.",

@@ -58,6 +58,8 @@ def fetch_dataset(
     split: str = "train",
     use_hf: bool | None = None,
     revision: str | None = None,
+    *,
+    streaming: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one split of a hub's data set, each as the hub has it.
 
@@ -67,6 +69,7 @@ def fetch_dataset(
         split: "train", "test", …, also "train[:100]".
         use_hf: which hub; None as `use_hf()` says.
         revision: branch, tag or commit; None for the newest.
+        streaming: fetch rows from Hugging Face as they are read; ModelScope's files are fetched first.
 
     Raises:
         NotFoundError: there is no such data set, subset or split.
@@ -74,14 +77,15 @@ def fetch_dataset(
         TemporaryError: the hub did not answer.
     """
     subset = None if subset == "default" else subset
+    lazy: dict[str, Any] = {"streaming": True} if streaming else {}
     if _chooses_hf(use_hf):
-        return _from_hugging_face(hub_id, lambda: _rows(hub_id, subset, split, revision=revision))
+        return _from_hugging_face(hub_id, lambda: _rows(hub_id, subset, split, revision=revision, **lazy))
     directory = Path(_from_modelscope(hub_id, lambda hub: hub.dataset_snapshot_download(hub_id, revision=revision)))
     table = _declared_file(directory, subset or "default", split)
     if table is None:
-        return _from_hugging_face(hub_id, lambda: _rows(str(directory), subset, split), "ModelScope")
+        return _from_hugging_face(hub_id, lambda: _rows(str(directory), subset, split, **lazy), "ModelScope")
     return _from_hugging_face(
-        hub_id, lambda: _rows(READERS[table.suffix], None, "train", data_files=str(table)), "ModelScope"
+        hub_id, lambda: _rows(READERS[table.suffix], None, "train", data_files=str(table), **lazy), "ModelScope"
     )
 
 

@@ -12,7 +12,9 @@ from swift.commands.sft import sft_main as sft_main
 from swift.datasets import DATASETS as DATASETS
 from swift.datasets import DatasetName as DatasetName
 from swift.datasets import DatasetRecord as DatasetRecord
+from swift.datasets.info import register_dataset as register_dataset
 from swift.datasets.load import get_dataset as get_dataset
+from swift.datasets.show import show_random_elements as show_random_elements
 from swift.inference.generate import inference as inference
 from swift.inference.generate import inference_stream as inference_stream
 from swift.inference.generate import to_device as to_device

@@ -21,6 +21,12 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would what tests start
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is kept where the user keeps it."""
+    os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf"))
+
+
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen2 with a ChatML tokenizer, as plain `save_pretrained` writes it."""

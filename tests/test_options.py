@@ -16,14 +16,14 @@ from swift import dist, hub
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.commands import prepare, ready, run, sft
+from swift.datasets import DATASETS
+from swift.datasets.stream import Stream
 from swift.decide import decide_sft
 from swift.errors import RefusedError
-from swift.models.load import load_tokenizer
-from swift.templates.template import get_template
 from swift.trainers.arguments import training_arguments
 from swift.tuners.choose import choose_tuner
 from tests.road.conftest import conversations, write_jsonl
-from tests.tiny import tiny_model
+from tests.tiny import CHATML, tiny_model
 
 Observe = Callable[[SftArguments, Path], Any]
 
@@ -70,11 +70,46 @@ def galore(args: SftArguments, place: Path) -> Any:
 
 def data(args: SftArguments, place: Path) -> Any:
     args = decided(args)
-    max_length = None if args.max_length < 0 else args.max_length
-    tokenizer = load_tokenizer(prepare.find_source(args))
-    template = get_template(args.template_type, tokenizer, args.system, max_length, args.truncation_strategy)
+    template = prepare.load_template(args, prepare.find_source(args))
     read = ready.read_data(args, template)
     return [row["input_ids"] for row in read.train], [row["input_ids"] for row in read.val or []], read.ledger.to_json()
+
+
+def encoded(args: SftArguments, row: dict[str, Any]) -> dict[str, Any]:
+    args = decided(args)
+    return prepare.load_template(args, prepare.find_source(args)).encode(row)[0]
+
+
+def told_of_tools(args: SftArguments, place: Path) -> Any:
+    args = replace(args, template_type="qwen")
+    return encoded(args, {"query": "Where?", "response": "Here.", "tools": [{"name": "locate"}]})["input_ids"]
+
+
+def learnt(args: SftArguments, place: Path) -> Any:
+    inputs = encoded(args, {"history": [["Where?", "Here."]], "query": "When?", "response": "Action: look"})
+    return inputs["labels"], inputs.get("loss_scale")
+
+
+def streamed(args: SftArguments, place: Path) -> Any:
+    args = decided(replace(args, max_steps=3, dataset=args.dataset or ["chat.jsonl"], streaming=True))
+    read = ready.read_data(args, prepare.load_template(args, prepare.find_source(args)))
+    assert isinstance(read.train, Stream)
+    given = iter(read.train)
+    return [next(given)["input_ids"] for _ in range(5)], len(read.val or [])
+
+
+def opened(args: SftArguments, place: Path) -> Any:
+    args = decided(replace(args, max_steps=3))
+    return type(ready.read_data(args, prepare.load_template(args, prepare.find_source(args))).train).__name__
+
+
+def mixed(args: SftArguments, place: Path) -> Any:
+    return data(replace(args, dataset=["chat.jsonl", "short.jsonl#3"]), place)[2]["train"]
+
+
+def own_sets(args: SftArguments, place: Path) -> Any:
+    ready.find_inputs(args)
+    return "set-of-my-own" in DATASETS
 
 
 def introduced(args: SftArguments, place: Path) -> Any:
@@ -95,6 +130,13 @@ def renamed(args: SftArguments, place: Path) -> Any:
     rows = [{"ask": f"question {i}", "response": "an answer"} for i in range(8)]
     file = write_jsonl(place / "odd.jsonl", rows)
     return data(replace(args, dataset=[str(file)]), place)[0]
+
+
+def kept(args: SftArguments, place: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(place / f"hf-{args.data_cache}"))
+        data(args, place)
+    return (place / f"hf-{args.data_cache}").exists()
 
 
 def trainable(args: SftArguments, place: Path) -> Any:
@@ -162,6 +204,14 @@ def attention(args: SftArguments, place: Path) -> Any:
     return seen
 
 
+def vocabulary(args: SftArguments, place: Path) -> Any:
+    args = replace(decided(args), new_special_tokens=args.new_special_tokens or ["<new>"])
+    source = prepare.find_source(args)
+    template = prepare.load_template(args, source)
+    model: Any = ready.load_base(args, source, ready.new_ids(args, template))
+    return sorted(template.tokenizer.get_added_vocab()), model.get_input_embeddings().num_embeddings
+
+
 def backend(args: SftArguments, place: Path) -> Any:
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -199,6 +249,7 @@ def strictness(args: SftArguments, place: Path) -> Any:
         return error.code  # type: ignore[attr-defined]
 
 
+OWN = CHATML.replace("<|im_start|>", "<s>")
 PLUGIN = """
 from swift.llm import TEMPLATES, TemplateRecord
 TEMPLATES.add(TemplateRecord(name="from-a-plugin", prefix=(), prompt=("{{QUERY}}",), chat_sep=None, suffix=("x",)), replace=True)
@@ -212,18 +263,36 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "trust_remote_code": (True, consent),
     "dtype": ("bf16", choice("dtype")),
     "use_flash_attn": (True, attention),
+    "new_special_tokens": (["<a>", "<b>"], vocabulary),
+    "pad_vocab_to_multiple_of": (
+        256,
+        lambda args, place: vocabulary(replace(args, new_special_tokens=["<new>"]), place),
+    ),
     "custom_register_path": (["plugin.py"], plugins),
     "dataset": (["short.jsonl"], data),
     "val_dataset": (["short.jsonl"], data),
     "dataset_test_ratio": (0.5, data),
     "dataset_seed": (7, data),
     "columns": (["ask=query"], renamed),
+    "custom_dataset_info": (['{"set-of-my-own": {"dataset_path": "chat.jsonl"}}'], own_sets),
+    "interleave": (True, mixed),
+    "interleave_prob": ([0.3, 0.7], mixed),
+    "stopping_strategy": ("all_exhausted", lambda args, place: mixed(replace(args, interleave=True), place)),
+    "streaming": (True, opened),
+    "streaming_buffer_size": (2, streamed),
+    "streaming_val_size": (3, streamed),
     "max_bad_rows": (1, bad_rows),
     "model_name": (["Swifty"], introduced),
     "model_author": (["the team"], introduced),
     "template_type": ("qwen", data),
     "system": ("Be brief.", data),
+    "chat_template": ("own.jinja", data),
+    "tools_prompt": ("react_zh", told_of_tools),
+    "loss_scale": ("last_round", learnt),
+    "use_loss_scale": (True, learnt),
+    "train_on_prompt": (True, learnt),
     "max_length": (60, data),
+    "data_cache": (False, kept),
     "truncation_strategy": ("truncation_left", lambda args, place: data(replace(args, max_length=60), place)),
     "sft_type": ("adapter", tuner),
     "tuner": (["lora:rank=2"], tuner),
@@ -377,6 +446,7 @@ def test_it_changes_something(
     (tmp_path / "my-model").symlink_to(tiny_dir)
     (tmp_path / "other-model").symlink_to(tiny_llama_dir)
     (tmp_path / "plugin.py").write_text(PLUGIN)
+    (tmp_path / "own.jinja").write_text(OWN)
     write_jsonl(tmp_path / "chat.jsonl", conversations(16))
     write_jsonl(tmp_path / "short.jsonl", conversations(4))
     value, observe = EFFECTS[name]

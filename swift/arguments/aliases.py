@@ -47,7 +47,10 @@ ALIASES = {
     "custom_plugin_path": "custom_register_path",
     "external_plugins": "custom_register_path",
     "plugin": "custom_register_path",
+    "loss_scale_config_path": "loss_scale",
+    "agent_template": "tools_prompt",
     # others' words for the same
+    "train_on_inputs": "train_on_prompt",
     "lr": "learning_rate",
     "epochs": "num_train_epochs",
     "num_epochs": "num_train_epochs",

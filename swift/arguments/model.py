@@ -50,3 +50,21 @@ class ModelOptions:
     ignore_args_error: bool = option(
         False, group="Plug-ins", help="Warn about options that are not known instead of stopping, as notebooks need."
     )
+
+
+@dataclass(kw_only=True)
+class NewTokenOptions:
+    """Tokens that the model is to learn."""
+
+    new_special_tokens: list[str] = option(
+        [],
+        group="Model",
+        help="Tokens to add to the vocabulary, or files with one a line; only their rows train beside a tuner.",
+    )
+    pad_vocab_to_multiple_of: int | None = option(
+        None,
+        group="Model",
+        minimum=1,
+        help="With --new_special_tokens: make the number of rows of the embedding a multiple of this.",
+        none="as many rows as are needed",
+    )

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swift.arguments.data import DataOptions
-from swift.arguments.model import ModelOptions
+from swift.arguments.data import DataOptions, EncodingOptions, LossOptions, MixOptions
+from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.arguments.training import OptimisationOptions, RunOptions
 from swift.arguments.tuner import TunerOptions
 
 
 @dataclass(kw_only=True)
-class SftArguments(RunOptions, OptimisationOptions, TunerOptions, DataOptions, ModelOptions):
+class SftArguments(
+    RunOptions,
+    OptimisationOptions,
+    TunerOptions,
+    LossOptions,
+    MixOptions,
+    EncodingOptions,
+    DataOptions,
+    NewTokenOptions,
+    ModelOptions,
+):
     """Fine-tune a model on conversations."""

@@ -1,10 +1,36 @@
-"""Options of the small commands: `swift doctor`, `swift schema` and `swift completion`."""
+"""Options of the small commands: `swift models`, `swift datasets`, `swift doctor`, `swift schema` and `swift completion`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from swift.arguments.fields import option
+
+
+@dataclass(kw_only=True)
+class ModelsArguments:
+    """List the registered models, search them, or say what a model's directory holds."""
+
+    search: list[str] = option(
+        [],
+        group="Search",
+        help="Words that are all in a model's name, ids, template or class, or one directory; no name is needed.",
+    )
+    family: str | None = option(None, group="Search", help="Only models of this family, such as qwen.", none="all")
+    json: bool = option(False, group="Output", help="One line of JSON for machines instead of a table.")
+
+
+@dataclass(kw_only=True)
+class DatasetsArguments:
+    """List the data sets that have a name, or search them."""
+
+    search: list[str] = option(
+        [], group="Search", help="Words that are all in a data set's name, ids, subsets or tags; no name is needed."
+    )
+    custom_dataset_info: list[str] = option(
+        [], group="Search", help="Further data sets by name: a `dataset_info.json`, or such an object itself."
+    )
+    json: bool = option(False, group="Output", help="One line of JSON for machines instead of a table.")
 
 
 @dataclass(kw_only=True)

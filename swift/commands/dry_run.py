@@ -24,8 +24,9 @@ from swift.commands.dry_run_text import describe
 from swift.commands.estimates import Schedule, Size, schedule, size_of, unknown_size
 from swift.commands.pictures import wants_colour
 from swift.commands.prepare import load_plugins, load_template
-from swift.commands.ready import Data, find_inputs, read_data
+from swift.commands.ready import Data, find_inputs, new_ids, read_data, spell_out
 from swift.commands.run import check_disk, check_writable, plan_run
+from swift.datasets.stream import Stream
 from swift.decide import decide_sft, tidy
 from swift.errors import SeveralErrors, SwiftError, raise_all
 from swift.models.load import detect_hardware
@@ -127,7 +128,7 @@ def rehearse(said: SftArguments, words: Sequence[str] | None, processes: int | N
     source = find_inputs(said)
     hardware = detect_hardware()
     hardware = replace(hardware, world_size=processes or hardware.world_size)
-    args = decide_sft(said, hardware, source)
+    args = decide_sft(spell_out(said), hardware, source)
     found = Rehearsal(args, {}, launch_line(said, words), hardware.world_size, source)
     with found.gathering():
         found.args = replace(args, **plan_run(args, source, look_only=True))
@@ -137,6 +138,7 @@ def rehearse(said: SftArguments, words: Sequence[str] | None, processes: int | N
         check_disk(found.args, source)
     with found.gathering():
         found.template = load_template(args, source)
+        new_ids(found.args, found.template)
         found.data = read_data(args, found.template)
         if found.data.val is None:
             found.args = replace(found.args, evaluation_strategy="no")
@@ -174,7 +176,7 @@ def _check_resumed(found: Rehearsal, training: Seq2SeqTrainingArguments, checkpo
         "world_size": found.processes,
         "per_device_train_batch_size": training.per_device_train_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
-        "rows": len(data.train),
+        "rows": None if isinstance(data.train, Stream) else len(data.train),
         "seed": training.seed,
     }
     check_same_run(checkpoint, now, found.args.sft_type != "full", data_too=not training.ignore_data_skip)

@@ -16,6 +16,7 @@ from swift.commands.estimates import Size
 from swift.commands.pictures import histogram, row_text, row_tokens, size, table
 from swift.commands.ready import Data
 from swift.datasets.encode import length_statistics
+from swift.datasets.stream import Stream
 from swift.templates.template import Template
 
 if TYPE_CHECKING:
@@ -63,13 +64,15 @@ def _rows(data: Data) -> list[str]:
         f"  {source['dataset']}: {source['rows']:,} rows of format {source['format']}" for source in data.ledger.sources
     ]
     for part, rows in (("train", data.train), ("validation", data.val)):
-        if rows is not None:
+        if isinstance(rows, Stream):
+            lines.append(f"  {part}: read while training goes on, {rows.buffer_size:,} rows shuffled together")
+        elif rows is not None:
             lines += [f"  {part}: tokens per row {length_statistics(rows.lengths)}", *histogram(rows.lengths)]
     return lines
 
 
 def _sample(data: Data, template: Template, colour: bool) -> list[str]:
-    inputs = data.train[0]
+    inputs = data.example
     learnt = sum(label >= 0 for label in inputs["labels"])
     marks = ("in green", "in green") if colour else ("between ⟦ and ⟧", "after a *")
     return [
@@ -87,9 +90,11 @@ def _plan(found: Rehearsal) -> list[str]:
     plan = found.schedule
     if plan is not None:
         rows = f"{plan.rows_per_step} rows a step over {found.processes} process{'es' if found.processes > 1 else ''}"
+        epochs = f"{plan.epochs:g} epochs, " if plan.epochs is not None else ""
+        lines += [f"  steps: {plan.steps:,} ({epochs}{rows})"]
+        if plan.tokens is not None and plan.supervised is not None:
+            lines += [f"  tokens: {plan.tokens:,}, of which {plan.supervised:,} are learnt"]
         lines += [
-            f"  steps: {plan.steps:,} ({plan.epochs:g} epochs, {rows})",
-            f"  tokens: {plan.tokens:,}, of which {plan.supervised:,} are learnt",
             f"  evaluation: {_often(plan.evaluate_every)}; checkpoint: {_often(plan.save_every)}",
         ]
     if found.size is not None:

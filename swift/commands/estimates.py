@@ -13,6 +13,7 @@ from transformers.training_args import OptimizerNames
 from swift.arguments.sft import SftArguments
 from swift.commands.ready import add_tuner
 from swift.datasets.encode import EncodedDataset
+from swift.datasets.stream import Stream
 from swift.models.load import TORCH_DTYPES
 from swift.models.outline import outline_model
 from swift.models.source import ModelSource
@@ -23,13 +24,16 @@ ADAM = ("adamw_torch", "adamw_torch_fused")  # two moments as large as the gradi
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is; `tokens` and `supervised` are over the whole of it, padding left out."""
+    """How long a run is; `tokens` and `supervised` are over the whole of it, padding left out.
+
+    `epochs`, `tokens` and `supervised` are None for a stream, whose rows are not known before.
+    """
 
     rows_per_step: int
     steps: int
-    epochs: float
-    tokens: int
-    supervised: int
+    epochs: float | None
+    tokens: int | None
+    supervised: int | None
     evaluate_every: int | str | None
     save_every: int | str | None
     checkpoints_kept: int | None
@@ -55,25 +59,39 @@ class Size:
         return self.weight_bytes + self.gradient_bytes + (self.optimiser_bytes or 0)
 
 
-def schedule(training: Seq2SeqTrainingArguments, train: EncodedDataset, processes: int) -> Schedule:
+def schedule(training: Seq2SeqTrainingArguments, train: EncodedDataset | Stream, processes: int) -> Schedule:
     """The steps that the trainer will make of these rows."""
+    rows_per_step = training.train_batch_size * training.gradient_accumulation_steps * processes
+    if isinstance(train, Stream):
+        return _scheduled(training, rows_per_step, training.max_steps, None, None, None)
     rows = len(train)
     batches = rows / training.train_batch_size
     batches = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
     per_process = batches // processes if training.dataloader_drop_last else math.ceil(batches / processes)
     accumulated = training.gradient_accumulation_steps
     steps_per_epoch = max(math.ceil(per_process / accumulated), 1)
-    rows_per_step = training.train_batch_size * accumulated * processes
     if training.max_steps > 0:
         steps, epochs = training.max_steps, training.max_steps / steps_per_epoch
     else:
         steps, epochs = math.ceil(training.num_train_epochs * steps_per_epoch), training.num_train_epochs
+    tokens, supervised = round(sum(train.lengths) * epochs), round(train.num_supervised * epochs)
+    return _scheduled(training, rows_per_step, steps, epochs, tokens, supervised)
+
+
+def _scheduled(
+    training: Seq2SeqTrainingArguments,
+    rows_per_step: int,
+    steps: int,
+    epochs: float | None,
+    tokens: int | None,
+    supervised: int | None,
+) -> Schedule:
     return Schedule(
         rows_per_step,
         steps,
         epochs,
-        round(sum(train.lengths) * epochs),
-        round(train.num_supervised * epochs),
+        tokens,
+        supervised,
         _every(training.eval_strategy, training.eval_steps, steps),
         _every(training.save_strategy, training.save_steps, steps),
         training.save_total_limit,

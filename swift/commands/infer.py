@@ -19,6 +19,7 @@ from swift.commands.chat import LINE, Chat, Growing, say
 from swift.commands.merge import merge_lora
 from swift.commands.prepare import find_decided, load_template, load_tuned_model
 from swift.datasets.convert import Conversation
+from swift.datasets.info import register_infos
 from swift.datasets.load import load_datasets
 from swift.decide import tidy
 from swift.errors import ConfigError
@@ -95,6 +96,7 @@ def read_rows(args: InferArguments, template: Template, *, inherited: bool) -> l
     share = args.dataset_test_ratio
     if not inherited and share == InferArguments().dataset_test_ratio:
         share = 1.0
+    register_infos(args.custom_dataset_info)
     loaded = load_datasets(
         () if args.val_dataset else args.dataset,
         val_specs=args.val_dataset,

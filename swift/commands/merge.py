@@ -14,10 +14,19 @@ from swift import storage
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import to_json
 from swift.arguments.infer import CheckpointOptions, InferArguments
-from swift.commands.prepare import find_source, from_checkpoint, load_plugins, read_saved
+from swift.commands.prepare import (
+    add_saved_rows,
+    add_saved_tokens,
+    find_source,
+    from_checkpoint,
+    load_plugins,
+    read_saved,
+    use_chat_template,
+)
 from swift.decide import tidy
 from swift.errors import ConfigError, DataError, UsageError
 from swift.log import get_logger
+from swift.models import new_tokens
 from swift.models.load import TORCH_DTYPES, load_model, load_tokenizer, saved_dtype
 from swift.models.source import ModelSource
 from swift.tuners import Swift, SwiftConfig, SwiftModel, files
@@ -94,6 +103,8 @@ def _merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, outpu
             fix="merge into its full model",
         )
     tokenizer = load_tokenizer(source)
+    add_saved_tokens(tokenizer, checkpoint)
+    use_chat_template(tokenizer, None, checkpoint)
     tuned = _load(args, source, checkpoint, device)
     dtype = TORCH_DTYPES[args.dtype] if args.dtype != "AUTO" else saved_dtype(source)
     merged, equality = merge_checked(tuned, dtype, len(tokenizer))
@@ -120,6 +131,7 @@ def _load(
     args: CheckpointOptions, source: ModelSource, checkpoint: Path, device: str, names: list[str] | None = None
 ) -> Any:
     base = load_model(source, torch.float32, device_map=device)
+    add_saved_rows(base, checkpoint)
     allowed = args.allow_other_base
     return Swift.from_pretrained(base, str(checkpoint), names, inference_mode=True, allow_other_base=allowed).eval()
 
@@ -190,6 +202,8 @@ def _save_side_files(args: CheckpointOptions, source: ModelSource, checkpoint: P
     for origin in (source.path, checkpoint):
         if (origin / "generation_config.json").is_file():
             shutil.copy2(origin / "generation_config.json", stage)
+    if (checkpoint / new_tokens.FILE).is_file():
+        shutil.copy2(checkpoint / new_tokens.FILE, stage)
     saved = read_saved(checkpoint) or to_json(args)
     storage.write_json(stage / "sft_args.json", {**saved, "sft_type": "full"}, private=True)
     storage.write_json(stage / "configuration.json", {"framework": "pytorch", "task": "text-generation"})

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from swift.arguments.help import width
+from swift.datasets.show import printable
 
 GREEN, GREY, END = "\x1b[1;32m", "\x1b[90m", "\x1b[0m"
 OPEN, CLOSE = "⟦", "⟧"
@@ -30,16 +31,20 @@ def row_text(inputs: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, colo
     Where the label is not the token shown, the label is shown: it is what the model learns to say there.
     """
     pieces = []
-    for supervised, group in groupby(
-        zip(inputs["input_ids"], inputs["labels"], strict=True), lambda pair: pair[1] >= 0
-    ):
-        ids = [label if supervised else token for token, label in group]
-        text = str(tokenizer.decode(ids))
+    for supervised, text in segments(inputs, tokenizer):
+        text = printable(text)
         if colour:
             pieces.append(f"{GREEN}{text}{END}" if supervised else f"{GREY}{text}{END}")
         else:
             pieces.append(f"{OPEN}{text}{CLOSE}" if supervised else _shortened(text))
     return textwrap.indent("".join(pieces), "  ", lambda line: True)
+
+
+def segments(inputs: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
+    """The stretches of an encoded row: whether it is supervised, and its text, or what is learnt in its place."""
+    pairs = zip(inputs["input_ids"], inputs["labels"], strict=True)
+    for supervised, group in groupby(pairs, lambda pair: pair[1] >= 0):
+        yield supervised, str(tokenizer.decode([label if supervised else token for token, label in group]))
 
 
 def row_tokens(inputs: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, colour: bool) -> str:

@@ -16,15 +16,19 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swift import checkpoint, storage
-from swift.arguments.data import DataOptions
+from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.infer import CheckpointOptions, InferArguments
-from swift.arguments.model import ModelOptions
+from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.decide import decide_infer, inherit, tidy
 from swift.errors import DataError, NotFoundError, UsageError
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, detect_hardware, load_model, load_tokenizer
+from swift.models.new_tokens import add_tokens, read, restore
+from swift.models.room import make_room
 from swift.models.source import ModelSource, find_model
+from swift.templates.jinja import read_source
 from swift.templates.template import Template, get_template
+from swift.trainers.saving import CHAT_TEMPLATE
 from swift.tuners import Swift, files
 
 logger = get_logger()
@@ -59,13 +63,48 @@ def prepare_model_template(said: InferArguments) -> Prepared:
 
 
 def load_template(args: DataOptions, source: ModelSource) -> Template:
-    """The tokenizer in its decided template; says what ends a turn."""
+    """The tokenizer, with tokens that the run or its checkpoint added, in its template; says what ends a turn."""
+    tokenizer = load_tokenizer(source)
+    if isinstance(args, NewTokenOptions):
+        add_tokens(tokenizer, args.new_special_tokens)
+    elif isinstance(args, CheckpointOptions):
+        add_saved_tokens(tokenizer, args.ckpt_dir)
+    use_chat_template(tokenizer, args.chat_template, args.ckpt_dir if isinstance(args, CheckpointOptions) else None)
     max_length = None if args.max_length < 0 else args.max_length
     template = get_template(
-        args.template_type, load_tokenizer(source), args.system, max_length, args.truncation_strategy
+        args.template_type,
+        tokenizer,
+        args.system,
+        max_length,
+        args.truncation_strategy,
+        loss_scale=args.loss_scale if isinstance(args, LossOptions) else "default",
+        tools_prompt=args.tools_prompt,
     )
     logger.info(template.describe_end())
     return template
+
+
+def use_chat_template(tokenizer: PreTrainedTokenizerBase, said: str | None, ckpt_dir: str | Path | None = None) -> None:
+    """Give a tokenizer the chat template in a file, or the one that its checkpoint was trained with."""
+    saved = Path(ckpt_dir, CHAT_TEMPLATE) if ckpt_dir else None
+    if said:
+        tokenizer.chat_template = read_source(said)
+    elif saved is not None and saved.is_file():
+        tokenizer.chat_template = read_source(saved)
+
+
+def add_saved_tokens(tokenizer: PreTrainedTokenizerBase, ckpt_dir: str | Path | None) -> None:
+    """Give a tokenizer the tokens that the checkpoint was trained with. Raises DataError when their ids are others."""
+    new = read(ckpt_dir)
+    if new is not None:
+        restore(tokenizer, new, str(ckpt_dir))
+
+
+def add_saved_rows(model: Any, ckpt_dir: str | Path | None) -> None:
+    """Give a base rows for the tokens that the checkpoint, an adapter's, was trained with."""
+    new = read(ckpt_dir)
+    if new is not None:
+        make_room(model, list(new.ids.values()), rows=new.rows)
 
 
 def find_decided(said: InferArguments) -> tuple[InferArguments, ModelSource]:
@@ -178,6 +217,7 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
     )
     if args.ckpt_dir and files.folders(Path(args.ckpt_dir)):
+        add_saved_rows(model, args.ckpt_dir)
         allowed = args.allow_other_base
         model = Swift.from_pretrained(model, args.ckpt_dir, inference_mode=True, allow_other_base=allowed)
     return model.eval()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PrefixTuningConfig, PromptEncoderConfig
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig
 
 from swift.arguments.sft import SftArguments
 from swift.commands.prepare import find_source
-from swift.datasets.encode import EncodedDataset, encode
-from swift.datasets.ledger import Ledger
-from swift.datasets.load import load_datasets, parse_specs
+from swift.commands.rows import Data as Data
+from swift.commands.rows import read_data as read_data
+from swift.datasets.info import register_infos
+from swift.datasets.load import parse_specs
 from swift.errors import ConfigError, SeveralErrors, SwiftError, raise_all
 from swift.models.load import TORCH_DTYPES, finish_model, load_model
+from swift.models.new_tokens import check_same, read, spelt_tokens
+from swift.models.room import make_room, token_rows
 from swift.models.source import ModelSource
 from swift.models.unsloth import add_unsloth_lora, load_unsloth
 from swift.templates.template import Template
@@ -24,19 +29,28 @@ from swift.tuners.choose import check_tuners, choose_tuner
 from swift.tuners.freeze import freeze_parameters
 
 
-@dataclass(frozen=True)
-class Data:
-    """Encoded rows and the account of every row read; `val` is None without evaluation."""
+def spell_out(args: SftArguments) -> SftArguments:
+    """`args` with the tokens that are named in files."""
+    return replace(args, new_special_tokens=spelt_tokens(args.new_special_tokens))
 
-    train: EncodedDataset
-    val: EncodedDataset | None
-    ledger: Ledger
+
+def new_ids(args: SftArguments, template: Template) -> list[int]:
+    """The ids of the new tokens, which are those that a checkpoint to go on from has.
+
+    Raises:
+        UsageError: the checkpoint was trained with other new tokens.
+    """
+    if args.resume_from_checkpoint:
+        check_same(read(args.resume_from_checkpoint), args.new_special_tokens, args.resume_from_checkpoint)
+    vocabulary = template.tokenizer.get_vocab() if args.new_special_tokens else {}
+    return [vocabulary[word] for word in args.new_special_tokens]
 
 
 def find_inputs(args: SftArguments) -> ModelSource:
     """The model to tune. What is wrong with its name, with those of the data sets and with tuners is said at once."""
     mistakes: list[SwiftError] = check_tuners(args)
     try:
+        register_infos(args.custom_dataset_info)
         parse_specs([*args.dataset, *args.val_dataset])
     except SwiftError as error:
         mistakes.append(error)
@@ -50,38 +64,25 @@ def find_inputs(args: SftArguments) -> ModelSource:
     return source
 
 
-def read_data(args: SftArguments, template: Template) -> Data:
-    """Read, split and encode the data sets."""
-    loaded = load_datasets(
-        args.dataset,
-        val_specs=args.val_dataset,
-        test_ratio=args.dataset_test_ratio if args.evaluation_strategy != "no" else 0.0,
-        seed=args.dataset_seed,
-        columns=args.columns,
-        model_name=args.model_name,
-        model_author=args.model_author,
-        max_bad_rows=args.max_bad_rows,
-    )
-    train = encode(loaded.train, template, loaded.ledger)
-    val = encode(loaded.val, template, loaded.ledger, split="validation") if loaded.val else None
-    return Data(train, val, loaded.ledger)
-
-
-def load_base(args: SftArguments, source: ModelSource) -> torch.nn.Module:
-    """The model to tune, in its decided dtype."""
+def load_base(args: SftArguments, source: ModelSource, new: Sequence[int] = ()) -> torch.nn.Module:
+    """The model to tune, in its decided dtype, with rows for the ids `new`."""
     if args.tuner_backend == "unsloth":
         model = load_unsloth(source, TORCH_DTYPES[args.dtype], _longest(args))
         finish_model(model, source)
         return model
-    return load_model(
+    model = load_model(
         source,
         TORCH_DTYPES[args.dtype],
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
     )
+    make_room(model, new, args.pad_vocab_to_multiple_of)
+    return model
 
 
-def add_tuner(args: SftArguments, model: torch.nn.Module, source: ModelSource) -> torch.nn.Module:
-    """The model with what trains: fresh tuners, those to continue, or (a part of) itself.
+def add_tuner(
+    args: SftArguments, model: torch.nn.Module, source: ModelSource, new: Sequence[int] = ()
+) -> torch.nn.Module:
+    """The model with what trains: fresh tuners, those to continue, or (a part of) itself; the rows `new` always do.
 
     Raises:
         ConfigError: a tuner does not fit the model's shapes.
@@ -91,7 +92,7 @@ def add_tuner(args: SftArguments, model: torch.nn.Module, source: ModelSource) -
         return model
     if args.resume_only_model and args.resume_from_checkpoint:
         return _continued(model, Path(args.resume_from_checkpoint))
-    chosen = choose_tuner(args, model, source.targets)
+    chosen = _with_rows(choose_tuner(args, model, source.targets), model, new)
     if args.tuner_backend == "unsloth":
         return add_unsloth_lora(
             model,
@@ -106,6 +107,15 @@ def add_tuner(args: SftArguments, model: torch.nn.Module, source: ModelSource) -
         raise
     except ValueError as error:  # PEFT looks at shapes only now
         raise ConfigError("CONFIG-02", f"{' and '.join(args.tuner) or args.sft_type}: {error}") from error
+
+
+def _with_rows(chosen: Any, model: torch.nn.Module, new: Sequence[int]) -> Any:
+    """The tuners' configs, of which the first LoRA also trains the rows `new`."""
+    configs = chosen.values() if isinstance(chosen, dict) else [chosen]
+    if new:
+        first = next(config for config in configs if isinstance(config, LoraConfig))
+        first.trainable_token_indices = token_rows(model, new)
+    return chosen
 
 
 def _continued(model: torch.nn.Module, directory: Path) -> torch.nn.Module:

@@ -54,6 +54,7 @@ def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) ->
     }
     if dist.is_main():
         storage.append_jsonl(run / "logging.jsonl", report)
+        storage.write_json(run / "data_report.json", report["dataset_info"])
         plot_log(state.log_history, run / "images")
         logger.info(f"last checkpoint: {report['last_model_checkpoint']}")
         logger.info(f"best checkpoint: {report['best_model_checkpoint']}")

@@ -14,13 +14,15 @@ from swift.arguments.reading import command_words, read_arguments
 from swift.arguments.sft import SftArguments
 from swift.commands.dry_run import dry_run
 from swift.commands.prepare import load_plugins, load_template
-from swift.commands.ready import add_tuner, find_inputs, load_base, read_data
+from swift.commands.ready import add_tuner, find_inputs, load_base, new_ids, read_data, spell_out
 from swift.commands.report import save_arguments, write_report
 from swift.commands.run import check_disk, choose_run, no_empty_run, what_is_saved
 from swift.decide import decide_sft, tidy, without_effect
 from swift.log import get_logger
 from swift.models.load import detect_hardware
+from swift.templates.publish import settle_chat_template
 from swift.trainers.arguments import training_arguments
+from swift.trainers.old_rows import OldRows
 from swift.trainers.trainer import Seq2SeqTrainer
 
 logger = get_logger()
@@ -42,7 +44,7 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         return dry_run(args, command_words(said, options))
     load_plugins(args.custom_register_path)
     source = find_inputs(args)
-    args = decide_sft(args, detect_hardware(), source)
+    args = decide_sft(spell_out(args), detect_hardware(), source)
     for name in without_effect(args):
         kinds = f"--tuner {' '.join(args.tuner)}" if args.tuner else f"--sft_type {args.sft_type}"
         logger.warning(f"--{name} has no effect with {kinds}")
@@ -52,16 +54,18 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         check_disk(args, source)
         training = training_arguments(args)  # before the data: it refuses what transformers does not know
         template = load_template(args, source)
+        settle_chat_template(template)
+        new = new_ids(args, template)
         data = read_data(args, template)
-        logger.info(template.show(data.train[0]))
-        logger.info(data.ledger.summary())
+        logger.info(template.show(data.example))
+        logger.info(data.ledger.screen())
         if data.val is None:
             args = replace(args, evaluation_strategy="no")
             training = training_arguments(args)
         save_arguments(args, training, data.ledger)
 
     torch.manual_seed(args.seed)
-    model = add_tuner(args, load_base(args, source), source)
+    model = add_tuner(args, load_base(args, source, new), source, new)
     trainer = Seq2SeqTrainer(
         model=model,
         args=training,
@@ -71,6 +75,7 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         tokenizer=template.tokenizer,
         sft_args=args,
         template=template,
+        callbacks=[OldRows(model, new)] if args.sft_type == "full" else None,
     )
     with what_is_saved(args):
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)

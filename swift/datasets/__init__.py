@@ -21,13 +21,17 @@ class DatasetRecord:
         name: what `--dataset` takes.
         ms: its id on ModelScope, None when it is not there.
         hf: its id on Hugging Face, None when it is not there.
-        path: a data file that ships beside this module, instead of ids.
+        path: a data file, beside this module where it is not absolute, instead of ids.
         subsets: what is read when no subset is typed; () means the hub's default one.
         split: the splits that are read, one after another.
         columns: columns to rename before the format is detected; "-" as the new name hides one.
+        conversations: what a list of turns calls its keys and roles, for `convert.renamed_format`.
+        labels: names of the numbers in a column; a row with a number below 0 is left out, which is counted.
+        fill: columns made of others by a pattern, such as {"response": "{reason} So: {answer}"}.
         convert: makes a row of a known format from a raw one; None from it leaves the row out, which is counted.
         drop_bad_rows: whether broken rows are dropped and counted rather than an error: nobody here can correct them.
         tags: topics and languages.
+        help: a sentence about it.
     """
 
     name: str
@@ -37,9 +41,13 @@ class DatasetRecord:
     subsets: tuple[str, ...] = ()
     split: tuple[str, ...] = ("train",)
     columns: Mapping[str, str] = field(default_factory=dict)
+    conversations: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fill: Mapping[str, str] = field(default_factory=dict)
     convert: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None
     drop_bad_rows: bool = True
     tags: tuple[str, ...] = ()
+    help: str = ""
 
 
 DATASETS: Registry[DatasetRecord] = Registry("dataset", "swift.datasets.catalog")

@@ -1,16 +1,21 @@
-"""The account of every row: rows read = trained + validation + each reason dropped, with file and line."""
+"""The account of every row: rows read = trained + validation + each reason dropped, with file and line.
+
+It is kept for all data sets together and for each as it was typed, with the tokens that rows became.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from swift.datasets.places import Places
 from swift.errors import DataError
 from swift.log import get_logger
 
 logger = get_logger()
 Part = Literal["train", "validation"]
+PARTS: tuple[Part, ...] = ("train", "validation")
 BAD = "bad row"
 NOT_SAMPLED = "not sampled"
 SHOWN = 5
@@ -18,10 +23,37 @@ SHOWN = 5
 
 @dataclass
 class Share:
-    """What one part got: different rows, and examples, which are more when rows are drawn again."""
+    """What one part got: different rows; examples, which are more when rows are drawn again; the tokens of these.
+
+    Attributes:
+        rows: how many rows.
+        examples: how many times one of them is used, where each goes over the data once.
+        supervised: tokens that are learnt.
+        masked: tokens that are only read.
+        truncated: tokens that were cut off.
+    """
 
     rows: int = 0
     examples: int = 0
+    supervised: int = 0
+    masked: int = 0
+    truncated: int = 0
+
+
+@dataclass
+class Account:
+    """What became of one data set, as it was typed."""
+
+    dataset: str
+    format: str | None = None
+    rows: int = 0
+    train: Share = field(default_factory=Share)
+    validation: Share = field(default_factory=Share)
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def part(self, name: Part) -> Share:
+        """What training or validation got of it."""
+        return self.train if name == "train" else self.validation
 
 
 @dataclass
@@ -30,27 +62,44 @@ class Ledger:
 
     Attributes:
         max_bad_rows: how many bad rows may be dropped before it is an error.
-        sources: for every data set as typed, its format and how many rows were read.
-        parts: what training and validation got.
+        most_places: how many lines are kept by name for each reason; None is all. Counts are always exact.
+        accounts: of every data set as typed.
         dropped: the file and line of each row left out, by reason.
         bad_rows: what is wrong with each bad row that counts against `max_bad_rows`.
         excused: what is wrong with those that do not.
         cut: rows that are used and fill the maximal length, to which longer ones are cut.
+        padded: tokens of padding that training computed besides; None before it ran.
     """
 
     max_bad_rows: int = 0
-    sources: list[dict[str, Any]] = field(default_factory=list)
-    parts: dict[Part, Share] = field(default_factory=lambda: {"train": Share(), "validation": Share()})
-    dropped: dict[str, list[str]] = field(default_factory=dict)
+    most_places: int | None = None
+    accounts: dict[str, Account] = field(default_factory=dict)
+    dropped: dict[str, Places] = field(default_factory=dict)
     bad_rows: list[DataError] = field(default_factory=list)
     excused: list[DataError] = field(default_factory=list)
-    cut: list[str] = field(default_factory=list)
+    cut: Places = field(default_factory=Places)
+    padded: int | None = None
     _told: int = 0
 
     @property
     def rows_read(self) -> int:
         """Rows found in all data sets, good or bad."""
-        return sum(source["rows"] for source in self.sources)
+        return sum(account.rows for account in self.accounts.values())
+
+    @property
+    def parts(self) -> dict[Part, Share]:
+        """What training and validation got of all data sets together."""
+        shares: dict[Part, Share] = {name: Share() for name in PARTS}
+        for account in self.accounts.values():
+            for name, total in shares.items():
+                for key, count in vars(account.part(name)).items():
+                    setattr(total, key, getattr(total, key) + count)
+        return shares
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Every data set with its format and how many rows were read."""
+        return [{"dataset": a.dataset, "format": a.format, "rows": a.rows} for a in self.accounts.values()]
 
     @property
     def trained(self) -> int:
@@ -59,36 +108,91 @@ class Ledger:
 
     @property
     def balanced(self) -> bool:
-        """Whether every row read is trained on, validated on or dropped for a reason."""
+        """Whether every row read is trained on, validated on or dropped for a reason; of all, and of each data set."""
+        each = [
+            account.rows == account.train.rows + account.validation.rows + sum(account.dropped.values())
+            for account in self.accounts.values()
+        ]
         used = sum(share.rows for share in self.parts.values())
-        return self.rows_read == used + sum(map(len, self.dropped.values()))
+        return all(each) and self.rows_read == used + sum(map(len, self.dropped.values()))
+
+    def account(self, dataset: str | None) -> Account:
+        """The account of a data set; of the only one where None is said."""
+        if dataset is None:
+            dataset = next(iter(self.accounts), "")
+        return self.accounts.setdefault(dataset, Account(dataset))
 
     def read(self, dataset: str, rows: int, row_format: str | None = None) -> None:
-        """Enter a data set with the number of rows found in it."""
-        self.sources.append({"dataset": dataset, "format": row_format, "rows": rows})
+        """Enter a data set, or more of it, with the number of rows found."""
+        account = self.account(dataset)
+        account.rows += rows
+        formats = account.format.split(", ") if account.format else []
+        if row_format and row_format not in formats:
+            account.format = ", ".join([*formats, row_format])
 
-    def drop(self, reason: str, where: str) -> None:
+    def drop(self, reason: str, where: str, dataset: str | None = None) -> None:
         """Enter a row that is left out."""
-        self.dropped.setdefault(reason, []).append(where)
+        self.dropped.setdefault(reason, Places(self.most_places)).append(where)
+        dropped = self.account(dataset).dropped
+        dropped[reason] = dropped.get(reason, 0) + 1
 
-    def reject(self, where: str, error: DataError, *, excused: bool = False) -> None:
+    def reject(self, where: str, error: DataError, *, excused: bool = False, dataset: str | None = None) -> None:
         """Enter a row that cannot be used; `excused` ones do not count against `max_bad_rows`."""
-        self.drop(BAD, where)
-        (self.excused if excused else self.bad_rows).append(error)
+        self.drop(BAD, where, dataset)
+        kept = self.excused if excused else self.bad_rows
+        if self.most_places is None or len(kept) < max(self.most_places, self.max_bad_rows + 1):
+            kept.append(error)
 
-    def use(self, part: Part, examples: Sequence[object]) -> None:
+    def use(self, part: Part, examples: Sequence[Mapping[str, Any]]) -> None:
         """Enter the examples of one part; one row may be there several times, as the same object."""
-        self.parts[part].rows += len({id(row) for row in examples})
-        self.parts[part].examples += len(examples)
+        seen: set[int] = set()
+        for row in examples:
+            share = self.account(row.get("dataset")).part(part)
+            share.rows += id(row) not in seen
+            share.examples += 1
+            seen.add(id(row))
 
-    def withdraw(self, part: Part, reason: str, where: str, examples: int, error: DataError | None = None) -> None:
+    def count(
+        self,
+        part: Part,
+        dataset: str | None,
+        supervised: int,
+        masked: int,
+        truncated: int = 0,
+        examples: int = 1,
+    ) -> None:
+        """Enter the tokens of a row that is used in `examples` of a part.
+
+        Args:
+            part: which.
+            dataset: of the row.
+            supervised: its tokens that are learnt.
+            masked: its tokens that are only read.
+            truncated: its tokens that were cut off.
+            examples: how many times it is used.
+        """
+        share = self.account(dataset).part(part)
+        share.supervised += supervised * examples
+        share.masked += masked * examples
+        share.truncated += truncated * examples
+
+    def withdraw(
+        self,
+        part: Part,
+        reason: str,
+        where: str,
+        examples: int,
+        error: DataError | None = None,
+        dataset: str | None = None,
+    ) -> None:
         """Move a row, and the `examples` that were made of it, from a part to the dropped; a bad one has an error."""
-        self.parts[part].rows -= 1
-        self.parts[part].examples -= examples
+        share = self.account(dataset).part(part)
+        share.rows -= 1
+        share.examples -= examples
         if error is None:
-            self.drop(reason, where)
+            self.drop(reason, where, dataset)
         else:
-            self.reject(where, error)
+            self.reject(where, error, dataset=dataset)
 
     def check_bad_rows(self) -> None:
         """Say which rows are bad, once.
@@ -116,33 +220,87 @@ class Ledger:
             f"{len(rows):,} {reason}{'s' if reason == BAD and len(rows) > 1 else ''}"
             for reason, rows in self.dropped.items()
         ]
-        again = sum(share.examples - share.rows for share in self.parts.values())
+        again = train.examples + validation.examples - train.rows - validation.rows
         notes = [f"{again:,} drawn again"] if again else []
-        notes += [f"{len(self.cut):,} cut to the maximal length"] if self.cut else []
+        notes += [f"{len(self.cut):,} cut to the maximal length"] if len(self.cut) else []
         more = f" ({', '.join(notes)})" if notes else ""
         return f"rows: {self.rows_read:,} read = {' + '.join(terms)}{more}"
+
+    def screen(self) -> str:
+        """Some lines: the account of every data set, its tokens, and of all together."""
+        lines = [self.summary(), *_table([*map(_cells, self.accounts.values())])]
+        train = self.parts["train"]
+        tokens = train.supervised + train.masked
+        if tokens:
+            share = f"{100 * train.supervised / tokens:.1f} %"
+            lines.append(f"training tokens: {tokens:,}, of which {train.supervised:,} are learnt ({share})")
+        lines += [f"tokens cut off: {train.truncated:,}"] if train.truncated else []
+        lines += [f"tokens of padding: {self.padded:,}"] if self.padded is not None else []
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as `data_report.json` holds it: dropped rows as lines by file."""
         return {
             "rows_read": self.rows_read,
-            **{part: {"rows": share.rows, "examples": share.examples} for part, share in self.parts.items()},
+            **{part: asdict(share) for part, share in self.parts.items()},
+            "padded": self.padded,
             "dropped": {
-                reason: {"rows": len(places), "lines": _by_file(places)} for reason, places in self.dropped.items()
+                reason: {"rows": len(places), "lines": places.by_file()} for reason, places in self.dropped.items()
             },
-            "cut": _by_file(self.cut),
+            "cut": self.cut.by_file(),
             "bad_rows": [error.what for error in [*self.bad_rows, *self.excused]],
-            "datasets": self.sources,
+            "datasets": [asdict(account) for account in self.accounts.values()],
         }
+
+    def to_state(self) -> dict[str, Any]:
+        """Everything that `from_state` needs to go on counting, as plain values."""
+        return {
+            "accounts": [asdict(account) for account in self.accounts.values()],
+            "dropped": {reason: places.to_state() for reason, places in self.dropped.items()},
+            "cut": self.cut.to_state(),
+            "bad_rows": [_plain(error) for error in self.bad_rows],
+            "excused": [_plain(error) for error in self.excused],
+        }
+
+    def from_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `to_state` gave."""
+        self.accounts = {}
+        for saved in state["accounts"]:
+            shares = {name: Share(**saved[name]) for name in PARTS}
+            self.accounts[saved["dataset"]] = Account(**{**saved, **shares})
+        self.dropped = {
+            reason: Places.from_state(saved, self.most_places) for reason, saved in state["dropped"].items()
+        }
+        self.cut = Places.from_state(state["cut"], self.most_places)
+        self.bad_rows = [_error(saved) for saved in state["bad_rows"]]
+        self.excused = [_error(saved) for saved in state["excused"]]
+        self._told = len(self.bad_rows) + len(self.excused)
 
 
 def _first(errors: Sequence[DataError]) -> str:
     return "\n".join(f"  {error.what}" for error in errors[:SHOWN])
 
 
-def _by_file(places: Sequence[str]) -> dict[str, list[int | str]]:
-    lines: dict[str, list[int | str]] = {}
-    for place in places:
-        file, _, line = place.rpartition(":")
-        lines.setdefault(file, []).append(int(line) if line.isdigit() else line)
-    return lines
+def _plain(error: DataError) -> list[str | None]:
+    return [error.code, error.what, error.why, error.fix]
+
+
+def _error(saved: Sequence[Any]) -> DataError:
+    return DataError(saved[0], saved[1], why=saved[2], fix=saved[3])
+
+
+HEADS = ("data set", "read", "train", "validation", "dropped", "learnt tokens", "other tokens")
+
+
+def _cells(account: Account) -> tuple[str, ...]:
+    name = account.dataset if len(account.dataset) <= 40 else f"…{account.dataset[-39:]}"
+    train = account.train
+    numbers = (account.rows, train.rows, account.validation.rows, sum(account.dropped.values()))
+    return (name, *(f"{number:,}" for number in (*numbers, train.supervised, train.masked)))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]
+    for row in (HEADS, *rows):
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        yield "  " + "  ".join(cells).rstrip()

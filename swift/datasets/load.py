@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from swift import hub
-from swift.datasets import DatasetRecord
-from swift.datasets.convert import Conversation, Format, convert_row, describe, detect, unused_columns
-from swift.datasets.ledger import Ledger
-from swift.datasets.read import Entry, Row, read_file
+from swift.datasets.convert import Conversation
+from swift.datasets.ledger import NOT_SAMPLED, Ledger
+from swift.datasets.mix import FIRST, Mix, choose_mix, mix_rows
 from swift.datasets.sample import split_rows
+from swift.datasets.source import Reading, Source, every_row
 from swift.datasets.spec import DatasetSpec, parse_spec
 from swift.errors import DataError, SwiftError, UsageError, raise_all
 from swift.log import get_logger
 
 logger = get_logger()
-HERE = Path(__file__).parent
-HIDDEN = "-"
+LEFT_OUT = "left out by the data set's own rule"
+NOT_MIXED = "left out of the mix"
 Forms = str | Sequence[str | None] | None  # a name in Chinese, then in English; one serves for both
 
 
@@ -29,23 +27,6 @@ class Loaded:
     train: list[Conversation]
     val: list[Conversation] | None
     ledger: Ledger
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How rows are read.
-
-    Attributes:
-        columns: to rename.
-        identity: name and author of the model by language, None when no data set asks.
-        answers: whether every row needs one.
-        met: those columns to rename that were there.
-    """
-
-    columns: Mapping[str, str]
-    identity: Mapping[str, tuple[str, str]] | None
-    answers: bool
-    met: set[str] = field(default_factory=set)
 
 
 def load_datasets(
@@ -59,6 +40,9 @@ def load_datasets(
     model_author: Forms = None,
     max_bad_rows: int = 0,
     answers: bool = True,
+    interleave: bool = False,
+    interleave_prob: Sequence[float] | None = None,
+    stopping_strategy: str = FIRST,
 ) -> Loaded:
     """Read, convert, sample and split data sets.
 
@@ -72,6 +56,9 @@ def load_datasets(
         model_author: likewise.
         max_bad_rows: rows that may be dropped, each one named.
         answers: whether every row must end with an answer; inference needs none.
+        interleave: let the sets take turns; see `swift.datasets.mix`.
+        interleave_prob: the share of each set in that.
+        stopping_strategy: when that ends.
 
     Raises:
         DataError: bad rows beyond `max_bad_rows`, columns of no known format, or no row at all.
@@ -80,24 +67,45 @@ def load_datasets(
     if not 0 <= test_ratio <= 1:
         raise UsageError("USAGE-02", f"the validation share {test_ratio} is not between 0 and 1")
     train_specs, held_out = parse_specs(_listed(specs)), parse_specs(_listed(val_specs))
-    identity = _identity(train_specs + held_out, model_name, model_author)
-    reading = Reading(_renames(columns), identity, answers)
+    mix = choose_mix(train_specs, interleave, interleave_prob, stopping_strategy)
+    reading = how_to_read([*train_specs, *held_out], columns, model_name, model_author, answers=answers)
     ledger = Ledger(max_bad_rows)
-    train_sets = [_load_one(spec, reading, ledger) for spec in train_specs]
-    val_sets = [_load_one(spec, reading, ledger) for spec in held_out]
-    _check_columns(reading)
+    sets = [_load_one(spec, reading, ledger) for spec in [*train_specs, *held_out]]
+    check_columns(reading)
     ledger.check_bad_rows()
-    train: list[Conversation] = []
-    val: list[Conversation] = []
     ratio = 0.0 if held_out else test_ratio
-    for spec, rows in zip(train_specs, train_sets, strict=True):
-        trained, validated = split_rows(rows, spec.sample, ratio, seed, ledger)
-        train += trained
-        val += validated
-    for spec, rows in zip(held_out, val_sets, strict=True):
-        val += split_rows(rows, spec.sample, 1.0, seed, ledger)[1]
+    train, val = _divide(train_specs, sets[: len(train_specs)], ratio, seed, mix, ledger)
+    for spec, rows in zip(held_out, sets[len(train_specs) :], strict=True):
+        split = split_rows(rows, spec.sample, 1.0, seed)
+        _drop(NOT_SAMPLED, split.unused, ledger)
+        val += split.val
+    ledger.use("train", train)
+    ledger.use("validation", val)
     _check_left(train, val, train_specs, held_out, ratio, ledger)
     return Loaded(train, val or None, ledger)
+
+
+def _divide(
+    specs: Sequence[DatasetSpec],
+    sets: Sequence[list[Conversation]],
+    ratio: float,
+    seed: int,
+    mix: Mix,
+    ledger: Ledger,
+) -> tuple[list[Conversation], list[Conversation]]:
+    """What trains of all sets, mixed, and what validates; the ledger is told what does neither."""
+    splits = [split_rows(rows, spec.sample, ratio, seed) for spec, rows in zip(specs, sets, strict=True)]
+    train = mix_rows([split.train for split in splits], mix)
+    used = {id(row) for row in train}
+    for split in splits:
+        _drop(NOT_SAMPLED, split.unused, ledger)
+        _drop(NOT_MIXED, list({id(row): row for row in split.train if id(row) not in used}.values()), ledger)
+    return train, [row for split in splits for row in split.val]
+
+
+def _drop(reason: str, rows: Sequence[Conversation], ledger: Ledger) -> None:
+    for row in rows:
+        ledger.drop(reason, row["where"], row.get("dataset"))
 
 
 def parse_specs(texts: Sequence[str]) -> list[DatasetSpec]:
@@ -150,6 +158,18 @@ def _renames(columns: Mapping[str, str] | Sequence[str] | None) -> dict[str, str
     return {theirs: ours for theirs, _, ours in pairs}
 
 
+def how_to_read(
+    specs: Sequence[DatasetSpec],
+    columns: Mapping[str, str] | Sequence[str] | None = None,
+    model_name: Forms = None,
+    model_author: Forms = None,
+    *,
+    answers: bool = True,
+) -> Reading:
+    """How the rows of these data sets are read; see `load_datasets`."""
+    return Reading(_renames(columns), _identity(specs, model_name, model_author), answers)
+
+
 def _identity(specs: Sequence[DatasetSpec], name: Forms, author: Forms) -> dict[str, tuple[str, str]] | None:
     """Who the model says it is, by language: (name, author). None when no data set asks."""
     if not any(spec.record and spec.record.name == "self-cognition" for spec in specs):
@@ -172,113 +192,33 @@ def _both(value: Forms) -> tuple[str, str] | None:
     return (said[0], said[-1]) if said else None
 
 
-def _entries(spec: DatasetSpec) -> Iterator[Entry]:
-    record = spec.record
-    if record is not None and record.path is not None:
-        yield from ((Path(where).name, row) for where, row in read_file(HERE / record.path))
-        return
-    for file in spec.files:
-        yield from read_file(file)
-    if record is None and spec.hub_id is None:
-        return
-    hub_id, use_hf = _address(spec)
-    for subset in spec.subsets or (record.subsets if record else ()) or (None,):
-        for split in record.split if record else ("train",):
-            name = "/".join(part for part in (hub_id, subset, split) if part)
-            for number, row in enumerate(hub.fetch_dataset(hub_id, subset, split, use_hf), 1):
-                yield f"{name}:{number}", dict(row)
-
-
-def _address(spec: DatasetSpec) -> tuple[str, bool]:
-    """The id to fetch, and from Hugging Face or not."""
-    use_hf = hub.use_hf() if spec.use_hf is None else spec.use_hf
-    if spec.record is None:
-        assert spec.hub_id is not None
-        return spec.hub_id, use_hf
-    hub_id = spec.record.hf if use_hf else spec.record.ms
-    if hub_id is None:
-        here, other = ("Hugging Face", "MS") if use_hf else ("ModelScope", "HF")
-        bare = spec.text if spec.use_hf is None else spec.text[4:]
-        raise UsageError("USAGE-02", f"{spec.record.name} is not on {here}", fix=f"--dataset {other}::{bare}")
-    return hub_id, use_hf
-
-
 def _load_one(spec: DatasetSpec, reading: Reading, ledger: Ledger) -> list[Conversation]:
     """The good rows of one data set; the others are entered in the ledger."""
-    excused = spec.record is not None and spec.record.drop_bad_rows
-    found = 0
-    rows: list[tuple[str, Row]] = []
-    for where, entry in _entries(spec):
-        found += 1
-        prepared = entry if isinstance(entry, DataError) else _prepare(entry, where, spec.record, reading)
-        if isinstance(prepared, DataError):
-            ledger.reject(where, prepared, excused=excused)
-        elif prepared is None:
-            ledger.drop("left out by the data set's own rule", where)
-        else:
-            rows.append((where, prepared))
-    if not rows:
-        ledger.read(spec.text, found)
-        logger.warning(f"{spec.text}: {found} rows, and none that can be used")
-        return []
-    known = detect(spec.text, (row for _, row in rows), answers=reading.answers)
-    ledger.read(spec.text, found, known.name)
+    source = Source(spec, reading)
     good: list[Conversation] = []
-    for where, row in rows:
-        try:
-            good.append(convert_row(known, row, where, answers=reading.answers))
-        except DataError as error:
-            ledger.reject(where, error, excused=excused)
-    _announce(spec.text, found, known, good, unused_columns(known, (row for _, row in rows)))
+    found = 0
+    for where, row in every_row(source):
+        found += 1
+        if isinstance(row, DataError):
+            ledger.reject(where, row, excused=source.excused, dataset=spec.text)
+        elif row is None:
+            ledger.drop(LEFT_OUT, where, spec.text)
+        else:
+            good.append(row)
+    ledger.read(spec.text, found)
+    for known in source.formats.values():
+        ledger.read(spec.text, 0, known.name)
+    if found and not source.formats:
+        logger.warning(f"{spec.text}: {found} rows, and none that can be used")
     return good
 
 
-def _prepare(row: Row, where: str, record: DatasetRecord | None, reading: Reading) -> Row | DataError | None:
-    """A row with its columns renamed and the record's own rule applied; None leaves it out."""
-    try:
-        row = _rename(row, record.columns if record else {})
-        changed = record.convert(row) if record and record.convert else row
-        if changed is not None and reading.identity and record and record.name == "self-cognition":
-            changed = _introduce(changed, reading.identity)
-        if changed is None:
-            return None
-        reading.met.update(reading.columns.keys() & changed.keys())
-        return _rename(changed, reading.columns)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = error.what if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
-        return DataError("DATA-03", f"{where}: {what}")
+def check_columns(reading: Reading) -> None:
+    """Refuse a rename of a column that no row had.
 
-
-def _rename(row: Row, columns: Mapping[str, str]) -> Row:
-    moved = {theirs: ours for theirs, ours in columns.items() if theirs in row}
-    if not moved:
-        return row
-    kept = {key: value for key, value in row.items() if key not in moved}
-    for theirs, ours in moved.items():
-        if ours == HIDDEN:
-            continue
-        if kept.get(ours) is not None:
-            raise DataError("DATA-03", f'"{theirs}" cannot become "{ours}", which is there too')
-        kept[ours] = row[theirs]
-    return kept
-
-
-def _introduce(row: Row, identity: Mapping[str, tuple[str, str]]) -> Row:
-    name, author = identity[row["tag"]]
-    fill = {key: row[key].replace("{{NAME}}", name).replace("{{AUTHOR}}", author) for key in ("query", "response")}
-    return {**row, **fill}
-
-
-def _announce(source: str, found: int, known: Format, good: Sequence[Conversation], unused: Sequence[str]) -> None:
-    logger.info(f"{source}: {found:,} rows of format {known.name}")
-    if good:
-        logger.info(f"  first: {describe(good[0])}")
-    if unused:
-        more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
-        logger.info(f"  columns not used: {', '.join(unused[:10])}{more}")
-
-
-def _check_columns(reading: Reading) -> None:
+    Raises:
+        DataError: naming the first (DATA-04).
+    """
     missing = [theirs for theirs in reading.columns if theirs not in reading.met]
     if missing:
         raise DataError("DATA-04", f"--columns {missing[0]}={reading.columns[missing[0]]}: no data set has that column")

@@ -1,59 +1,97 @@
-"""Rows of a data file with their file and line: jsonl, json, csv and parquet, by the name's ending.
+"""Rows of a data file with their file and line, by the name's ending; gz, zst, bz2 and xz are unpacked on the way.
 
 Every reader yields `(where, row)` for each row there is; where one cannot be parsed, `row` is the error that says why.
-Only what makes the rest of a file unreadable is raised.
+Only what makes the rest of a file unreadable is raised. No reader holds more of a file than its largest row asks for.
 """
 
 from __future__ import annotations
 
-import csv
+import bz2
+import codecs
+import gzip
+import io
 import json
+import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow
-import pyarrow.parquet
 
-from swift.errors import DataError, NotFoundError
+from swift.datasets import tables
+from swift.datasets.rows import COMPRESSED, COMPRESSIBLE, ENDINGS, Entry, Row, checked, kind_of, split_ending
+from swift.errors import DataError, MissingPackageError, NotFoundError
 
-Row = dict[str, Any]
-Entry = tuple[str, "Row | DataError"]
+__all__ = ["READERS", "Entry", "Row", "kind_of", "read_file"]
+
 SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 BOM = "\ufeff"
-LONGEST_CELL = 2**31 - 1
-KINDS = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+CHUNK = 1 << 20
+BLANK = re.compile(r"[ \t\r\n]*")
 
 
-def read_file(path: Path) -> Iterator[Entry]:
+def read_file(path: Path, skip: int = 0) -> Iterator[Entry]:
     """Rows of one data file.
+
+    Args:
+        path: of the file.
+        skip: how many rows at its start are left out; jsonl, txt, parquet and arrow pass over them unparsed.
 
     Raises:
         NotFoundError: there is no such file.
         DataError: its ending is not known, or it cannot be read to its end (DATA-01).
+        MissingPackageError: it is packed in a way that this installation cannot unpack.
     """
     if not path.is_file():
         raise NotFoundError("FOUND-01", f"{path} does not exist")
-    reader = READERS.get(path.suffix.lower())
+    reader = READERS.get(split_ending(path.name)[0])
     if reader is None:
-        raise DataError("DATA-01", f"{path}: files of this kind are not read", fix=f"use one of {', '.join(READERS)}")
+        packed = f"; of these, {', '.join(COMPRESSIBLE)} also as {', '.join(COMPRESSED)}"
+        raise DataError(
+            "DATA-01", f"{path}: files of this kind are not read", fix=f"use one of {', '.join(ENDINGS)}{packed}"
+        )
     try:
-        yield from reader(path)
-    except OSError as error:
-        raise DataError("DATA-01", f"{path}: {error.strerror or error}") from error
+        yield from reader(path, skip)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError("DATA-01", f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def kind_of(value: object) -> str:
-    """What a value is, in the words of JSON."""
-    return KINDS.get(type(value), "a number")
+def open_bytes(path: Path) -> BinaryIO:
+    """A data file opened for reading, unpacked when its name says that it is packed."""
+    packed = split_ending(path.name)[1]
+    if packed == ".zst":
+        try:
+            stream = pyarrow.input_stream(str(path), compression="zstd")
+        except pyarrow.ArrowNotImplementedError:
+            raise MissingPackageError("PACKAGE-01", f"{path}: this pyarrow cannot read zstd", fix="unpack it") from None
+        return cast(BinaryIO, io.BufferedReader(cast(Any, stream), CHUNK))
+    opened = {"": open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[packed]
+    return cast(BinaryIO, opened(path, "rb"))
 
 
-def _read_jsonl(path: Path) -> Iterator[Entry]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield f"{path}:{number}", _parse_line(f"{path}:{number}", line, number == 1)
+def _lines(file: BinaryIO, skip: int) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank with their numbers, after the first `skip` of them."""
+    return islice(((number, line) for number, line in enumerate(file, 1) if line.strip()), skip, None)
+
+
+def _read_jsonl(path: Path, skip: int) -> Iterator[Entry]:
+    with open_bytes(path) as file:
+        for number, line in _lines(file, skip):
+            yield f"{path}:{number}", _parse_line(f"{path}:{number}", line, number == 1)
+
+
+def _read_txt(path: Path, skip: int) -> Iterator[Entry]:
+    """Every line that is not blank is a text of its own."""
+    with open_bytes(path) as file:
+        for number, line in _lines(file, skip):
+            where = f"{path}:{number}"
+            try:
+                yield where, {"text": line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")}
+            except UnicodeDecodeError as error:
+                yield where, DataError("DATA-02", f"{where}: byte {error.start + 1} is not UTF-8")
 
 
 def _parse_line(where: str, line: bytes, first: bool) -> Row | DataError:
@@ -70,7 +108,7 @@ def _parse_line(where: str, line: bytes, first: bool) -> Row | DataError:
         return DataError("DATA-02", f"{where}: column {error.colno}: {_reason(error, text)}", fix=fix)
     except (ValueError, RecursionError) as error:
         return DataError("DATA-02", f"{where}: {_refusal(error)}")
-    return _checked(where, row, bool(SURROGATE_ESCAPE.search(text)))
+    return checked(where, row, bool(SURROGATE_ESCAPE.search(text)))
 
 
 def _reason(error: json.JSONDecodeError, text: str) -> str:
@@ -86,39 +124,6 @@ def _refusal(error: ValueError | RecursionError) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _checked(where: str, row: object, may_be_broken: bool) -> Row | DataError:
-    """The row, or an error when it is no object or holds text that cannot be written as UTF-8."""
-    if not isinstance(row, dict):
-        return DataError("DATA-02", f"{where}: the row is {kind_of(row)}, not an object")
-    if may_be_broken and (key := _broken_text(row)):
-        return DataError("DATA-02", f'{where}: "{key}" holds half of a surrogate pair, which is no character')
-    return row
-
-
-def _broken_text(row: Row) -> str | None:
-    """The first key whose text holds a lone surrogate, such as `messages[1].content`."""
-    left: list[tuple[str, object]] = [("", row)]
-    while left:
-        key, value = left.pop()
-        if isinstance(value, dict):
-            if _has_surrogate("".join(value)):
-                return f"{key}.(a key)".lstrip(".")
-            left += [(f"{key}.{name}".lstrip("."), item) for name, item in reversed(value.items())]
-        elif isinstance(value, list):
-            left += [(f"{key}[{i}]", value[i]) for i in reversed(range(len(value)))]
-        elif isinstance(value, str) and _has_surrogate(value):
-            return key
-    return None
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
     if len(row) < len(pairs):
@@ -130,121 +135,134 @@ def _unique(pairs: list[tuple[str, Any]]) -> Row:
 DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
-def _read_json(path: Path) -> Iterator[Entry]:
+class _Buffer:
+    """A window on the text of a JSON file: read on demand, forgotten when decoded.
+
+    Attributes:
+        text: what is read and not yet forgotten.
+        at: where in it decoding stands.
+        line: the number of the line there.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self.file = path, file
+        self.text, self.at, self.line = "", 0, 1
+        self._cut = self._bytes = 0  # characters of the first line that are forgotten; bytes read
+        self._at_end = False
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+
+    def fill(self) -> bool:
+        """Read on, as much again as there is; False at the end of the file."""
+        if self._at_end:
+            return False
+        gone, self.text, self.at = self.text[: self.at], self.text[self.at :], 0
+        self._cut = len(gone) - gone.rfind("\n") - 1 + (self._cut if "\n" not in gone else 0)
+        chunk = self.file.read(max(CHUNK, len(self.text)))
+        waiting = len(self._decoder.getstate()[0])
+        try:
+            self.text += self._decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            number = self._bytes - waiting + error.start + 1
+            raise DataError("DATA-01", f"{self.path}: byte {number} is not UTF-8") from None
+        self._bytes += len(chunk)
+        self._at_end = not chunk
+        return True
+
+    def go(self, to: int) -> None:
+        """Move on in `text`."""
+        self.line += self.text.count("\n", self.at, to)
+        self.at = to
+
+    def next_sign(self) -> str:
+        """The next character that is no blank, where decoding stands then; "" at the end."""
+        while True:
+            start = BLANK.match(self.text, self.at)
+            self.go(start.end() if start else self.at)
+            if self.at < len(self.text) or not self.fill():
+                return self.text[self.at : self.at + 1]
+
+    def decode(self, where: str) -> tuple[object, str]:
+        """The value that starts here, and the text it was.
+
+        Raises:
+            DataError: it is no JSON (DATA-01).
+        """
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                if self.fill():
+                    continue
+                line = self.line + self.text.count("\n", self.at, error.pos)
+                column = error.colno + (self._cut if error.lineno == 1 else 0)
+                raise DataError("DATA-01", f"{self.path}:{line}: column {column}: {error.msg}") from None
+            except (ValueError, RecursionError) as error:
+                raise DataError("DATA-01", f"{where}: {_refusal(error)}") from None
+            if end < len(self.text) or not self.fill():
+                text = self.text[self.at : end]
+                self.go(end)
+                return value, text
+
+
+def _read_json(path: Path, skip: int) -> Iterator[Entry]:
     """A list of objects; or one object per line, which many files of this name hold."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError("DATA-01", f"{path}: byte {error.start + 1} is not UTF-8") from None
-    at = _skip(text, 0)
-    if text[at : at + 1] == "[":
-        yield from _read_list(path, text, at + 1)
-    elif text[at : at + 1] == "{" and not _is_one_object(text, at):
-        yield from _read_jsonl(path)
-    elif at < len(text):
-        raise DataError("DATA-01", f"{path}: not a list of objects", fix="write [{...}, {...}] or one object per line")
+    with open_bytes(path) as file:
+        buffer = _Buffer(path, file)
+        sign = buffer.next_sign()
+        if sign == "[":
+            yield from islice(_read_list(buffer), skip, None)
+            return
+        if sign != "{" or _takes_lines(buffer):
+            if sign:
+                raise DataError(
+                    "DATA-01", f"{path}: not a list of objects", fix="write [{...}, {...}] or one object per line"
+                )
+            return
+    yield from _read_jsonl(path, skip)
 
 
-def _is_one_object(text: str, at: int) -> bool:
-    """Whether an object that takes several lines starts here."""
+def _takes_lines(buffer: _Buffer) -> bool:
+    """Whether the object that starts here takes several lines."""
     try:
-        _, end = DECODER.raw_decode(text, at)
-    except (ValueError, RecursionError):
+        _, text = buffer.decode("")
+    except DataError:
         return False
-    return "\n" in text[at:end]
+    return "\n" in text
 
 
-def _read_list(path: Path, text: str, at: int) -> Iterator[Entry]:
-    at = _skip(text, at)
-    line, last_line, number, done = 1 + text.count("\n", 0, at), 0, 0, text[at : at + 1] == "]"
+def _read_list(buffer: _Buffer) -> Iterator[Entry]:
+    buffer.go(buffer.at + 1)
+    last_line = number = 0
+    done = buffer.next_sign() == "]"
     while not done:
         number += 1
-        where = f"{path}:{line}" + (f" (row {number})" if line == last_line else "")
-        start, last_line = at, line
-        row, at = _decode(path, where, text, at)
-        yield where, _checked(where, row, bool(SURROGATE_ESCAPE.search(text, start, at)))
-        mark_at = _skip(text, at)
-        at = _skip(text, mark_at + 1)
-        line += text.count("\n", start, at)
-        done = text[mark_at : mark_at + 1] == "]" and at >= len(text)
-        if not done and text[mark_at : mark_at + 1] != ",":
-            raise DataError("DATA-01", f"{path}:{line}: a comma or the end of the list is missing after row {number}")
+        where = f"{buffer.path}:{buffer.line}" + (f" (row {number})" if buffer.line == last_line else "")
+        last_line = buffer.line
+        row, text = buffer.decode(where)
+        yield where, checked(where, row, bool(SURROGATE_ESCAPE.search(text)))
+        sign = buffer.next_sign()
+        line = buffer.line
+        buffer.go(buffer.at + 1)
+        after = buffer.next_sign()
+        done = sign == "]" and not after
+        if not done and sign != ",":
+            raise DataError(
+                "DATA-01", f"{buffer.path}:{line}: a comma or the end of the list is missing after row {number}"
+            )
 
 
-def _decode(path: Path, where: str, text: str, at: int) -> tuple[object, int]:
-    try:
-        return DECODER.raw_decode(text, at)
-    except json.JSONDecodeError as error:
-        raise DataError("DATA-01", f"{path}:{error.lineno}: column {error.colno}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError("DATA-01", f"{where}: {_refusal(error)}") from None
+def _read_csv(path: Path, skip: int) -> Iterator[Entry]:
+    with io.TextIOWrapper(open_bytes(path), "utf-8-sig", "surrogateescape", newline="") as file:
+        tabs = split_ending(path.name)[0] == ".tsv"
+        yield from islice(tables.read_csv(path, file, "\t" if tabs else ","), skip, None)
 
 
-def _skip(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
-
-
-def _read_csv(path: Path) -> Iterator[Entry]:
-    csv.field_size_limit(LONGEST_CELL)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        records = csv.reader(file, strict=True)
-        header = _read_header(path, records)
-        while True:
-            where = f"{path}:{records.line_num + 1}"
-            try:
-                cells = next(records)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield where, _csv_error(where, error, records.line_num)
-                continue
-            if cells:
-                yield where, _csv_row(where, header, cells)
-
-
-def _read_header(path: Path, records: Iterator[list[str]]) -> list[str]:
-    try:
-        header = next(records, [])
-    except csv.Error as error:
-        raise DataError("DATA-01", f"{path}:1: {error}") from None
-    twice = [name for i, name in enumerate(header) if name in header[:i]]
-    if twice:
-        raise DataError("DATA-01", f'{path}:1: the column "{twice[0]}" is there twice', fix="rename or remove one")
-    return header
-
-
-def _csv_error(where: str, error: csv.Error, line: int) -> DataError:
-    if "end of data" in str(error):
-        raise DataError("DATA-01", f"{where}: a quote that opens here is never closed", fix='write " inside as ""')
-    return DataError("DATA-02", f"{where}: {error} (up to line {line})")
-
-
-def _csv_row(where: str, header: list[str], cells: list[str]) -> Row | DataError:
-    if len(cells) != len(header):
-        return DataError("DATA-02", f"{where}: {len(cells)} cells for {len(header)} columns")
-    row = dict(zip(header, cells, strict=True))
-    if key := _broken_text(row):
-        return DataError("DATA-02", f'{where}: "{key}" is not UTF-8')
-    return row
-
-
-def _read_parquet(path: Path) -> Iterator[Entry]:
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1000):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}:{number}", row
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError("DATA-01", f"{path}: not readable as parquet after row {number}: {error}") from None
-
-
-READERS: dict[str, Callable[[Path], Iterator[Entry]]] = {
+READERS: dict[str, Callable[[Path, int], Iterator[Entry]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".tsv": _read_csv,
+    ".parquet": tables.read_parquet,
+    ".arrow": tables.read_arrow,
+    ".txt": _read_txt,
 }

@@ -1,16 +1,24 @@
-"""Which rows of one data set are trained on and which validate: a seeded draw, entered in the ledger."""
+"""Which rows of one data set are trained on and which validate: a seeded draw."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from swift.datasets.convert import Conversation
-from swift.datasets.ledger import NOT_SAMPLED, Ledger
 
 
-def split_rows(
-    rows: list[Conversation], sample: int | None, ratio: float, seed: int, ledger: Ledger
-) -> tuple[list[Conversation], list[Conversation]]:
+@dataclass(frozen=True)
+class Split:
+    """The rows of one data set: those that train, those that validate, and those that were not drawn."""
+
+    train: list[Conversation]
+    val: list[Conversation]
+    unused: list[Conversation]
+
+
+def split_rows(rows: list[Conversation], sample: int | None, ratio: float, seed: int) -> Split:
     """Training and validation rows of one data set, in a seeded order.
 
     Validation is drawn first, so no row is in both. Training rows are drawn again when `sample` exceeds them; at least
@@ -21,10 +29,9 @@ def split_rows(
         sample: how many rows in all; None is each once.
         ratio: share for validation, at least one row when above 0; 1 is all.
         seed: of the draw.
-        ledger: is told what became of every row.
     """
     if not rows:
-        return [], []
+        return Split([], [], [])
     random = np.random.RandomState(seed)
     order = random.permutation(len(rows))
     wanted = sample or len(rows)
@@ -35,13 +42,8 @@ def split_rows(
     val = _draw(order, wanted, random) if ratio == 1 else order[:held]
     train = order[:0] if ratio == 1 else _draw(order[held:], wanted - held, random)
     used = {*train.tolist(), *val.tolist()}
-    for i, row in enumerate(rows):
-        if i not in used:
-            ledger.drop(NOT_SAMPLED, row["where"])
-    trained, validated = [rows[i] for i in train], [rows[i] for i in val]
-    ledger.use("train", trained)
-    ledger.use("validation", validated)
-    return trained, validated
+    unused = [row for i, row in enumerate(rows) if i not in used]
+    return Split([rows[i] for i in train], [rows[i] for i in val], unused)
 
 
 def _draw(pool: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:

@@ -27,7 +27,10 @@ class ModelRecord:
         arch: the class named in its config.json.
         dtype: bf16, fp16 or fp32 when it only runs so, else None.
         eos_token: the token that ends an answer, None when the tokenizer's own is right.
+        pad_token: the token that fills up, for a tokenizer that names none; None for the one that ends an answer.
         revision: branch, tag or commit to download, None for the newest.
+        requires: packages that it needs beside ours, and versions that its own code was written for.
+        family: what it is listed under, such as "qwen".
     """
 
     name: str
@@ -39,24 +42,35 @@ class ModelRecord:
     arch: str = ""
     dtype: str | None = None
     eos_token: str | None = None
+    pad_token: str | None = None
     revision: str | None = None
+    requires: tuple[str, ...] = ()
+    family: str = ""
 
 
-def family(ms: str, hf: str, **shape: Any) -> Callable[..., ModelRecord]:
+def family(name: str, ms: str | None, hf: str | None, **shape: Any) -> Callable[..., ModelRecord]:
     """Rows of one family: `row(name, template, repository, hf_repository)`, the last only where it differs.
 
     Args:
-        ms: owner of the repositories on ModelScope; a repository "owner/name" has its own.
+        name: what the rows are listed under.
+        ms: owner of the repositories on ModelScope, None where they are not there; a repository "owner/name" has its
+            own.
         hf: the same on Hugging Face.
-        shape: `targets` and `arch` of every row.
+        shape: what all rows have: `targets`, `arch` and whatever else a row may say.
     """
 
-    def row(name: str, template: str, repository: str, hf_repository: str | None = None, **more: Any) -> ModelRecord:
+    def row(name_of: str, template: str, repository: str, hf_repository: str | None = None, **more: Any) -> ModelRecord:
         twin = hf_repository or repository.rpartition("/")[2]
-        here, there = (repo if "/" in repo else f"{owner}/{repo}" for owner, repo in ((ms, repository), (hf, twin)))
-        return ModelRecord(name, template, here, there, **{**shape, **more})
+        here, there = _hub_id(ms, repository), _hub_id(hf, twin)
+        return ModelRecord(name_of, template, here, there, **{"family": name, **shape, **more})
 
     return row
+
+
+def _hub_id(owner: str | None, repository: str) -> str | None:
+    if "/" in repository:
+        return repository
+    return f"{owner}/{repository}" if owner else None
 
 
 MODELS: Registry[ModelRecord] = Registry("model", "swift.models.catalog")

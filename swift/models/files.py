@@ -11,6 +11,7 @@ from typing import Any
 from swift.errors import DataError, NotFoundError, RefusedError, UsageError
 
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
+TEXT_PART = ("llama4",)  # several modalities, of which transformers loads the text part alone
 NOTES = ("_name_or_path", "_commit_hash")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 ADAPTER = "adapter_config.json"
@@ -150,7 +151,7 @@ def _check_kind(directory: Path, config: dict[str, Any]) -> None:
         for key in ("vision_config", "audio_config", "visual", "vision_tower", "mm_vision_tower", "audio")
         if config.get(key)
     ]
-    if modalities:
+    if modalities and config.get("model_type") not in TEXT_PART:
         raise _unsupported(f"{directory} is a multimodal model (config.json has {modalities[0]!r})", "text models only")
     if config.get("is_encoder_decoder"):
         raise _unsupported(f"{directory} is an encoder-decoder model", "decoder-only models")

@@ -210,7 +210,8 @@ def _finish_tokenizer(tokenizer: Any, source: ModelSource) -> None:
             fix='set "eos_token" in tokenizer_config.json',
         )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        own = source.record.pad_token if source.record else None
+        tokenizer.pad_token = own if own and own in tokenizer.get_vocab() else tokenizer.eos_token
     tokenizer.model_type = source.name
     tokenizer.model_dir = str(source.path)
 

@@ -76,13 +76,26 @@ def is_native(model_type: str) -> bool:
 
 
 @functools.cache
-def _native_types() -> frozenset[str]:
-    """The keys of transformers' table, read as text: importing it takes seconds, and this must come first."""
+def native_type(arch: str) -> str | None:
+    """The `model_type` of a model class such as "Qwen2ForCausalLM" that transformers has; None for one that it lacks.
+
+    Classes that models brought as their own before transformers had them are found in spite of another spelling.
+    """
+    stem = re.sub(r"(ForCausalLM|ForConditionalGeneration|LMHeadModel)$", "", arch).lower()
+    named = [model_type for model_type in _native_types() if re.sub("[-_]", "", model_type) == stem]
+    of_class = [model_type for model_type, name in _native_types().items() if name.lower() == arch.lower()]
+    both = [model_type for model_type in named if model_type in of_class]
+    return next(iter([*both, *of_class, *named]), None)
+
+
+@functools.cache
+def _native_types() -> dict[str, str]:
+    """Transformers' table of causal language models, read as text: importing it takes seconds, and this comes first."""
     spec = importlib.util.find_spec("transformers")
     assert spec is not None, "transformers comes with this package"
     source = (Path(str(spec.origin)).parent / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8")
     table = source.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)")[0]
-    return frozenset(re.findall(r'\("([^"]+)", "[^"]+"\)', table))
+    return dict(re.findall(r'\("([^"]+)", "([^"]+)"\)', table))
 
 
 def _check_own(directory: Path, classes: dict[str, Any]) -> None:

@@ -12,13 +12,20 @@ from typing import Any
 
 from swift import hub
 from swift.errors import MissingPackageError, NotFoundError, UsageError
+from swift.log import get_logger
 from swift.models import MODELS, ModelRecord, find_by_arch, find_by_hub_id
 from swift.models.files import check_tokenizer, check_weights, read_config
 from swift.models.remote_code import check_remote_code, check_unchanged
 
+logger = get_logger()
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-QUANT_PACKAGES = {"gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",), "bitsandbytes": ("bitsandbytes",)}
+QUANT_PACKAGES = {
+    "gptq": ("gptqmodel", "optimum"),
+    "awq": ("gptqmodel",),
+    "aqlm": ("aqlm",),
+    "bitsandbytes": ("bitsandbytes",),
+}
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ def find_model(
     _check_packages(config)
     revision = _commit(found)
     code = check_remote_code(found.path, config, trust_remote_code, revision)
+    if code and found.record and found.record.requires:
+        logger.warning(f"{found.name}: its own code was written for {' '.join(found.record.requires)}")
     return replace(found, config=config, code=code, revision=revision)
 
 

@@ -1,15 +1,43 @@
 """Chat formats as rows: `TEMPLATES["qwen"]` says how a conversation is written for Qwen.
 
-Read `template.py` for how a row becomes token ids and labels, `auto.py` for a tokenizer's own chat template.
+Read `template.py` for how a row becomes token ids and labels, `thinking.py` for how a reply with a thought is written,
+`auto.py` for a tokenizer's own chat template.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from swift.registry import Names, Registry
 
 Piece = str | tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """How one family writes the thought of a reply, which a row gives as `<think>...</think>` before the answer.
+
+    Attributes:
+        before: what stands before a thought.
+        after: what stands between a thought and its answer.
+        opened: how the prompt for a reply already begins it; not supervised.
+        missing: what stands in place of the thought where the last reply has none.
+        earlier: what stands in its place in replies before the last question, whose thoughts are left out.
+        keeps: "current" keeps the thoughts of all replies after the last question, "last" that of the last reply
+            alone, "none" leaves all of them out.
+        strip: the characters stripped off both ends of a thought; None is white space.
+        answer: the characters stripped off the beginning of an answer; None is white space.
+    """
+
+    before: str = "<think>\n"
+    after: str = "\n</think>\n\n"
+    opened: str = ""
+    missing: str = "<think>\n\n</think>\n\n"
+    earlier: str = ""
+    keeps: str = "current"
+    strip: str | None = "\n"
+    answer: str | None = "\n"
 
 
 @dataclass(frozen=True)
@@ -32,6 +60,15 @@ class TemplateRecord:
         auto_add_bos: begin with the beginning-of-sequence token if the tokenizer itself would.
         generation: plain completion of text, for base models and pre-training.
         stop: further texts where inference stops.
+        lead: the beginning of every reply that the model itself writes, and that is no part of an answer.
+        trim: the roles whose texts lose their outer white space, as in the model's own template.
+        thinking: how thoughts are written; None leaves a reply as it is.
+        checked: what the row was compared with: "trl:<file>" for a chat template that ships with trl, a published
+            document, or "unverified".
+        variables: what the model's own chat template is told to write as this row does, such as not to think.
+        tools: how tools, their calls and their answers are written: a name of `tools.FORMATS`.
+        differs: where this row is meant to differ from the model's own chat template, and why: by the name of the
+            conversation in `check.cases`, or "*" for all of them.
     """
 
     name: str
@@ -45,6 +82,13 @@ class TemplateRecord:
     auto_add_bos: bool = False
     generation: bool = False
     stop: tuple[str, ...] = ()
+    lead: str = ""
+    trim: tuple[str, ...] = ()
+    thinking: Thinking | None = None
+    checked: str = "unverified"
+    variables: Mapping[str, object] = field(default_factory=dict)
+    tools: str = "react_en"
+    differs: Mapping[str, str] = field(default_factory=dict)
 
 
 TEMPLATES: Registry[TemplateRecord] = Registry("template", "swift.templates.catalog")

@@ -19,11 +19,15 @@ Tokenise = Callable[[Sequence[str]], list[list[int]]]
 
 @dataclass(slots=True)
 class Marked:
-    """A text, its ascending `boundaries`, and where the tokenizer must not look across."""
+    """A text, its ascending `boundaries`, and where the tokenizer must not look across.
+
+    A token may reach across a boundary that is `soft`, and then stands behind it.
+    """
 
     text: str
     boundaries: list[int]
     cuts: set[int] = field(default_factory=set)
+    soft: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -78,7 +82,7 @@ class _Row:
     """One text, split at its cuts."""
 
     def __init__(self, marked: Marked, frame: Frame) -> None:
-        self.boundaries, self.frame = marked.boundaries, frame
+        self.boundaries, self.soft, self.frame = marked.boundaries, marked.soft, frame
         self.starts = [0, *sorted(cut for cut in marked.cuts if 0 < cut < len(marked.text))]
         self.segments = split(marked.text, self.starts[1:])
         self.marks = [frame.in_text(segment) for segment in self.segments]
@@ -135,4 +139,11 @@ class _Row:
                 return place + (local == end)
         last = sum(end < local for _, end, _ in marks)
         first, window = places[last - 1] if last else 0, ids[self._window(boundary)]
+        if boundary in self.soft:
+            return first + shared(own[first:], window)
         return first + len(window) if own[first : first + len(window)] == window else None
+
+
+def shared(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many first items two sequences share."""
+    return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

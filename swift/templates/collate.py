@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.errors import ConfigError
 
-PADS = {"labels": -100, "loss_scale": 0.0}
+MASKED = -100
+PADS = {"labels": MASKED, "loss_scale": 0.0}
 
 
 def data_collator(
@@ -19,8 +20,8 @@ def data_collator(
     """Rows padded on the right to the longest: `input_ids_BT`, `attention_mask_BT`, `labels_BT`, `loss_scale_BT`.
 
     Args:
-        batch: rows with `input_ids`, and `labels` and `loss_scale` if the first row has them; other columns are left
-            out.
+        batch: rows with `input_ids`, and `labels` if the first row has them, and `loss_scale` if any row has it: in
+            the others every label weighs 1. Other columns are left out.
         tokenizer: says the id to pad with.
         padding_to: a length that the batch has at least; None is that of the longest row.
 
@@ -36,6 +37,8 @@ def data_collator(
         )
     lengths = [len(row["input_ids"]) for row in batch]
     width = max(*lengths, padding_to or 0) if batch else 0
+    if any(row.get("loss_scale") is not None for row in batch):
+        batch = [{**row, "loss_scale": scale_of(row)} for row in batch]
     columns = ["input_ids", *(name for name in PADS if batch[0].get(name) is not None)]
     pads = {"input_ids": tokenizer.pad_token_id, **PADS}
     padded = {
@@ -44,3 +47,9 @@ def data_collator(
     }
     padded["attention_mask"] = torch.tensor([[1] * length + [0] * (width - length) for length in lengths])
     return padded
+
+
+def scale_of(row: Mapping[str, Any]) -> list[float]:
+    """The weight of every token of a row: what it says, else 1 for what is learnt and 0 for what is not."""
+    said = row.get("loss_scale")
+    return [float(label != MASKED) for label in row["labels"]] if said is None else list(said)

@@ -1,8 +1,11 @@
 """What every template does: rows to ids and labels, with one rule for what is supervised.
 
 A conversation is laid out as parts that are shown to the model and parts that it must say. A reply is supervised, and
-so is its end: where a shown part follows, its first labels are the end of the turn, whatever the text shows there;
-where nothing follows, the end is added.
+so is its end: where a shown part follows, its first labels are the end of the turn, whatever the text shows there,
+unless that begins with another token that ends a turn; where nothing follows, the end is added.
+
+What a reply weighs (`weights.py`) decides which labels are masked, and `loss_scale` where weights other than 0 and 1
+come in; it never changes an id.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from swift.errors import ConfigError, DataError
 from swift.log import get_logger
 from swift.templates import stop
 from swift.templates.collate import data_collator
-from swift.templates.conversation import Message, read_messages
+from swift.templates.conversation import Talk, read_talk
 from swift.templates.tokens import added_texts, any_of, safe_decode, special_texts, tokenise
+from swift.templates.tools import ToolFormat
+from swift.templates.weights import LossScale
 
 logger = get_logger()
 MASKED = -100
@@ -36,14 +41,28 @@ class Shown:
 
 @dataclass(slots=True)
 class Said:
-    """Ids that the model must write; `ended` when the end of the turn is among them."""
+    """Ids that the model must write.
+
+    Attributes:
+        ids: the reply.
+        ended: whether the end of the turn is among them, or none belongs here because the reply goes on.
+        weight: how much it is learnt; 0 is not at all.
+        weights: the same for every id, where they differ; the end of the turn still weighs `weight`.
+    """
 
     ids: list[int]
     ended: bool = False
+    weight: float = 1.0
+    weights: list[float] | None = None
 
 
-# Ids and their labels, of equal length.
-Labelled = tuple[list[int], list[int]]
+@dataclass(slots=True)
+class Laid:
+    """Ids with their labels, and the weight of each where weights other than 0 and 1 came in; of equal length."""
+
+    ids: list[int]
+    labels: list[int]
+    scales: list[float] | None = None
 
 
 class Template(ABC):
@@ -61,11 +80,16 @@ class Template(ABC):
         max_length: in tokens; None is no limit.
         truncation_strategy: a longer row is dropped ("delete") or loses its beginning ("truncation_left").
         generation: plain completion instead of a conversation.
+        loss_scale: what is learnt of a conversation.
+        call_end: the token that ends a reply which calls a tool, where that is another; "" where it is not.
 
     Attributes:
+        call_ends: the id of `call_end`, if any.
         stop_ids: ids that end a reply, for `eos_token_id`.
         stop_words: texts that end a reply where no single id does.
     """
+
+    tools: ToolFormat | None
 
     def __init__(
         self,
@@ -81,6 +105,8 @@ class Template(ABC):
         max_length: int | None = None,
         truncation_strategy: str = "delete",
         generation: bool = False,
+        loss_scale: LossScale | None = None,
+        call_end: str = "",
     ) -> None:
         if truncation_strategy not in ("delete", "truncation_left"):
             raise ConfigError(
@@ -98,18 +124,34 @@ class Template(ABC):
         self._not_for_users = any_of(special_texts(tokenizer) | frame)
         eos = [str(tokenizer.eos_token)] if tokenizer.eos_token is not None else []
         self._not_for_replies = None if generation else any_of([*(found.findall(end_text) if found else ()), *eos])
-        self.stop_ids, self.stop_words = stop.stops(tokenizer, end_text, end_ids, stop_texts)
+        self.loss_scale = loss_scale or LossScale()
+        self.call_ends = stop.single_ids(tokenizer, [call_end])
+        self.stop_ids, self.stop_words = stop.stops(
+            tokenizer, end_text, end_ids, [*stop_texts, *filter(None, [call_end])]
+        )
+
+    @property
+    def tools_name(self) -> str | None:
+        """The name of the format in which tools are written; None is the tokenizer's own way."""
+        return None if self.tools is None else self.tools.name
+
+    @property
+    def ends(self) -> list[str]:
+        """The texts that end a turn."""
+        return [self.end_text, *(str(self.tokenizer.decode([i])) for i in self.call_ends)]
 
     @abstractmethod
-    def _encode(self, conversations: Sequence[list[Message]]) -> list[Labelled | DataError]:
+    def _encode(self, conversations: Sequence[Talk]) -> list[Laid | DataError]:
         """Ids and labels of each conversation, in one tokenizer call; or why it does not fit this template."""
 
     def encode(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The row as `{"input_ids", "labels"}` and what else the tokenizer needs to decode (nothing so far).
 
+        Where weights other than 0 and 1 come in, `"loss_scale"` has that of every token.
+
         Args:
-            row: `{query, response, history, system}` or `{messages}`. Without a last reply `labels` is None and the
-                ids end where the reply begins.
+            row: `{query, response, history, system}` or `{messages}`, and `tools` where there are any. Without a last
+                reply `labels` is None and the ids end where the reply begins.
 
         Returns:
             `({}, {})` for a row that is too long and to be dropped.
@@ -131,7 +173,7 @@ class Template(ABC):
         Raises:
             DataError: a row does not fit and `errors` is not given.
         """
-        conversations = attempt(read_messages, rows)
+        conversations = attempt(read_talk, rows)
         good = [c for c in conversations if not isinstance(c, DataError)]
         encoded = iter([self._fit(*pair) for pair in zip(good, self._encode(good), strict=True)])
         results: list[dict[str, Any]] = []
@@ -145,40 +187,63 @@ class Template(ABC):
             results.append(result)
         return results
 
-    def _fit(self, conversation: list[Message], encoded: Labelled | DataError) -> dict[str, Any] | DataError:
+    def _fit(self, conversation: Talk, laid: Laid | DataError) -> dict[str, Any] | DataError:
         """What `encode` gives for a conversation, `{}` when it is too long."""
-        if isinstance(encoded, DataError):
-            return encoded
-        ids, labels = encoded
-        if self.max_length is not None and len(ids) > self.max_length:
+        if isinstance(laid, DataError):
+            return laid
+        if self.max_length is not None and len(laid.ids) > self.max_length:
             if self.truncation_strategy == "delete":
                 return {}
-            ids, labels = ids[-self.max_length :], labels[-self.max_length :]
-        return {"input_ids": ids, "labels": labels if conversation[-1]["role"] == "assistant" else None}
+            kept = slice(-self.max_length, None)
+            laid = Laid(laid.ids[kept], laid.labels[kept], laid.scales and laid.scales[kept])
+        if conversation.messages[-1]["role"] != "assistant":
+            return {"input_ids": laid.ids, "labels": None}
+        if laid.scales is None:
+            return {"input_ids": laid.ids, "labels": laid.labels}
+        return {"input_ids": laid.ids, "labels": laid.labels, "loss_scale": laid.scales}
 
-    def lay(self, parts: Iterable[Shown | Said]) -> Labelled:
-        """Ids and labels of the parts in order: the one place where labels are made.
+    def lay(self, parts: Iterable[Shown | Said]) -> Laid:
+        """Ids, labels and weights of the parts in order: the one place where labels are made.
 
         Raises:
             DataError: less is shown between two replies than the end of a turn takes.
         """
         ids: list[int] = []
-        labels: list[int] = []
+        runs: list[tuple[list[int], float | list[float]]] = []  # labels, and the weight of all or of each
+        shown = 1.0 if self.loss_scale.everything else 0.0
         owed: list[int] = []
+        owed_weight = 1.0
         for part in parts:
             if isinstance(part, Said):
                 if owed:
                     raise DataError("DATA-06", f"template {self.name!r} shows nothing between two replies")
-                labels += part.ids
-                owed = [] if part.ended else self.end_ids
+                runs.append((part.ids, part.weights or part.weight))
+                owed, owed_weight = [] if part.ended else self.end_ids, part.weight
             elif part.ids:
+                if part.ids[0] in self.call_ends:
+                    owed = part.ids[: len(owed) and 1]
                 if len(part.ids) < len(owed):
                     raise DataError("DATA-06", f"template {self.name!r} has no room for the end of a turn")
-                labels += owed
-                labels += [MASKED] * (len(part.ids) - len(owed))
+                runs += [(owed, owed_weight), (part.ids[len(owed) :], shown)]
                 owed = []
             ids += part.ids
-        return ids + owed, labels + owed
+        runs.append((owed, owed_weight))
+        return self._weighed(ids + owed, runs)
+
+    def _weighed(self, ids: list[int], runs: list[tuple[list[int], float | list[float]]]) -> Laid:
+        """The ids with the labels of `runs`: masked where the weight is 0, weighed where it is neither 0 nor 1."""
+        laid, plain = Laid(ids, []), self.loss_scale.rules is None
+        for labels, weight in runs:
+            if isinstance(weight, list):
+                laid.labels += [label if one else MASKED for label, one in zip(labels, weight, strict=True)]
+                plain = plain and {0.0, 1.0}.issuperset(weight)
+            else:
+                laid.labels += labels if weight else [MASKED] * len(labels)
+                plain = plain and (weight in (0.0, 1.0) or not labels)
+        if not plain:
+            each = (weight if isinstance(weight, list) else [weight] * len(labels) for labels, weight in runs)
+            laid.scales = [one for weights in each for one in weights]
+        return laid
 
     def describe_end(self) -> str:
         """The line that is printed at the start: what ends a turn."""

@@ -8,23 +8,21 @@ inference leaves to be said.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
-from typing import NoReturn
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from swift.errors import DataError
-from swift.templates.conversation import Message
+from swift.templates.align import shared
+from swift.templates.conversation import Message, Talk
+from swift.templates.jinja import refuse, render
 from swift.templates.tokens import added_texts, any_of
 
-Render = Callable[[list[Message], bool], str]
 Span = tuple[int, int]
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 THOUGHT_END = "</think>"
 TAG = re.compile(r"<[^<>]*>")
-FIX = "choose a --template_type"
 
 
 class Replies:
@@ -32,44 +30,52 @@ class Replies:
 
     Args:
         tokenizer: whose chat template it is.
-        render: messages, and whether to add the prompt for a reply, as text.
         end_text: the text that ends a reply.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, render: Render, end_text: str) -> None:
-        self.render, self.end_text = render, end_text
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_text: str) -> None:
+        self.tokenizer, self.end_text = tokenizer, end_text
         source = tokenizer.get_chat_template()
         self._source = source if GENERATION.search(source) else None
         self._variables, self._added = tokenizer.special_tokens_map, any_of(added_texts(tokenizer))
 
-    def find(self, messages: list[Message], text: str) -> list[Span]:
-        """Where every reply starts and ends in `text`, which is `messages` rendered.
+    def find(self, talk: Talk, text: str) -> list[Span]:
+        """Where every reply starts and ends in `text`, which is `talk` rendered.
 
         Raises:
             DataError: the prompt of the last reply is not how `text` begins, or a reply is changed beyond recognition.
         """
+        messages = talk.messages
         turns = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
         prompts = {
-            k: self.render(messages[:k], True) for k in turns if any(m["role"] != "system" for m in messages[:k])
+            k: render(self.tokenizer, messages[:k], talk.tools, True)
+            for k in turns
+            if any(m["role"] != "system" for m in messages[:k])
         }
         starts = {k: len(prompt) for k, prompt in prompts.items() if text.startswith(prompt)}
         last = len(messages) - 1
         if last in prompts and last not in starts:
             _refuse_prompt(prompts[last], text)
+        calling = [k for k in starts if messages[k].get("tool_calls")]
         ends = {k: self._plain_end(messages[k]["content"], text, start) for k, start in starts.items()}
+        ends |= {k: self._call_end(talk, k, text, starts[k]) for k in calling}
         found = {k: (starts[k], end) for k, end in ends.items() if end is not None}
-        for k, (start, end) in self._marked(messages, text, [k for k in turns if k not in found], starts).items():
+        for k in turns:
+            if messages[k].get("tool_calls") and k not in found:
+                found[k] = self._called(talk, k, text)
+        for k, (start, end) in self._marked(talk, text, [k for k in turns if k not in found], starts).items():
             if k not in starts and k in prompts and _shows_thought(messages[k]["content"], prompts[k], text[:start]):
                 refuse("the chat template keeps the thought of an earlier reply, but not where its prompt puts it")
             found[k] = (start, end)
         if len(found) < len(turns):
-            said = self._generated(messages, text, len(turns))
+            said = self._generated(talk, text, len(turns))
             found |= {k: (starts.get(k, span[0]), span[1]) for k, span in zip(turns, said, strict=True)}
         return [found[k] for k in turns]
 
-    def marks(self, marked: list[Message], text: str, mark: str) -> list[int] | None:
+    def marks(self, marked: Talk, text: str, mark: str) -> list[int] | None:
         """Where marks come out in `text`; None when they change anything else."""
-        parts = self.render(marked, marked[-1]["role"] != "assistant").split(mark)
+        prompt = marked.messages[-1]["role"] != "assistant"
+        parts = render(self.tokenizer, marked.messages, marked.tools, prompt).split(mark)
         if "".join(parts) != text:
             return None
         found, at = [], 0
@@ -86,32 +92,60 @@ class Replies:
                 return end
         return None
 
-    def _marked(self, messages: list[Message], text: str, turns: list[int], starts: dict[int, int]) -> dict[int, Span]:
+    def _call_end(self, talk: Talk, k: int, text: str, start: int) -> int | None:
+        """The end of a reply that calls tools: where `text` up to it ends, or the first end of a turn after `start`."""
+        upto = render(self.tokenizer, talk.messages[: k + 1], talk.tools)
+        if len(upto) > start and text.startswith(upto):
+            return self._without_end(text, start, len(upto))
+        return self._next_end(talk.messages[k], text, start)
+
+    def _called(self, talk: Talk, k: int, text: str) -> Span:
+        """An earlier reply that calls tools and whose prompt `text` shows in another way.
+
+        Raises:
+            DataError: it says nothing before the calls, so that nothing marks where it begins.
+        """
+        mark = unused(text)
+        marked = list(talk.messages)
+        marked[k] = {**marked[k], "content": mark + marked[k]["content"].rpartition(THOUGHT_END)[2].lstrip()}
+        at = self.marks(Talk(marked, talk.tools), text, mark) if talk.messages[k]["content"].strip() else None
+        end = self._next_end(talk.messages[k], text, at[0]) if at and len(at) == 1 else None
+        if at is None or end is None:
+            refuse(f"the chat template changes reply {k}, which calls a tool, so that its place cannot be verified")
+        return at[0], end
+
+    def _next_end(self, message: Message, text: str, start: int) -> int | None:
+        """Where the first end of a turn is; None when there is none, or the message holds one."""
+        end = text.find(self.end_text, start)
+        return end if end >= 0 and self.end_text not in json.dumps(message, ensure_ascii=False) else None
+
+    def _marked(self, talk: Talk, text: str, turns: list[int], starts: dict[int, int]) -> dict[int, Span]:
         """Where those replies are whose marks change nothing else: all in one rendering, or else one by one."""
         found: dict[int, Span] = {}
         for variant in range(3):
             left = [k for k in turns if k not in found]
             for group in (left, *([k] for k in left)):
                 if not any(k in found for k in group):
-                    found |= self._try_marks(messages, text, {k: _parts(messages[k], variant) for k in group}, starts)
+                    found |= self._try_marks(talk, text, {k: _parts(talk.messages[k], variant) for k in group}, starts)
         return found
 
     def _try_marks(
-        self, messages: list[Message], text: str, parts: dict[int, tuple[str, str, str]], starts: dict[int, int]
+        self, talk: Talk, text: str, parts: dict[int, tuple[str, str, str]], starts: dict[int, int]
     ) -> dict[int, Span]:
         """Where the replies of `parts` start and end, by marks around the middle part; nothing when that fails."""
         mark = unused(text)
+        messages = talk.messages
         marked = list(messages)
         for k, (before, reply, after) in parts.items():
             front = "" if k in starts else mark
             marked[k] = {**messages[k], "content": f"{before}{front}{reply}{mark}{after}"}
-        at = self.marks(marked, text, mark) if parts else None
+        at = self.marks(Talk(marked, talk.tools), text, mark) if parts else None
         if at is None or len(at) != sum(2 - (k in starts) for k in parts):
             return {}
         places = iter(at)
         return {k: (starts[k] if k in starts else next(places), next(places)) for k in parts}
 
-    def _generated(self, messages: list[Message], text: str, count: int) -> list[Span]:
+    def _generated(self, talk: Talk, text: str, count: int) -> list[Span]:
         """The stretches that the template itself calls generated.
 
         Raises:
@@ -120,10 +154,11 @@ class Replies:
         found: list[Span] = []
         if self._source is not None:
             rendered, spans = render_jinja_template(
-                [messages],
+                [talk.messages],
+                tools=list(talk.tools) or None,  # type: ignore[arg-type]
                 chat_template=self._source,
                 return_assistant_tokens_mask=True,
-                add_generation_prompt=messages[-1]["role"] != "assistant",
+                add_generation_prompt=talk.messages[-1]["role"] != "assistant",
                 **self._variables,  # type: ignore[arg-type]
             )
             found = list(spans[0]) if rendered[0] == text else []  # type: ignore[arg-type]
@@ -144,15 +179,6 @@ def unused(text: str) -> str:
     return next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in text)
 
 
-def refuse(what: str, why: str = "") -> NoReturn:
-    """Say that the chat template cannot be used.
-
-    Raises:
-        DataError: always.
-    """
-    raise DataError("DATA-06", what, why=why, fix=FIX)
-
-
 def _parts(message: Message, variant: int) -> tuple[str, str, str]:
     """A reply with what stands before and behind it: all of it, without outer space, without its thought."""
     content = message["content"]
@@ -167,16 +193,11 @@ def _parts(message: Message, variant: int) -> tuple[str, str, str]:
 def _shows_thought(content: str, prompt: str, text: str) -> bool:
     """Whether `text`, where it goes on in another way than the prompt, has the thought that `content` begins with."""
     thought = TAG.sub("", content.rpartition(THOUGHT_END)[0]).strip()
-    return bool(thought) and thought in text[_shared(prompt, text) :]
+    return bool(thought) and thought in text[shared(prompt, text) :]
 
 
-def _shared(one: str, other: str) -> int:
-    """How many first characters two texts share."""
-    return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _refuse_prompt(prompt: str, text: str) -> NoReturn:
-    start = max(0, _shared(prompt, text) - 20)
+def _refuse_prompt(prompt: str, text: str) -> None:
+    start = max(0, shared(prompt, text) - 20)
     refuse(
         "the prompt that the chat template makes for a reply is not how the finished conversation begins",
         f"the prompt has {prompt[start:][:60]!r}, the conversation {text[start:][:60]!r}",

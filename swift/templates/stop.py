@@ -42,6 +42,12 @@ def stops(
     return list(dict.fromkeys(ids)), list(dict.fromkeys(words))
 
 
+def single_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> frozenset[int]:
+    """The ids of those texts that are one token wherever they stand."""
+    marks = {str(token): i for i, token in tokenizer.added_tokens_decoder.items()}
+    return frozenset(marks[text] for text in texts if text in marks)
+
+
 class StopWordsCriteria(StoppingCriteria):
     """Ends each row of a batch at one of `stop_words`: a text in what it wrote, or ids at its end.
 

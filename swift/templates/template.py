@@ -6,8 +6,10 @@ tokens; training and inference go through the same lines, so they agree on every
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,11 +17,17 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.errors import ConfigError, DataError
 from swift.templates import TEMPLATES, Piece, TemplateRecord
+from swift.templates.align import shared
 from swift.templates.atoms import SYSTEM, Atom, Place, bind, ids_of, text_of, without_piece, without_place
 from swift.templates.auto import AutoTemplate, has_chat_template
-from swift.templates.conversation import Message, split_system
-from swift.templates.encoding import MASKED, Labelled, Said, Shown, Template, attempt, logger
-from swift.templates.tokens import cuts, split
+from swift.templates.conversation import Message, Talk, split_system
+from swift.templates.encoding import MASKED, Laid, Said, Shown, Template, attempt, logger
+from swift.templates.jinja import Pieces
+from swift.templates.replies import unused
+from swift.templates.thinking import Text, opened, plain_lead, trimmed, wording
+from swift.templates.tokens import added_texts, any_of, cuts, split
+from swift.templates.tools import OBSERVATION, ToolFormat, find_format, spell
+from swift.templates.weights import LossScale, find_loss_scale
 
 AUTO = "auto"
 ANOTHER = "choose another --template_type"
@@ -31,6 +39,9 @@ def get_template(
     default_system: str | None = None,
     max_length: int | None = None,
     truncation_strategy: str = "delete",
+    *,
+    loss_scale: str = "default",
+    tools_prompt: str | None = None,
     **_: Any,
 ) -> Template:
     """The template of that name for this tokenizer.
@@ -41,34 +52,58 @@ def get_template(
         default_system: the system text of rows that say none; None is the template's own, "" is none.
         max_length: in tokens; None is no limit.
         truncation_strategy: a longer row is dropped ("delete") or loses its beginning ("truncation_left").
+        loss_scale: what is learnt: a name of `weights.CHOICES`, of `weights.RULES`, or a JSON file of rules.
+        tools_prompt: how tools are written: a name of `tools.FORMATS`; None is as the model's family does.
 
     Raises:
-        UnknownNameError: no template has this name.
+        UnknownNameError: no template, loss scale or tool format has this name.
         ConfigError: the tokenizer lacks a token that the template needs.
         DataError: the tokenizer's own chat template cannot be used.
     """
+    tools = None if tools_prompt is None else find_format(tools_prompt)
+    common = (default_system, max_length, truncation_strategy, find_loss_scale(loss_scale), tools)
     if template_type != AUTO:
-        return RecordTemplate(TEMPLATES[template_type], tokenizer, default_system, max_length, truncation_strategy)
+        return RecordTemplate(TEMPLATES[template_type], tokenizer, *common)
     if has_chat_template(tokenizer):
-        return AutoTemplate(tokenizer, default_system, max_length, truncation_strategy)
+        return AutoTemplate(tokenizer, *common)
     logger.warning("the tokenizer has no chat template: using --template_type default")
-    return RecordTemplate(TEMPLATES["default"], tokenizer, default_system, max_length, truncation_strategy)
+    return RecordTemplate(TEMPLATES["default"], tokenizer, *common)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a reply says up to the answer of a tool that stands inside it."""
+
+    said: str
+    observed: str
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A question and its reply; `reply` None is still to come."""
+    """A question and its reply; `reply` None is still to come, `steps` come before it."""
 
     query: str
     reply: str | None
     from_tool: bool = False
+    weight: float = 1.0
+    steps: tuple[Step, ...] = ()
 
 
 class Run:
-    """Texts and ids of one status, in order; texts that touch are one text."""
+    """Texts and ids of one status, in order; texts that touch are one text.
 
-    def __init__(self, said: bool) -> None:
-        self.said, self.units = said, list[str | list[int]]()
+    Attributes:
+        said: whether the model says them.
+        weight: how much they are learnt.
+        goes_on: whether no end of a turn comes after them.
+        pieces: stretches of the text by their ends and weights; [] where all of it weighs the same.
+    """
+
+    def __init__(self, said: bool, weight: float = 1.0, goes_on: bool = False) -> None:
+        self.said, self.weight, self.goes_on = said, weight, goes_on
+        self.units: list[str | list[int]] = []
+        self.pieces: list[tuple[int, float]] = []
 
     def text(self, *parts: str) -> None:
         """Add text; between `parts` the tokenizer must not look across."""
@@ -81,6 +116,23 @@ class Run:
         """Add ids."""
         self.units.append(ids)
 
+    @property
+    def windows(self) -> list[str]:
+        """For every piece, the beginning of its unit up to its end."""
+        windows = []
+        for end, _ in self.pieces:
+            for unit in self.units:
+                if end <= len(unit):
+                    windows.append(str(unit[:end]))
+                    break
+                end -= len(unit)
+        return windows
+
+    @property
+    def texts(self) -> list[str]:
+        """All that has to be tokenised."""
+        return [unit for unit in self.units if isinstance(unit, str)] + self.windows
+
 
 class RecordTemplate(Template):
     """A registry row, bound to a tokenizer."""
@@ -92,8 +144,11 @@ class RecordTemplate(Template):
         default_system: str | None = None,
         max_length: int | None = None,
         truncation_strategy: str = "delete",
+        loss_scale: LossScale | None = None,
+        tools: ToolFormat | None = None,
     ) -> None:
         self.record = record
+        self.tools = self._style = tools or find_format(record.tools)
 
         def bound(pieces: Iterable[Piece]) -> list[Atom]:
             return bind(pieces, tokenizer, record.name)
@@ -113,12 +168,15 @@ class RecordTemplate(Template):
             tokenizer,
             end_text="".join(text_of(atom, tokenizer) for atom in suffix),
             end_ids=[i for atom in suffix for i in ids_of(atom, tokenizer)],
+            lead=plain_lead(record),
             marks=[text_of(atom, tokenizer) for atom in fixed],
             stop_texts=record.stop,
             default_system=(record.default_system if default_system is None else default_system) or None,
             max_length=max_length,
             truncation_strategy=truncation_strategy,
             generation=record.generation,
+            loss_scale=loss_scale,
+            call_end=self._find_call_end(tokenizer),
         )
         if default_system and not self.takes_system:
             raise ConfigError("CONFIG-02", self._no_system("--system says"), fix=ANOTHER)
@@ -128,60 +186,137 @@ class RecordTemplate(Template):
                 "the template may belong to another model"
             )
 
-    def _encode(self, conversations: Sequence[list[Message]]) -> list[Labelled | DataError]:
+    @property
+    def pieces(self) -> Pieces:
+        """What this row writes, as text."""
+
+        def text(atoms: Iterable[Atom]) -> str:
+            return "".join(
+                f"{{{{{atom.name}}}}}" if isinstance(atom, Place) else text_of(atom, self.tokenizer) for atom in atoms
+            )
+
+        return Pieces(
+            bos="" if self._bos is None else text_of([self._bos], self.tokenizer),
+            prefix=text(self._prefix),
+            system_prefix=text(self._system_prefix),
+            default_system=self.default_system or "",
+            prompt=text(self._prompt),
+            last_prompt=text(self._last_prompt),
+            tool_prompt=text(self._tool_prompt),
+            last_tool_prompt=text(self._last_tool_prompt),
+            lead=self.record.lead,
+            separator=text(self._separator),
+            suffix=self.end_text,
+            trim=self.record.trim,
+        )
+
+    def _find_call_end(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The token that begins the answer of a tool right after a reply, where a question begins with another."""
+        asked, answered = ("".join(text_of(atom, tokenizer) for atom in p) for p in (self._prompt, self._tool_prompt))
+        added = any_of(added_texts(tokenizer))
+        found = added.match(answered) if added and not self._separator else None
+        return found[0] if found and not asked.startswith(found[0]) else ""
+
+    def _encode(self, conversations: Sequence[Talk]) -> list[Laid | DataError]:
         laid = attempt(self._runs, conversations)
         runs = [run for row in laid if not isinstance(row, DataError) for run in row]
-        ids = iter(self._tokenise([unit for run in runs for unit in run.units if isinstance(unit, str)]))
+        ids = iter(self._tokenise([text for run in runs for text in run.texts]))
         return attempt(partial(self._finish, ids=ids), laid)
 
-    def _finish(self, row: list[Run] | DataError, ids: Iterator[list[int]]) -> Labelled:
+    def _finish(self, row: list[Run] | DataError, ids: Iterator[list[int]]) -> Laid:
         if isinstance(row, DataError):
             raise row
         # every part is made before `lay` can refuse the row, so that the next row finds its own ids
-        inputs, labels = self.lay([_part(run, ids) for run in row])
-        if self._bos is None or inputs[:1] == [self._bos]:
-            return inputs, labels
-        return [self._bos, *inputs], [MASKED, *labels]
+        laid = self.lay([_part(run, ids) for run in row])
+        if self._bos is None or laid.ids[:1] == [self._bos]:
+            return laid
+        return Laid([self._bos, *laid.ids], [MASKED, *laid.labels], laid.scales and [0.0, *laid.scales])
 
-    def _runs(self, messages: list[Message]) -> list[Run]:
+    def _runs(self, talk: Talk) -> list[Run]:
         """The conversation as runs, by turns shown and said.
 
         Raises:
             DataError: it has a system text or several rounds and the format has none, or roles out of order.
         """
-        system, rest = split_system(messages)
+        messages, goes_on, mark = talk.messages, False, ""
+        if talk.uses_tools:
+            mark = unused(json.dumps([talk.messages, talk.tools], ensure_ascii=False))
+            goes_on, talk = self._style.goes_on, self._marked(talk, mark)
+            messages = spell(talk, self._style, self.default_system, in_user=not self.takes_system)
+        system, rest = split_system(trimmed(messages, self.record.trim))
         if system and not self.takes_system:
             raise DataError("DATA-06", self._no_system("the conversation has"), fix=ANOTHER)
         system = self.default_system if system is None else system
-        rounds = list(_rounds(rest))
+        rounds = list(_rounds(rest, self.loss_scale.of_replies(rest), goes_on))
         if len(rounds) > 1 and self.record.chat_sep is None:
             raise DataError(
                 "DATA-06", f"template {self.name!r} has a single round, the conversation {len(rounds)}", fix=ANOTHER
             )
+        asked = max((k for k, turn in enumerate(rounds) if not turn.from_tool), default=0)
         runs = [Run(said=False)]
-        self._fill(runs[0], self._system_prefix if system else self._prefix, {"SYSTEM": system or ""})
+        self._fill(runs[0], self._system_prefix if system else self._prefix, {"SYSTEM": system or ""}, mark)
         for k, turn in enumerate(rounds):
-            self._show(runs[-1], turn, k, system if k == len(rounds) - 1 else None)
-            if turn.reply is not None:
-                reply = Run(said=True)
-                reply.text(*split(turn.reply, cuts(turn.reply, self._not_for_replies)))
-                runs += [reply, Run(said=False)]
-                self._fill(runs[-1], self._separator if k < len(rounds) - 1 else [], {})
+            self._show(runs[-1], turn, k, system if k == len(rounds) - 1 else None, mark)
+            self._answer(runs, turn, k >= asked, k == len(rounds) - 1, mark)
         return runs
 
-    def _show(self, run: Run, turn: Round, k: int, system: str | None) -> None:
+    def _answer(self, runs: list[Run], turn: Round, current: bool, last: bool, mark: str) -> None:
+        """Add what the model says in a round, with what tools answer meanwhile, and what is shown after it."""
+        texts = [*(step.said for step in turn.steps), *([] if turn.reply is None else [turn.reply])]
+        if not texts:
+            runs[-1].text(opened(self.record))
+        for n, text in enumerate(texts):
+            shown, said = wording(self.record, text, current, last) if n == 0 else ("", [(text, False)])
+            runs[-1].text(shown)
+            step = turn.steps[n] if n < len(turn.steps) else None
+            weight = step.weight if step else turn.weight
+            self._say(runs, said, turn.query, weight, mark=mark, goes_on=step is not None)
+            if step:
+                runs[-1].text(*_apart(step.observed, self._not_for_users, mark))
+        if turn.reply is not None and not last:
+            self._fill(runs[-1], self._separator, {})
+
+    def _marked(self, talk: Talk, mark: str) -> Talk:
+        """The conversation with marks where no token may reach across, before tools are written into it."""
+
+        def marked(value: Any, forbidden: re.Pattern[str] | None) -> Any:
+            if isinstance(value, str):
+                return mark.join(split(value, cuts(value, forbidden)))
+            if isinstance(value, list):
+                return [marked(item, forbidden) for item in value]
+            if isinstance(value, dict):
+                return {marked(key, forbidden): marked(item, forbidden) for key, item in value.items()}
+            return value
+
+        by_reply = {True: self._not_for_replies, False: self._not_for_users}
+        messages = [marked(message, by_reply[message["role"] == "assistant"]) for message in talk.messages]
+        return Talk(messages, marked(talk.tools, self._not_for_users))
+
+    def _say(
+        self, runs: list[Run], texts: Iterable[Text], query: str, weight: float, *, mark: str, goes_on: bool = False
+    ) -> None:
+        """Add a reply, and a run for what is shown after it."""
+        reply = Run(True, weight, goes_on)
+        for text, own in texts:
+            reply.text(*([text] if own else _apart(text, self._not_for_replies, mark)))
+        pieces = self.loss_scale.pieces("".join(map(str, reply.units)), query)
+        reply.pieces = [(end, weight * factor) for end, factor in pieces]
+        runs += [reply, Run(False)]
+
+    def _show(self, run: Run, turn: Round, k: int, system: str | None, mark: str) -> None:
         """Show the question of round `k`, with `system` where the format puts that into the last round."""
         if turn.from_tool:
             prompt = self._last_tool_prompt if system else self._tool_prompt
         else:
             prompt = self._last_prompt if system else self._prompt
-        self._fill(run, prompt, {"QUERY": turn.query, "ROUND0": str(k), "ROUND1": str(k + 1), "SYSTEM": system or ""})
+        texts = {"QUERY": turn.query, "ROUND0": str(k), "ROUND1": str(k + 1), "SYSTEM": system or ""}
+        self._fill(run, prompt, texts, mark)
 
-    def _fill(self, run: Run, atoms: list[Atom], texts: dict[str, str]) -> None:
+    def _fill(self, run: Run, atoms: list[Atom], texts: dict[str, str], mark: str = "") -> None:
         for atom in atoms:
             if isinstance(atom, Place):
                 text = texts[atom.name]
-                run.text(*split(text, cuts(text, self._not_for_users)))
+                run.text(*_apart(text, self._not_for_users, mark))
             elif isinstance(atom, str):
                 run.text(atom)
             else:
@@ -191,17 +326,43 @@ class RecordTemplate(Template):
         return f"{who} a system text, and template {self.name!r} has no place for one"
 
 
+def _apart(text: str, forbidden: re.Pattern[str] | None, mark: str) -> list[str]:
+    """The parts of a text between which no token may reach: at its marks, where there are any."""
+    return text.split(mark) if mark else split(text, cuts(text, forbidden))
+
+
 def _part(run: Run, ids: Iterator[list[int]]) -> Shown | Said:
-    joined = [i for unit in run.units for i in (next(ids) if isinstance(unit, str) else unit)]
-    return Said(joined) if run.said else Shown(joined)
+    units = [next(ids) if isinstance(unit, str) else unit for unit in run.units]
+    joined = [i for unit in units for i in unit]
+    if not run.said:
+        return Shown(joined)
+    if not run.pieces:
+        return Said(joined, run.goes_on, run.weight)
+    weights: list[float] = []
+    for (end, weight), window in zip(run.pieces, [next(ids) for _ in run.windows], strict=True):
+        at = 0
+        for text, unit in zip(run.units, units, strict=True):
+            if end <= len(text):
+                at += shared(unit, window)
+                break
+            end, at = end - len(text), at + len(unit)
+        weights += [weight] * (at - len(weights))
+    weights += [run.pieces[-1][1]] * (len(joined) - len(weights))
+    return Said(joined, run.goes_on, run.weight, weights)
 
 
-def _rounds(messages: list[Message]) -> Iterator[Round]:
+def _rounds(messages: list[Message], weights: Iterable[float] = (), goes_on: bool = False) -> Iterator[Round]:
     """Questions with their replies; the answers of several tools at once are one question, line by line.
+
+    Args:
+        messages: without the system's.
+        weights: of the replies, in order.
+        goes_on: whether what a tool answers stands inside the reply that asked for it.
 
     Raises:
         DataError: two messages in a row come from the user, or two from the assistant.
     """
+    weight = iter(weights)
     asked: Round | None = None
     last = "the start"
     for k, message in enumerate(messages):
@@ -211,8 +372,13 @@ def _rounds(messages: list[Message]) -> Iterator[Round]:
                 "DATA-06", f"message {k} is from the {role} and follows one from the {last}", fix="join the two"
             )
         if role == "assistant":
-            yield Round(asked.query, content, asked.from_tool) if asked else Round("", content)
-            asked = None
+            asked = replace(asked or Round("", None), reply=content, weight=next(weight, 1.0))
+            if not goes_on or [m["role"] for m in messages[k + 1 : k + 2]] != ["tool"]:
+                yield asked
+                asked = None
+        elif asked and asked.reply is not None:
+            said = asked.reply if asked.reply.rstrip().endswith(OBSERVATION) else f"{asked.reply}\n{OBSERVATION}"
+            asked = replace(asked, reply=None, steps=(*asked.steps, Step(said, content, asked.weight)))
         else:
             asked = Round(f"{asked.query}\n{content}" if asked else content, None, role == "tool")
         last = role

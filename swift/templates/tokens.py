@@ -73,6 +73,8 @@ def cuts(text: str, forbidden: re.Pattern[str] | None) -> list[int]:
 
 def split(text: str, at: Sequence[int]) -> list[str]:
     """The parts of `text` between the positions `at`, which ascend."""
+    if not at:
+        return [text]
     edges = [0, *at, len(text)]
     return [text[start:end] for start, end in pairwise(edges)]
 

@@ -185,6 +185,7 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         "ddp_broadcast_buffers": args.ddp_broadcast_buffers,
         "ddp_timeout": args.ddp_timeout,
         "run_name": Path(args.output_dir).name,
+        **({"accelerator_config": {"dispatch_batches": False}} if args.streaming else {}),
         "acc_strategy": args.acc_strategy,
         "loss_name": args.loss_name,
         "metric_names": args.metrics,

@@ -13,6 +13,7 @@ import transformers
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, has_length
@@ -20,11 +21,13 @@ from transformers.trainer_utils import TrainOutput, has_length
 from swift import checkpoint, storage
 from swift._version import __version__
 from swift.arguments.sft import SftArguments
+from swift.datasets.stream import Stream
 from swift.errors import ConfigError
 from swift.log import get_logger
 from swift.trainers import saving
 from swift.trainers.adalora import Ranks
 from swift.trainers.arguments import OwnTrainingArguments
+from swift.trainers.streaming import examples_of, go_on, without_draws, write_state
 from swift.trainers.tally import Clock
 from swift.tuners import files
 from swift.tuners.model import SwiftModel
@@ -76,7 +79,25 @@ class CommittingTrainer(transformers.Trainer):
             step = checkpoint.step_of(found) or 0
             logger.info("going on from %s", found)
         self.clock = Clock(step)
-        return super().train(str(found) if found else None, trial, ignore_keys_for_eval)
+        with self._stream_goes_on(found):
+            return super().train(str(found) if found else None, trial, ignore_keys_for_eval)
+
+    @contextmanager
+    def _stream_goes_on(self, found: Path | None) -> Iterator[None]:
+        """Let a stream of rows find its own place, where others are read again up to it."""
+        skips = self.args.ignore_data_skip
+        if isinstance(self.train_dataset, Stream) and found is not None and not skips:
+            go_on(self.train_dataset, found)
+            self.args.ignore_data_skip = True
+        try:
+            yield
+        finally:
+            self.args.ignore_data_skip = skips
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The batches of training."""
+        loader = super().get_train_dataloader()
+        return without_draws(loader) if isinstance(self.train_dataset, Stream) else loader
 
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about the run."""
@@ -155,6 +176,8 @@ class CommittingTrainer(transformers.Trainer):
                 saving.write_encoder(self.accelerator.unwrap_model(self.model), stage)
             if self.ranks is not None and self.args.should_save:
                 self.ranks.save(stage)
+            if isinstance(self.train_dataset, Stream) and self.args.should_save:
+                write_state(self.train_dataset, examples_of(self.args, self.state.global_step), stage)
         if self.args.should_save:
             stateful = [
                 cb for cb in [*self.callback_handler.callbacks, self.control] if isinstance(cb, ExportableState)
@@ -206,8 +229,13 @@ class CommittingTrainer(transformers.Trainer):
             stop_ids=self.template.stop_ids if self.template is not None else (),
             copied=self.args.additional_saved_files,
         )
-        if self.processing_class is not None and not isinstance(model, (PeftModel, SwiftModel)):
+        words = self.sft_args.new_special_tokens if self.sft_args is not None else []
+        if self.processing_class is not None and (words or not isinstance(model, (PeftModel, SwiftModel))):
             self.processing_class.save_pretrained(str(directory))
+        elif self.processing_class is not None:
+            saving.write_chat_template(directory, self.processing_class)
+        if words and self.processing_class is not None:
+            saving.write_new_tokens(model, directory, self.processing_class, words)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         # With a limit of 1 transformers deletes the newest checkpoint here when another is the best: we keep both.

@@ -67,8 +67,9 @@ def smoothed(epsilon: float) -> TokenLoss:
 class Sums:
     """What one batch adds to the totals of a step, a log line or an evaluation. All are scalar tensors.
 
-    `loss` is the sum over supervised tokens; `tokens` their number; `correct` how many the model would have said;
-    `rows` the rows with a supervised token; `correct_rows` those whose supervised tokens are all correct.
+    `loss` is the sum over supervised tokens, each times its weight; `tokens` their number; `weight` the sum of their
+    weights; `correct` how many the model would have said; `rows` the rows with a supervised token; `correct_rows` those
+    whose supervised tokens are all correct.
     """
 
     loss: Tensor
@@ -76,6 +77,7 @@ class Sums:
     correct: Tensor
     rows: Tensor
     correct_rows: Tensor
+    weight: Tensor
 
 
 def supervised_positions(labels_BT: Tensor) -> Tensor:
@@ -87,15 +89,22 @@ def supervised_positions(labels_BT: Tensor) -> Tensor:
     return positions_K if len(positions_K) else labels_BT.new_zeros(1)
 
 
-def num_supervised(labels_BT: Tensor) -> Tensor:
-    """How many tokens of a batch carry loss: every label but those in the first column, which nothing predicts."""
-    return (labels_BT[:, 1:] != IGNORED).sum()
+def total_weight(labels_BT: Tensor, scale_BT: Tensor | None = None) -> Tensor:
+    """What the tokens of a batch that carry loss weigh together; their number where there are no weights.
+
+    Those are all with a label but for the first column, which nothing predicts.
+    """
+    on_BS = labels_BT[:, 1:] != IGNORED
+    return on_BS.sum() if scale_BT is None else scale_BT[:, 1:][on_BS].sum()
 
 
-def sum_losses(logits_BKV: Tensor, targets_BK: Tensor, loss: TokenLoss = cross_entropy) -> Sums:
+def sum_losses(
+    logits_BKV: Tensor, targets_BK: Tensor, loss: TokenLoss = cross_entropy, weights_BK: Tensor | None = None
+) -> Sums:
     """Sum `loss` over the targets that are not -100, in float32 (float64 stays).
 
-    Shapes: logits_BKV[:, k] is what predicts targets_BK[:, k]: the caller has shifted them already.
+    Shapes: logits_BKV[:, k] is what predicts targets_BK[:, k], which weighs weights_BK[:, k], 1 without weights: the
+    caller has shifted them already.
     """
     on_BK = targets_BK != IGNORED
     logits_NV, targets_N = logits_BKV[on_BK], targets_BK[on_BK]
@@ -105,4 +114,9 @@ def sum_losses(logits_BKV: Tensor, targets_BK: Tensor, loss: TokenLoss = cross_e
         right_BK[on_BK] = logits_NV.argmax(dim=-1) == targets_N
         rows_B = on_BK.any(dim=1)
         correct_rows = (right_BK.all(dim=1) & rows_B).sum()
-    return Sums(loss(wide_NV, targets_N).sum(), on_BK.sum(), (right_BK & on_BK).sum(), rows_B.sum(), correct_rows)
+    losses_N, tokens = loss(wide_NV, targets_N), on_BK.sum()
+    weight = tokens
+    if weights_BK is not None:
+        weights_N = weights_BK[on_BK].to(losses_N)
+        losses_N, weight = losses_N * weights_N, weights_N.sum()
+    return Sums(losses_N.sum(), tokens, (right_BK & on_BK).sum(), rows_B.sum(), correct_rows, weight)

@@ -11,12 +11,13 @@ from typing import Any
 from peft import PeftModel, PrefixTuningConfig, PromptEncoderConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swift import storage
 from swift.arguments.fields import to_json
 from swift.arguments.sft import SftArguments
 from swift.errors import DataError
+from swift.models import new_tokens
 from swift.trainers.adalora import whole_ranks
 from swift.tuners import files
 from swift.tuners.groups import param_groups
@@ -24,6 +25,7 @@ from swift.tuners.lora import LoraConfig, is_relative
 from swift.tuners.model import SwiftModel
 from swift.tuners.relative import fold, unfold
 
+CHAT_TEMPLATE = "chat_template.jinja"  # as transformers calls it
 CONFIGURATION = "configuration.json"
 ENCODER_FILE = "prompt_encoder.safetensors"
 ADAPTER_OPTIONS = (
@@ -66,10 +68,23 @@ def write_weights(model: nn.Module, directory: Path, state_dict: dict[str, Tenso
             model.save_pretrained(directory, safe_serialization=True, state_dict=state_dict)
     elif isinstance(model, (PeftModel, PreTrainedModel)):
         with whole_ranks(model):
-            model.save_pretrained(str(directory), state_dict=state_dict)
+            model.save_pretrained(str(directory), state_dict=state_dict, **_rows_alone(model))
     else:
         weights = {name: tensor.contiguous() for name, tensor in (state_dict or model.state_dict()).items()}
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def _rows_alone(model: nn.Module) -> dict[str, Any]:
+    """What keeps PEFT from saving a whole embedding of which a few rows train, because it has more than before."""
+    configs = model.peft_config.values() if isinstance(model, PeftModel) else ()
+    trains_rows = any(vars(config).get("trainable_token_indices") for config in configs)
+    return {"save_embedding_layers": False} if trains_rows else {}
+
+
+def write_chat_template(directory: Path, tokenizer: Any) -> None:
+    """Write the tokenizer's chat template where the tokenizer itself is not saved; several are left to the model."""
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and isinstance(tokenizer.chat_template, str):
+        storage.write_text(directory / CHAT_TEMPLATE, tokenizer.chat_template)
 
 
 def write_side_files(
@@ -95,6 +110,13 @@ def write_side_files(
         _write_generation_config(base, directory, stop_ids)
     for path in copied:
         shutil.copy2(path, directory)
+
+
+def write_new_tokens(model: nn.Module, directory: Path, tokenizer: Any, words: Iterable[str]) -> None:
+    """Write which tokens the run added, with which ids."""
+    base: Any = base_of(model)
+    ids = {word: int(tokenizer.convert_tokens_to_ids(word)) for word in words}
+    new_tokens.write(directory, new_tokens.NewTokens(ids, len(base.get_input_embeddings().weight)))
 
 
 def _write_generation_config(base: PreTrainedModel, directory: Path, stop_ids: Iterable[int]) -> None:
@@ -135,7 +157,7 @@ def check_adapter_fits(model: PeftModel, directory: Path) -> None:
     stored = files.find(directory).get(name)
     if stored is None:
         raise DataError("CKPT-02", f"{directory} has no adapter {name!r}")
-    wanted = fold(get_peft_model_state_dict(model, adapter_name=name))
+    wanted = fold(get_peft_model_state_dict(model, adapter_name=name, **_rows_alone(model)))
     files.check_fit(wanted, files.read_tensors(stored.folder), str(directory))
 
 

@@ -19,7 +19,7 @@ GIB = 2**30
 class Tally:
     """Running sums over batches, kept on the device so that adding to them waits for nothing."""
 
-    NAMES = ("loss", "tokens", "correct", "rows", "correct_rows", "inputs")
+    NAMES = ("loss", "tokens", "correct", "rows", "correct_rows", "weight", "inputs")
 
     def __init__(self, device: torch.device) -> None:
         wide = torch.float32 if device.type == "mps" else torch.float64
@@ -29,7 +29,7 @@ class Tally:
         """Add a batch: its sums, and how many tokens went into the model."""
         mask = inputs.get("attention_mask")
         count = mask.sum() if mask is not None else torch.tensor(inputs["input_ids"].numel())
-        new = [sums.loss.detach(), sums.tokens, sums.correct, sums.rows, sums.correct_rows, count]
+        new = [sums.loss.detach(), sums.tokens, sums.correct, sums.rows, sums.correct_rows, sums.weight, count]
         self.sums += torch.stack([value.to(self.sums) for value in new])
 
     @property

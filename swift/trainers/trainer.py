@@ -25,6 +25,7 @@ from transformers.training_args import OptimizerNames
 
 from swift import checkpoint, dist
 from swift.arguments.sft import SftArguments
+from swift.datasets.stream import Stream
 from swift.errors import ConfigError, DataError, InternalError, MissingPackageError
 from swift.trainers import loss as losses
 from swift.trainers import metrics, saving
@@ -37,12 +38,14 @@ from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
 from swift.trainers.optimizers import GaLore, create_galore_optimizer
 from swift.trainers.progress import MEMORY, STEP_SPEED, TOKEN_SPEED, progress
+from swift.trainers.streaming import FollowStream
 from swift.trainers.tally import Clock, Tally, memory_gib
 from swift.tuners.layers import telling
 
 if TYPE_CHECKING:
     from swift.templates.template import Template
 
+SCALE = "loss_scale"  # the column of weights, one for each token
 LOG_FILE = "logging.jsonl"
 OWN_GROUPS = {"params", "model", "optimizer_dict"}  # what an optimiser that makes its own groups is given
 
@@ -51,7 +54,8 @@ class Seq2SeqTrainer(CommittingTrainer):
     """Trains a causal language model, whole or through a tuner.
 
     The loss of an optimiser step is the sum over all its supervised tokens, of every process and every accumulated
-    batch, divided by their number. Checkpoints appear whole or not at all, and going on from one is exact.
+    batch, divided by their number; where batches have a `loss_scale`, that of each token times its weight, divided by
+    the sum of the weights. Checkpoints appear whole or not at all, and going on from one is exact.
 
     Args:
         model: a PreTrainedModel, PeftModel or SwiftModel.
@@ -136,6 +140,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         if args.lisa_activated_layers:
             self._lisa = Lisa(self.model, args.lisa_activated_layers, args.lisa_step_interval, args.seed)
             self.add_callback(self._lisa)
+        if isinstance(self.train_dataset, Stream):
+            self.add_callback(FollowStream(self.train_dataset))
         self.ranks = find_ranks(self.model)
         if self.ranks is not None:
             self.add_callback(self.ranks)
@@ -161,7 +167,7 @@ class Seq2SeqTrainer(CommittingTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             parameters = inspect.signature(saving.base_of(self.model).forward).parameters
-            self._signature_columns = [*parameters, "label", "label_ids", *self.label_names]
+            self._signature_columns = [*parameters, "label", "label_ids", SCALE, *self.label_names]
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, Any]:
@@ -203,11 +209,13 @@ class Seq2SeqTrainer(CommittingTrainer):
     # The loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
-        """How many supervised tokens an optimiser step has, over all processes."""
+        """What the supervised tokens of an optimiser step weigh, over all processes; their number without weights."""
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
         self._mask_repeats(batch_samples[-1])
-        count = torch.stack([losses.num_supervised(batch["labels"]).to(device) for batch in batch_samples]).sum()
+        wide = {"device": device, "dtype": self._tally.sums.dtype}
+        weights = [losses.total_weight(batch["labels"], batch.get(SCALE)) for batch in batch_samples]
+        count = torch.stack([weight.to(**wide) for weight in weights]).sum()
         if self.args.world_size > 1:
             count = cast(Tensor, self.accelerator.reduce(count, "sum"))
         if count == 0 and not self._evaluating:
@@ -216,7 +224,7 @@ class Seq2SeqTrainer(CommittingTrainer):
                 f"step {self.state.global_step + 1}: none of its rows has a token to learn",
                 fix="drop rows whose answer is empty or cut off",
             )
-        return count.clamp_min(1)
+        return _divisor(count).float()
 
     def _mask_repeats(self, batch: dict[str, Tensor]) -> None:
         """Take the loss off the rows that fill up the last batches of an epoch so that all processes have as many."""
@@ -238,8 +246,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """This batch's share of the step's loss, times the number of processes: DDP averages over them."""
-        labels_BT = inputs["labels"]
-        inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        labels_BT, scale_BT = inputs["labels"], inputs.get(SCALE)
+        inputs = {name: value for name, value in inputs.items() if name not in ("labels", SCALE)}
         positions_K = losses.supervised_positions(labels_BT)
         with telling(labels_BT):
             if self._keeps_positions and not self._wants_all_logits:
@@ -249,9 +257,10 @@ class Seq2SeqTrainer(CommittingTrainer):
                 outputs = model(**inputs)
                 logits_BKV = outputs.logits[:, -labels_BT.shape[1] :][:, positions_K]
         targets_BK = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)[:, positions_K].to(logits_BKV.device)
-        sums = losses.sum_losses(logits_BKV, targets_BK, self.token_loss)
+        weights_BK = None if scale_BT is None else F.pad(scale_BT[:, 1:], (0, 1))[:, positions_K].to(logits_BKV.device)
+        sums = losses.sum_losses(logits_BKV, targets_BK, self.token_loss, weights_BK)
         self._tally.add(sums, inputs)
-        count = sums.tokens.clamp_min(1) if num_items_in_batch is None else num_items_in_batch
+        count = _divisor(sums.weight) if num_items_in_batch is None else num_items_in_batch
         loss = sums.loss / count * self.accelerator.num_processes + self._balance_loss(outputs)
         if self.ranks is not None and not self._evaluating:
             loss = loss + self.ranks.orthogonality() / self.current_gradient_accumulation_steps
@@ -323,7 +332,7 @@ class Seq2SeqTrainer(CommittingTrainer):
         finally:
             self._tally, self._evaluating = of_training, False
         if totals["tokens"] and output.metrics is not None:
-            loss = totals["loss"] / totals["tokens"]
+            loss = totals["loss"] / (totals["weight"] or 1.0)
             if not math.isfinite(loss):
                 self._stop("the evaluation loss", self.state.global_step)
             output.metrics[f"{metric_key_prefix}_loss"] = loss
@@ -368,6 +377,11 @@ def _own_arguments(args: TrainingArguments | None, several_sets: bool) -> OwnTra
     if args.metric_for_best_model is None and args.eval_strategy != "no" and not several_sets:
         args.metric_for_best_model, args.greater_is_better = "loss", False
     return args
+
+
+def _divisor(weight: Tensor) -> Tensor:
+    """A sum of weights to divide by: 1 for nothing."""
+    return torch.where(weight > 0, weight, torch.ones_like(weight))
 
 
 def _takes_positions(model: nn.Module) -> bool:

@@ -101,6 +101,8 @@ class Swift:
         frozen = not is_trainable if inference_mode is None else inference_mode
         chosen = _choose(files.find(directory), adapter_name)
         chosen = chosen if frozen else {name: stored.to_train() for name, stored in chosen.items()}
+        for stored in chosen.values():
+            _check_rows(stored, model)
         extra = directory / files.EXTRA_STATES
         plain = not isinstance(model, SwiftModel) and not extra.is_dir()
         if plain and all(stored.in_peft_layout for stored in chosen.values()):
@@ -216,6 +218,17 @@ def _choose(stored: Mapping[str, Stored], names: Names) -> dict[str, Stored]:
         fix = f"this checkpoint has {', '.join(stored)}; adapter_name=None loads all"
         raise UsageError("USAGE-02", f"adapter_name={names!r} {fault}", fix=fix)
     return {wanted[name]: stored[name] for name in stored if name in wanted}
+
+
+def _check_rows(stored: Stored, model: Any) -> None:
+    """Raise DataError when the adapter has rows for tokens that the model has none for."""
+    said = vars(stored.config).get("trainable_token_indices") or []
+    last = max(
+        (index for indices in (said.values() if isinstance(said, dict) else [said]) for index in indices), default=-1
+    )
+    if last >= 0 and last >= (rows := len(model.get_input_embeddings().weight)):
+        what = f"{stored.folder} was trained with new tokens up to id {last}, and the model has {rows} rows"
+        raise DataError("CKPT-02", what, fix=f"first model.resize_token_embeddings({last + 1})")
 
 
 def _tensors(stored: Stored) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def test_bash_offers(words: str, some: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["swift sft --lora_rank ", "swift sft --model_type x", "swift nothing --", "swift sft --optim a"]
+    "words", ["swift sft --lora_rank ", "swift sft --model_type xx", "swift nothing --", "swift sft --optim a"]
 )
 def test_bash_offers_nothing_where_nothing_is_known(words: str, tmp_path: Path) -> None:
     (tmp_path / "x").touch()

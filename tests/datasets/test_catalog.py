@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import swift.datasets
+from swift import hub
 from swift.datasets import DATASETS, DatasetName, DatasetRecord, find_by_hub_id
 from swift.datasets.load import get_dataset
 from swift.datasets.spec import HUB_ID
@@ -38,16 +40,79 @@ def test_an_unknown_id_is_no_row() -> None:
     assert find_by_hub_id("") is None
 
 
-def test_named_conversions() -> None:
-    assert DATASETS["blossom-math-zh"].convert({"input": "1+1?", "output": "Add.", "answer": "2"}) == {  # type: ignore[misc]
-        "query": "1+1?",
-        "response": "Add.\n\nAnswer: 2",
-    }
-    strip = DATASETS["long-alpaca-12k"].convert
-    assert strip({"instruction": "q", "output": "Answer: a Answer: b"}) == {  # type: ignore[misc]
-        "query": "q",
-        "response": "a Answer: b",
-    }
+RAW: dict[str, tuple[dict[str, Any], list[tuple[str, str]] | None]] = {
+    "blossom-math-zh": (
+        {"input": "1+1?", "output": "Add.", "answer": "2"},
+        [("user", "1+1?"), ("assistant", "Add.\n\nAnswer: 2")],
+    ),
+    "long-alpaca-12k": (
+        {"instruction": "q", "output": "Answer: a Answer: b"},
+        [("user", "q"), ("assistant", "a Answer: b")],
+    ),
+    "cmnli-zh": (
+        {"sentence1": "a", "sentence2": "b", "label": 1, "idx": 0},
+        [
+            (
+                "user",
+                "Task: Natural Language Inference\nSentence1: a\nSentence2: b\n"
+                "Category: neutral, entailment, contradiction\nOutput:",
+            ),
+            ("assistant", "entailment"),
+        ],
+    ),
+    "jd-sentiment-zh": ({"sentence": "a", "label": -1}, None),
+    "hh-rlhf": (
+        {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+        [("user", "q"), ("assistant", "a")],
+    ),
+    "hh-rlhf-cn": (
+        {
+            "context": [{"role": "human", "text": "q"}],
+            "chosen": {"role": "assistant", "text": "a"},
+            "rejected": {"role": "assistant", "text": "b"},
+        },
+        [("user", "q"), ("assistant", "a")],
+    ),
+    "orca_dpo_pairs": (
+        {"system": "", "question": "q", "chosen": "a", "rejected": "b"},
+        [("system", ""), ("user", "q"), ("assistant", "a")],
+    ),
+    "tigerbot-law-zh": (
+        {"type": "t", "title": "l", "chapter1": "c", "chapter2": "", "chapter3": "", "content": "x"},
+        [("assistant", "t\nl\nc\nx")],
+    ),
+    "ruozhiba": ({"title": "t", "abs": "s"}, [("assistant", "t，s")]),
+    "toolbench-for-alpha-umi": (
+        {"conversations": [{"from": "system", "value": "q"}, {"from": "assistant", "value": "a"}]},
+        [("user", "q"), ("assistant", "a")],
+    ),
+    "gen-qa": (
+        {"text": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        [("user", "q"), ("assistant", "a")],
+    ),
+    "zhihu-kol": ({"INSTRUCTION": "q", "RESPONSE": "a"}, [("user", "q"), ("assistant", "a")]),
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_raw_rows_become_conversations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, expected = RAW[name]
+    good = next(({**raw, "label": 0} for _ in (1,) if expected is None), raw)
+    monkeypatch.setattr(hub, "fetch_dataset", lambda *args: iter([raw, good]))
+    rows, _ = get_dataset(f"MS::{name}:one")
+    found = [[(m["role"], m["content"]) for m in row["messages"]] for row in rows or []]
+    one_split = len(DATASETS[name].split)
+    assert len(found) == (2 if expected else 1) * one_split
+    assert expected is None or all(turns == expected for turns in found)
+    if "rejected" in raw:
+        assert {row["rejected_response"] for row in rows or []} == {"b"}
+
+
+def test_dialogues_that_are_no_pair_are_left_out() -> None:
+    convert = DATASETS["hh-rlhf"].convert
+    assert convert is not None
+    for rejected in ("", "\n\nHuman: other\n\nAssistant: b", "\n\nHuman: q\n\nAssistant:"):
+        assert convert({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": rejected}) is None
 
 
 def test_self_cognition_is_balanced_and_complete() -> None:

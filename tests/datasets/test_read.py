@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pyarrow
@@ -10,7 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swift.datasets.read import READERS, Row, read_file
-from swift.errors import DataError, NotFoundError
+from swift.datasets.rows import COMPRESSED, COMPRESSIBLE
+from swift.errors import DataError, MissingPackageError, NotFoundError
+
+
+def zstd(content: bytes) -> bytes:
+    return pyarrow.Codec("zstd").compress(content, asbytes=True)
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -166,8 +174,8 @@ def test_parquet(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         list(read_file(tmp_path / "none.jsonl"))
-    with pytest.raises(DataError, match=r"\.jsonl, \.json, \.csv, \.parquet"):
-        list(read_file(write(tmp_path / "a.txt", "x")))
+    with pytest.raises(DataError, match=r"\.jsonl, \.json, \.csv, .*also as \.gz"):
+        list(read_file(write(tmp_path / "a.doc", "x")))
 
 
 @pytest.mark.parametrize("ending", READERS)
@@ -182,3 +190,89 @@ def test_any_bytes_give_rows_or_errors(tmp_path_factory: pytest.TempPathFactory,
     assert all(isinstance(row, dict | DataError) for _, row in entries)
     assert len({where for where, _ in entries}) == len(entries)
     assert json.dumps([row for _, row in entries if isinstance(row, dict)]).encode()
+
+
+ROWS = [{"query": f"q{i}é", "response": "x" * (i % 7)} for i in range(1, 30)]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+
+
+@pytest.mark.parametrize("packed", COMPRESSED)
+@pytest.mark.parametrize("ending", COMPRESSIBLE)
+def test_packed_files(tmp_path: Path, ending: str, packed: str) -> None:
+    mark = "\t" if ending == ".tsv" else ","
+    table = f"query{mark}response\n" + "".join(f"{row['query']}{mark}{row['response']}\n" for row in ROWS)
+    content = {".jsonl": LINES, ".json": json.dumps(ROWS).encode(), ".txt": b"a\n\nb\r\n"}.get(ending, table.encode())
+    path = write(tmp_path / f"A{ending}{packed}".upper(), PACKERS[packed](content))
+    rows = [row for _, row in good(path)]
+    assert rows == ([{"text": "a"}, {"text": "b"}] if ending == ".txt" else ROWS)
+    write(path, path.read_bytes()[:-12])
+    with pytest.raises(DataError, match="DATA-01"):
+        list(read_file(path))
+
+
+def test_a_pyarrow_without_zstd_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise pyarrow.ArrowNotImplementedError("Support for codec 'zstd' not built")
+
+    monkeypatch.setattr("pyarrow.input_stream", refuse)
+    with pytest.raises(MissingPackageError, match="cannot read zstd"):
+        list(read_file(write(tmp_path / "a.jsonl.zst", zstd(LINES))))
+
+
+def test_text_is_a_row_a_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\n\n  two\n\xff\n")
+    entries = list(read_file(path))
+    assert entries[:2] == [(f"{path}:1", {"text": "one"}), (f"{path}:3", {"text": "  two"})]
+    assert problems(path) == ["4: byte 1 is not UTF-8"]
+
+
+def test_arrow_as_stream_and_as_file(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist(ROWS)
+    for kind in (pyarrow.ipc.new_stream, pyarrow.ipc.new_file):
+        path = tmp_path / "a.arrow"
+        with pyarrow.OSFile(str(path), "wb") as sink, kind(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=10)
+        assert good(path) == [(str(i), row) for i, row in enumerate(ROWS, 1)]
+        assert [where for where, _ in read_file(path, skip=13)] == [f"{path}:{i}" for i in range(14, 30)]
+    path.write_bytes(path.read_bytes()[:-90])
+    with pytest.raises(DataError, match="not readable as arrow after row"):
+        list(read_file(path))
+
+
+@pytest.mark.parametrize("ending", [e for e in READERS if e != ".txt"])
+def test_skipped_rows_keep_the_numbers_of_the_others(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    if ending in (".parquet", ".arrow"):
+        table = pyarrow.Table.from_pylist(ROWS)
+        if ending == ".parquet":
+            pyarrow.parquet.write_table(table, path, row_group_size=10)
+        else:
+            with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table, max_chunksize=10)
+    else:
+        mark = "\t" if ending == ".tsv" else ","
+        text = f"query{mark}response\n" + "".join(f"{row['query']}{mark}{row['response']}\n" for row in ROWS)
+        write(path, {".jsonl": b"\n" + LINES, ".json": json.dumps(ROWS, indent=1).encode()}.get(ending, text))
+    every = good(path)
+    for skip in (0, 1, 9, 10, 11, 28, 29, 40):
+        assert [(where.removeprefix(f"{path}:"), row) for where, row in read_file(path, skip)] == every[skip:]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_json_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    rows = [{"a": "é" * (i * 5 % 23), "b": [i, {"c": '\n"😀'}]} for i in range(20)]
+    text = json.dumps(rows, indent=2, ensure_ascii=False)
+    path = write(tmp_path / "a.json", "\ufeff" + text)
+    whole = good(path)
+    monkeypatch.setattr("swift.datasets.read.CHUNK", chunk)
+    assert good(path) == whole
+    assert [row for _, row in whole] == rows
+    first = text.encode().index("é".encode(), 300)
+    write(path, b"\xef\xbb\xbf" + text.encode()[:first] + b"\xff" + text.encode()[first:])
+    with pytest.raises(DataError, match=f"byte {first + 4} is not UTF-8"):
+        list(read_file(path))
+    line = text[: text.index('"b"', 200)].count("\n") + 1
+    write(path, text[: text.index('"b"', 200)] + "!" + text[text.index('"b"', 200) :])
+    with pytest.raises(DataError, match=rf"a\.json:{line}: column 5: "):
+        list(read_file(path))

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from swift.dist import Hardware
 from swift.errors import DataError, MissingPackageError, UnknownNameError
-from swift.models import MODELS
+from swift.models import MODELS, ModelRecord
 from swift.models.load import (
     default_dtype,
     detect_hardware,
@@ -200,6 +200,14 @@ def test_padding_falls_back_to_the_end(llama_copy: Path):
     copy = change(llama_copy, "tokenizer_config.json", pad_token=...)
     tokenizer = load_tokenizer(found(copy))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_a_row_names_what_fills_up_where_the_tokenizer_does_not(llama_copy: Path):
+    copy = change(llama_copy, "tokenizer_config.json", pad_token=...)
+    for wanted, found in (("<|endoftext|>", "<|endoftext|>"), ("<|nowhere|>", "<|im_end|>")):
+        record = ModelRecord("n", "t", pad_token=wanted)
+        source = replace(find_model(None, str(copy)), record=record)
+        assert load_tokenizer(source).pad_token == found
 
 
 def test_a_row_names_the_end_token_where_the_vocabulary_has_it(copy: Path):

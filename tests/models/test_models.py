@@ -59,8 +59,9 @@ def test_a_known_row(name: str, template: str, target: str, ms: str, hf: str | N
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_row_is_whole(row: ModelRecord):
-    assert row.template in TEMPLATES
+    assert row.template == "auto" or row.template in TEMPLATES
     assert row.targets
+    assert row.family
     assert row.arch
     assert row.dtype in (None, "fp16", "bf16")
     for hub_id in (row.ms, row.hf):
@@ -104,11 +105,13 @@ def test_a_wrong_name_hears_the_nearest():
 
 
 def test_a_repository_may_name_its_own_owner():
-    row = family("here", "there", targets=("a",), arch="A")
+    row = family("those", "here", "there", targets=("a",), arch="A")
+    assert row("n", "t", "r").family == "those"
     assert (row("n", "t", "r").ms, row("n", "t", "r").hf) == ("here/r", "there/r")
     assert (row("n", "t", "x/r", "s").ms, row("n", "t", "x/r", "s").hf) == ("x/r", "there/s")
     assert row("n", "t", "x/r").hf == "there/r"
     assert row("n", "t", "r", dtype="fp16").dtype == "fp16"
+    assert family("those", None, "there")("n", "t", "r").ms is None
 
 
 def test_looking_up_models_imports_nothing_heavy():

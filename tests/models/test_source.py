@@ -195,3 +195,15 @@ def test_a_quantised_model_says_what_it_needs(copy: Path, monkeypatch: pytest.Mo
     assert caught.value.fix == "pip install gptqmodel optimum"
     monkeypatch.setattr("swift.models.source.find_spec", lambda name: object())
     assert find_model(None, str(copy)).config["quantization_config"]
+
+
+def test_what_own_code_was_written_for_is_told(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+    monkeypatch.setattr("swift.models.source.logger.warning", told.append)
+    find_model("chatglm2-6b", str(copy))
+    (copy / "code.py").write_text("class Own: ...")
+    change(copy, model_type="chatglm", auto_map={"AutoModelForCausalLM": "code.Own"})
+    find_model("glm4-9b", str(copy), trust_remote_code=True)
+    assert told == []
+    find_model("chatglm2-6b", str(copy), trust_remote_code=True)
+    assert told == ["chatglm2-6b: its own code was written for transformers<4.42"]

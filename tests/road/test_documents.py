@@ -41,14 +41,14 @@ def marked(page: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("page", "block"), [*marked("README.md"), *marked("docs/self-cognition.md"), *marked("docs/customize.md")]
+    ("page", "block"), [*marked("README.md"), *marked("docs/self-cognition.md"), *marked("docs/customize.md"), *marked("docs/data.md")]
 )
 def test_block(page: str, block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     if block.info.startswith("skip"):
         assert block.info.removeprefix("skip").strip(": "), "a skipped block says why"
         return
-    if block.info.endswith((".py", ".jsonl")):
+    if block.info.endswith((".py", ".jsonl", ".json")):
         (place / block.info).write_text(block.text, encoding="utf-8")
     elif block.language == "python":
         run_python(block.text, f"{page}:{block.line}")
@@ -107,6 +107,7 @@ def test_scripts(place: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -
 
 
 BENCHES = {
+    "encode.py": ["--rows", "300", "--turns", "1", "--out", "speed.md"],
     "help.py": ["--runs", "1"],
     "startup.py": ["--runs", "1"],
     "train.py": ["--steps", "3", "--turns", "1"],

@@ -126,7 +126,18 @@ MARKS = (
         "<_end>",
     ),
     *("<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>"),
-    *("<|SYSTEM_TOKEN|>", "<|role|>", "<|says|>", "<sep>", "<|role_start|>", "<|role_end|>", "<_start>"),
+    *("<|im_sep|>", "<|start|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>", "<|start_of_role|>"),
+    *("<|end_of_role|>", "<|header_start|>", "<|header_end|>", "<|eot|>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]"),
+    *(
+        "[/SYSTEM_PROMPT]",
+        "<|SYSTEM_TOKEN|>",
+        "<|role|>",
+        "<|says|>",
+        "<sep>",
+        "<|role_start|>",
+        "<|role_end|>",
+        "<_start>",
+    ),
 )
 THINK = ("<think>", "</think>")
 
@@ -173,6 +184,17 @@ def said(template, inputs: dict) -> list[list[int]]:
             stretches[-1].append(label)
         open_ = label != -100
     return stretches
+
+
+def as_said(name: str, text: str, last: bool) -> str:
+    """What the model says for a reply without a thought, as row `name` writes it after its last question or before."""
+    record = TEMPLATES[name]
+    text = text.strip() if "assistant" in record.trim else text
+    if record.thinking is None:
+        return record.lead + text
+    text = text.lstrip(record.thinking.answer) if last and record.thinking.keeps != "last" else text
+    instead = record.thinking.missing if last else record.thinking.earlier
+    return (record.lead + instead + text).removeprefix(record.thinking.opened)
 
 
 ROUNDS_ONE = [name for name in TEMPLATES if TEMPLATES[name].chat_sep is None]

@@ -80,7 +80,7 @@ def test_nothing_supervised_is_a_zero_with_a_gradient() -> None:
 def test_positions_and_counts(labels: list[list[int]], positions: list[int]) -> None:
     labels_BT = torch.tensor(labels)
     assert losses.supervised_positions(labels_BT).tolist() == positions
-    assert int(losses.num_supervised(labels_BT)) == sum(label != IGNORED for row in labels for label in row[1:])
+    assert int(losses.total_weight(labels_BT)) == sum(label != IGNORED for row in labels for label in row[1:])
 
 
 def test_smoothing_is_a_mixture_with_the_uniform() -> None:

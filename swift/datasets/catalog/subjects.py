@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from swift.datasets import DATASETS, DatasetRecord
 
 INSTRUCTION = {"instruction": "query", "output": "response"}
 PROMPT = {"prompt": "query", "answer": "response"}
 SQL = {"question": "instruction", "context": "input", "answer": "output"}
 
-
-def join_answer(row: dict[str, Any]) -> dict[str, Any]:
-    """The reasoning of Blossom Math followed by its result."""
-    return {"query": row["input"], "response": row["output"] + "\n\nAnswer: " + row["answer"]}
-
-
 DATASETS.add(
     DatasetRecord(
         "blossom-math-zh", "AI-ModelScope/blossom-math-v2", "Azure99/blossom-math-v2",
-        convert=join_answer, tags=("chat", "math", "zh"),
+        fill={"query": "{input}", "response": "{output}\n\nAnswer: {answer}"}, tags=("chat", "math", "zh"),
     ),
     DatasetRecord(
         "school-math-zh", "AI-ModelScope/school_math_0.25M", "BelleGroup/school_math_0.25M",

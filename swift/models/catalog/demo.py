@@ -7,7 +7,7 @@ from pathlib import Path
 from swift.models import MODELS, ModelRecord
 
 HERE = Path(__file__).parents[2] / "demo"
-SHAPE = {"targets": ("q_proj", "k_proj", "v_proj"), "arch": "Qwen2ForCausalLM"}
+SHAPE = {"targets": ("q_proj", "k_proj", "v_proj"), "arch": "Qwen2ForCausalLM", "family": "demo"}
 
 MODELS.add(
     ModelRecord("demo-base", "default-generation", path=str(HERE / "demo-base"), **SHAPE, eos_token="<|endoftext|>"),

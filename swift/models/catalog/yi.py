@@ -5,8 +5,8 @@ from __future__ import annotations
 from swift.models import MODELS, family
 
 SHAPE = {"targets": ("q_proj", "k_proj", "v_proj"), "arch": "LlamaForCausalLM"}
-yi = family("01ai", "01-ai", **SHAPE)
-quant = family("AI-ModelScope", "modelscope", dtype="fp16", **SHAPE)
+yi = family("yi", "01ai", "01-ai", **SHAPE)
+quant = family("yi", "AI-ModelScope", "modelscope", dtype="fp16", **SHAPE)
 
 MODELS.add(
     yi("yi-6b", "default-generation", "Yi-6B"),

@@ -1,8 +1,11 @@
-"""DeepSeek: chat, V2, V2.5, Coder, and the formats that share its rounds."""
+"""DeepSeek: chat, V2, V2.5, V3, R1 and its distilled models, Coder, and the formats that share its rounds."""
 
 from __future__ import annotations
 
-from swift.templates import TEMPLATES, TemplateRecord
+from typing import Any
+
+from swift.templates import TEMPLATES, TemplateRecord, Thinking
+from swift.templates.catalog.wanted import KEPT_THOUGHT
 
 BOS, EOS = ("bos_token_id",), ("eos_token_id",)
 CODER = (
@@ -12,7 +15,20 @@ CODER = (
 )
 
 
-def _deepseek(name: str) -> TemplateRecord:
+LLAMA_CPP = "https://github.com/ggml-org/llama.cpp "
+NO_SPACE = {"*": "a reply follows the colon at once; with the space that the model's own template writes: deepseek-v2"}
+NO_THINKING = {
+    **dict.fromkeys(
+        ("a prompt", "a prompt after a round"),
+        "this row is for the models that do not think; the template that it was checked with opens a thought",
+    ),
+    **dict.fromkeys(
+        ("a thought", "a thought before"), "this row writes a reply as it is; there is no rule for thoughts"
+    ),
+}
+
+
+def _deepseek(name: str, **fields: Any) -> TemplateRecord:
     return TemplateRecord(
         name,
         prefix=(BOS,),
@@ -20,19 +36,46 @@ def _deepseek(name: str) -> TemplateRecord:
         prompt=("User: {{QUERY}}\n\nAssistant:",),
         chat_sep=(EOS,),
         suffix=(EOS,),
+        **fields,
     )
 
 
-TEMPLATES.add(
-    _deepseek("deepseek"),
-    _deepseek("deepseek2"),
-    TemplateRecord(
-        "deepseek2_5",
+def _deepseek3(name: str, checked: str, **fields: Any) -> TemplateRecord:
+    return TemplateRecord(
+        name,
         prefix=("<｜begin▁of▁sentence｜>",),
         system_prefix=("<｜begin▁of▁sentence｜>{{SYSTEM}}",),
         prompt=("<｜User｜>{{QUERY}}<｜Assistant｜>",),
         chat_sep=("<｜end▁of▁sentence｜>",),
         suffix=("<｜end▁of▁sentence｜>",),
+        checked=checked,
+        **fields,
+    )
+
+
+# A thought of R1 stands in its marks as it is.
+R1 = Thinking("<think>", "</think>", opened="<think>\n", strip="", answer="")
+V3_1 = LLAMA_CPP + "models/templates/deepseek-ai-DeepSeek-V3.1.jinja"
+CLOSED = "</think>"
+
+TEMPLATES.add(
+    _deepseek("deepseek", differs=NO_SPACE),
+    _deepseek("deepseek2", differs=NO_SPACE),
+    _deepseek("deepseek-v2", lead=" ", checked=LLAMA_CPP + "tests/test-chat-template.cpp (DeepSeek-V2)"),
+    _deepseek3("deepseek2_5", "trl:deepseekv3.jinja", differs=NO_THINKING),
+    _deepseek3("deepseek-v3", "trl:deepseekv3.jinja", differs=NO_THINKING),
+    _deepseek3("deepseek-r1", "trl:deepseek_r1_distill.jinja", thinking=R1, differs=KEPT_THOUGHT),
+    _deepseek3(
+        "deepseek-v3.1",
+        V3_1,
+        thinking=Thinking("", CLOSED, CLOSED, CLOSED, CLOSED, keeps="none", strip="", answer=""),
+    ),
+    _deepseek3(
+        "deepseek-v3.1-think",
+        V3_1,
+        variables={"thinking": True},
+        thinking=Thinking("<think>", CLOSED, "<think>", "<think></think>", CLOSED, strip="", answer=""),
+        differs=KEPT_THOUGHT,
     ),
     TemplateRecord(
         "deepseek-coder",
@@ -41,6 +84,8 @@ TEMPLATES.add(
         chat_sep=("\n<|EOT|>\n",),
         suffix=("\n<|EOT|>",),
         default_system=CODER,
+        checked=LLAMA_CPP + "tests/test-chat-template.cpp (deepseek-coder-33b-instruct)",
+        differs={"*": "no beginning-of-sequence token is written, and the newline before a reply is in its prompt"},
     ),
     TemplateRecord(
         "numina-math",

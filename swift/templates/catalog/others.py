@@ -1,8 +1,11 @@
-"""Formats with marks of their own: Gemma, Phi-3, Baichuan, MiniCPM, Command-R, TeleChat and more."""
+"""Formats with marks of their own: Gemma, Phi, Baichuan, MiniCPM, Command-R, Granite, OLMo 2, gpt-oss and more."""
 
 from __future__ import annotations
 
-from swift.templates import TEMPLATES, TemplateRecord
+from typing import Any
+
+from swift.templates import TEMPLATES, TemplateRecord, Thinking
+from swift.templates.catalog.wanted import NOT_TODAY, OTHER_TOOLS
 
 BOS, EOS = ("bos_token_id",), ("eos_token_id",)
 COMMAND_R = (
@@ -39,7 +42,19 @@ BUDDY_2 = (
 )
 
 
-def _cohere(name: str, default_system: str) -> TemplateRecord:
+LLAMA_CPP = "https://github.com/ggml-org/llama.cpp "
+SPOKEN = ("user", "assistant")
+BY_DEFAULT = {"*": "there is a default system text, and texts keep their outer white space; without: command-r"}
+# gpt-oss writes the day of the conversation; a fixed one keeps training and inference equal.
+HARMONY = (
+    "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\n"
+    "Current date: 2024-07-26\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. "
+    "Channel must be included for every message.<|end|>"
+)
+FINAL = "<|channel|>final<|message|>"
+
+
+def _cohere(name: str, default_system: str | None, **fields: Any) -> TemplateRecord:
     turn, end = "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"
     return TemplateRecord(
         name,
@@ -49,7 +64,12 @@ def _cohere(name: str, default_system: str) -> TemplateRecord:
         chat_sep=(end,),
         suffix=(end,),
         default_system=default_system,
+        **fields,
     )
+
+
+def _granite_turn(role: str, text: str) -> str:
+    return f"<|start_of_role|>{role}<|end_of_role|>{text}<|end_of_text|>\n"
 
 
 TEMPLATES.add(
@@ -60,6 +80,19 @@ TEMPLATES.add(
         prompt=("<start_of_turn>user\n{{QUERY}}<end_of_turn>\n<start_of_turn>model\n",),
         chat_sep=("<end_of_turn>\n",),
         suffix=("<end_of_turn>",),
+        trim=SPOKEN,
+        checked="trl:gemma.jinja",
+        differs={"system": "a system text has a turn of its own; the model's own template refuses one"},
+    ),
+    TemplateRecord(
+        "gemma3",
+        prefix=("<bos><start_of_turn>user\n",),
+        system_prefix=("<bos><start_of_turn>user\n{{SYSTEM}}\n\n",),
+        prompt=("{{QUERY}}<end_of_turn>\n<start_of_turn>model\n",),
+        chat_sep=("<end_of_turn>\n<start_of_turn>user\n",),
+        suffix=("<end_of_turn>",),
+        trim=SPOKEN,
+        checked="trl:gemma3.jinja",
     ),
     TemplateRecord(
         "phi3",
@@ -68,11 +101,81 @@ TEMPLATES.add(
         chat_sep=("<|end|>\n",),
         suffix=("<|end|>",),
         auto_add_bos=True,
+        checked="trl:phi3.jinja",
+    ),
+    TemplateRecord(
+        "phi4",
+        system_prefix=("<|im_start|>system<|im_sep|>{{SYSTEM}}<|im_end|>",),
+        prompt=("<|im_start|>user<|im_sep|>{{QUERY}}<|im_end|><|im_start|>assistant<|im_sep|>",),
+        chat_sep=("<|im_end|>",),
+        suffix=("<|im_end|>",),
+        checked=LLAMA_CPP + "tests/test-chat-template.cpp (phi-4)",
+    ),
+    TemplateRecord(
+        "phi4-mini",
+        system_prefix=("<|system|>{{SYSTEM}}<|end|>",),
+        prompt=("<|user|>{{QUERY}}<|end|><|assistant|>",),
+        chat_sep=("<|end|>",),
+        suffix=("<|end|>",),
+        checked=LLAMA_CPP + "models/templates/llama-cpp-microsoft-Phi-4-mini-instruct.jinja",
     ),
     TemplateRecord("baichuan", prefix=("{{SYSTEM}}",), prompt=((195,), "{{QUERY}}", (196,)), suffix=(EOS,)),
-    TemplateRecord("minicpm", prefix=("<s>{{SYSTEM}}",), prompt=("<用户>{{QUERY}}<AI>",), suffix=("</s>",)),
-    _cohere("c4ai", COMMAND_R),
-    _cohere("aya", AYA),
+    TemplateRecord(
+        "minicpm",
+        prefix=("<s>{{SYSTEM}}",),
+        prompt=("<用户>{{QUERY}}<AI>",),
+        suffix=("</s>",),
+        trim=("system", *SPOKEN),
+        checked=LLAMA_CPP + "tests/test-chat-template.cpp (MiniCPM-3B-OpenHermes-2.5-v2-GGUF)",
+        differs={"*": "a beginning-of-sequence token is written, as the model's tokenizer does of itself"},
+    ),
+    _cohere("c4ai", COMMAND_R, differs=BY_DEFAULT),
+    _cohere("aya", AYA, differs=BY_DEFAULT),
+    _cohere("command-r", None, trim=SPOKEN, checked="trl:cohere.jinja"),
+    TemplateRecord(
+        "granite",
+        system_prefix=(_granite_turn("system", "{{SYSTEM}}"),),
+        prompt=(_granite_turn("user", "{{QUERY}}") + "<|start_of_role|>assistant<|end_of_role|>",),
+        tool_prompt=(_granite_turn("tool_response", "{{QUERY}}") + "<|start_of_role|>assistant<|end_of_role|>",),
+        chat_sep=("<|end_of_text|>\n",),
+        suffix=("<|end_of_text|>",),
+        checked=LLAMA_CPP + "tests/test-chat-template.cpp (granite-3.0-8b-instruct)",
+    ),
+    TemplateRecord(
+        "olmo2",
+        prefix=(BOS,),
+        system_prefix=(BOS, "<|system|>\n{{SYSTEM}}\n"),
+        prompt=("<|user|>\n{{QUERY}}\n<|assistant|>\n",),
+        chat_sep=(EOS, "\n"),
+        suffix=(EOS,),
+        checked="https://huggingface.co/allenai/OLMo-2-1124-7B-SFT tokenizer_config.json",
+    ),
+    TemplateRecord(
+        "gpt-oss",
+        prefix=(HARMONY,),
+        system_prefix=(HARMONY + "<|start|>developer<|message|># Instructions\n\n{{SYSTEM}}\n\n<|end|>",),
+        prompt=("<|start|>user<|message|>{{QUERY}}<|end|><|start|>assistant",),
+        chat_sep=("<|end|>",),
+        suffix=("<|return|>",),
+        stop=("<|call|>",),
+        thinking=Thinking(
+            "<|channel|>analysis<|message|>",
+            "<|end|><|start|>assistant" + FINAL,
+            missing=FINAL,
+            earlier=FINAL,
+            keeps="last",
+        ),
+        checked="trl:gptoss.jinja",
+        differs={
+            **dict.fromkeys(
+                ("a thought", "a thought before"),
+                "a thought is taken out of <think> and becomes an analysis; the model's own template takes it from a "
+                'field "thinking" alone',
+            ),
+            **OTHER_TOOLS,
+            **NOT_TODAY,
+        },
+    ),
     TemplateRecord("telechat", prompt=("<_user>{{QUERY}}<_bot>",), chat_sep=("<_end>",), suffix=("<_end>",)),
     TemplateRecord("telechat-v2", prompt=("<_user> {{QUERY}}<_bot>",), suffix=("<_end>",)),
     TemplateRecord(

@@ -63,6 +63,8 @@ TEMPLATES.add(
         prompt=("Human: {{QUERY}}\n\nAssistant: </s>",),
         chat_sep=("</s>",),
         suffix=("</s>",),
+        checked="https://github.com/ggml-org/llama.cpp tests/test-chat-template.cpp (Orion-14B-Chat)",
+        differs={"system": "a system text comes first; the model's own template leaves one out"},
     ),
     TemplateRecord(
         "mengzi",

@@ -1,0 +1,214 @@
+"""The rows of a run: read, split and encoded, or taken as an earlier run kept them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import transformers
+
+import swift
+from swift import dist, storage
+from swift._version import __version__
+from swift.arguments.fields import options_of
+from swift.arguments.sft import SftArguments
+from swift.commands.streams import open_stream
+from swift.datasets import cache
+from swift.datasets.convert import Conversation
+from swift.datasets.encode import EncodedDataset, encode
+from swift.datasets.ledger import Ledger, Part
+from swift.datasets.load import Loaded, load_datasets, parse_specs
+from swift.datasets.stream import Stream
+from swift.errors import DataError, DiskError, OutputError, UsageError
+from swift.log import get_logger
+from swift.templates.template import RecordTemplate, Template
+
+logger = get_logger()
+TOKENIZER_FILES = ("*token*", "vocab*", "merges*", "*.model", "chat_template*", "config.json", "*.py")
+NOT_SHAPING = {"dataset", "val_dataset", "data_cache"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Encoded rows and the account of every row read; `val` is None without evaluation."""
+
+    train: EncodedDataset | Stream
+    val: EncodedDataset | None
+    ledger: Ledger
+
+    @property
+    def example(self) -> Mapping[str, Any]:
+        """The first row that trains, encoded."""
+        return self.train.first() if isinstance(self.train, Stream) else self.train[0]
+
+
+def load_rows(args: SftArguments) -> Loaded:
+    """Read and split the data sets."""
+    return load_datasets(
+        args.dataset,
+        val_specs=args.val_dataset,
+        test_ratio=args.dataset_test_ratio if args.evaluation_strategy != "no" else 0.0,
+        seed=args.dataset_seed,
+        columns=args.columns,
+        model_name=args.model_name,
+        model_author=args.model_author,
+        max_bad_rows=args.max_bad_rows,
+        interleave=args.interleave,
+        interleave_prob=args.interleave_prob,
+        stopping_strategy=args.stopping_strategy,
+    )
+
+
+def read_data(args: SftArguments, template: Template) -> Data:
+    """Read, split and encode the data sets, or take what was kept of exactly these.
+
+    Raises:
+        DataError: no row is left, a row is bad, or a prepared directory does not fit this run.
+    """
+    if args.streaming:
+        return Data(*open_stream(args, template, load_rows(replace(args, dataset=[])) if args.val_dataset else None))
+    prepared = [Path(text).expanduser() for text in args.dataset if cache.is_kept(Path(text).expanduser())]
+    if prepared:
+        return _prepared(args, template, prepared[0])
+    made = made_of(args, template) if args.data_cache and not args.dry_run else None
+    if made is None:
+        return encode_rows(args, template)
+    found = cache.find(made)
+    if found is None and dist.is_main():
+        found = _keep(args, template, made)
+    if found is None:
+        return encode_rows(args, template)
+    logger.info(f"encoded rows: {found}")
+    return _of(cache.read(found, args.max_bad_rows))
+
+
+def encode_rows(args: SftArguments, template: Template, stage: Path | None = None) -> Data:
+    """Read, split and encode; into files of the directory `stage`, where one is said."""
+    loaded = load_rows(args)
+    parts: dict[Part, EncodedDataset] = {}
+    found: dict[Part, list[Conversation] | None] = {"train": loaded.train, "validation": loaded.val}
+    for part, rows in found.items():
+        if rows:
+            keep = cache.writer(cache.blocks_file(stage, part)) if stage else list
+            parts[part] = encode(rows, template, loaded.ledger, split=part, keep=keep)
+    if stage is not None:
+        cache.finish(stage, parts, loaded.ledger)
+    return _of(cache.Kept(parts, loaded.ledger))
+
+
+def _of(kept: cache.Kept) -> Data:
+    return Data(kept.parts["train"], kept.parts.get("validation"), kept.ledger)
+
+
+def _keep(args: SftArguments, template: Template, made: dict[str, Any]) -> Path | None:
+    """Encode into the cache; None where nothing can be written there, which stops nobody."""
+    place = cache.place_of(made)
+    try:
+        storage.make_directory(place.parent)
+        with storage.staged_directory(place, cache.facts(made)) as stage:
+            encode_rows(args, template, stage)
+        cache.tidy()
+    except (DiskError, OutputError) as error:
+        logger.warning(f"encoded rows are not kept for the next run: {error.what}")
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.EROFS):
+            raise
+        return cache.find(made)  # another run was faster
+    return place
+
+
+def _prepared(args: SftArguments, template: Template, directory: Path) -> Data:
+    """The rows of a directory that `swift data prepare` wrote.
+
+    Raises:
+        UsageError: other data sets stand beside it.
+        DataError: it is damaged, made for something else, or its files have changed since.
+    """
+    if len(args.dataset) > 1 or args.val_dataset:
+        raise UsageError("USAGE-02", f"--dataset {directory} is prepared, and nothing can be added", fix="say it alone")
+    then, now = cache.made_of(directory), made_of(args, template, of_files=False)
+    assert now is not None
+    for name, value in then["options"].items():
+        if now["options"].get(name) != value:
+            what = f"{directory} was prepared with --{name} {value}, and this run has {now['options'].get(name)}"
+            raise DataError("DATA-07", what, fix="say the same here, or prepare it anew")
+    for name in ("template", "tokenizer"):
+        if then[name] != now[name]:
+            raise DataError("DATA-07", f"{directory} was prepared for another {name}", fix="prepare it for this model")
+    for file, known in then["files"].items():
+        if Path(file).is_file() and cache.digest_of([Path(file)]) != known:
+            raise DataError("DATA-07", f"{directory}: {file} has changed since", fix="prepare it anew")
+    logger.info(f"prepared rows: {directory}")
+    data = _of(cache.read(directory, args.max_bad_rows))
+    return data if args.evaluation_strategy != "no" else Data(data.train, None, data.ledger)
+
+
+def made_of(args: SftArguments, template: Template, *, of_files: bool = True) -> dict[str, Any] | None:
+    """All that decides what encoded rows are; None where that cannot be known without reading them.
+
+    Args:
+        args: the decided options.
+        template: bound to its tokenizer.
+        of_files: whether the data is looked at too.
+    """
+    names = [name for name, info in options_of(type(args)).items() if info.group == "Data"]
+    options = {name: getattr(args, name) for name in names if name not in NOT_SHAPING}
+    options["new_special_tokens"] = args.new_special_tokens
+    said = [str(item) for value in options.values() for item in (value if isinstance(value, list) else [value])]
+    files = {text: cache.digest_of([Path(text)]) for text in [*said, *args.custom_register_path] if _is_file(text)}
+    made: dict[str, Any] = {"options": options, "template": _template(template), "tokenizer": _tokenizer(template)}
+    if not of_files:
+        return made
+    for spec in parse_specs([*args.dataset, *args.val_dataset]):
+        bundled = spec.record is not None and spec.record.path is not None
+        if not spec.files and not bundled:
+            return None
+        files |= {str(path): cache.digest_of([path]) for path in spec.files}
+    splits = args.evaluation_strategy != "no"
+    sets = {"dataset": args.dataset, "val_dataset": args.val_dataset, "splits": splits}
+    return {**made, **sets, "files": files, "code": _code()}
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a text that is too long for a name
+        return False
+
+
+def _template(template: Template) -> str:
+    record = repr(template.record) if isinstance(template, RecordTemplate) else template.tokenizer.chat_template
+    known = (
+        template.name,
+        record,
+        template.end_ids,
+        template.default_system,
+        repr(template.loss_scale),
+        template.tools_name,
+    )
+    return cache.digest([*known, template.max_length, template.truncation_strategy])
+
+
+def _tokenizer(template: Template) -> str:
+    """What the tokenizer is made of: its files, and what was added to it since."""
+    tokenizer = template.tokenizer
+    directory = Path(tokenizer.name_or_path)
+    names = {path for pattern in TOKENIZER_FILES for path in directory.glob(pattern) if path.is_file()}
+    added = sorted((k, str(token)) for k, token in tokenizer.added_tokens_decoder.items())
+    return cache.digest([type(tokenizer).__name__, len(tokenizer), added, cache.digest_of(sorted(names))])
+
+
+def _code() -> dict[str, str]:
+    """The versions of what makes tokens of text, and our own lines that do."""
+    versions = {"swift": __version__, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
+    return {**versions, "lines": cache.digest_of(sorted(_lines()))}
+
+
+def _lines() -> Iterator[Path]:
+    for room in ("templates", "datasets"):
+        yield from (Path(swift.__file__).parent / room).rglob("*.py")

@@ -1,0 +1,185 @@
+"""Encoded rows on disk, with the account of how they came to be: read by memory map, whole or not there at all.
+
+A directory holds `train.arrow`, perhaps `validation.arrow`, the order of examples and the ledger. Its manifest says
+what it was made of, so that nothing is ever taken for what it is not. The cache of `swift sft` and what `swift data
+prepare` writes are the same thing in two places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from swift import storage
+from swift.datasets.blocks import COLUMNS, Block, Blocks
+from swift.datasets.encode import EncodedDataset
+from swift.datasets.ledger import PARTS, Ledger, Part
+from swift.errors import DataError
+
+KIND, FORMAT = "encoded rows", 1
+LEDGER = "ledger.json"
+KEPT = 20
+TYPES = {np.int32: pa.list_(pa.int32()), np.float32: pa.list_(pa.float32())}
+SCHEMA = pa.schema([(name, TYPES[kind]) for name, kind in COLUMNS.items()])
+READ = 1 << 20
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a directory holds: the encoded parts, and the account of all rows."""
+
+    parts: dict[Part, EncodedDataset]
+    ledger: Ledger
+
+
+def cache_directory() -> Path:
+    """Where encoded rows are kept: below `HF_HOME`, or else where `XDG_CACHE_HOME` says, or `~/.cache`."""
+    home = os.environ.get("HF_HOME")
+    if home:
+        return Path(home).expanduser() / "swift" / "rows"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "swift" / "rows"
+
+
+def digest(value: Any) -> str:
+    """A name for plain values, the same wherever they are equal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """A name for what is in files, in the order given."""
+    whole = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+def writer(path: Path) -> Callable[[Iterator[Block]], Sequence[Block]]:
+    """What `encode` can keep blocks with: each is written as it comes, and read back by memory map at the end."""
+
+    def keep(blocks: Iterator[Block]) -> Sequence[Block]:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as file:
+            for block in blocks:
+                file.write_batch(_batch(block))
+        return read_blocks(path)
+
+    return keep
+
+
+def _batch(block: Block) -> pa.RecordBatch:
+    offsets = pa.array(block.offsets, pa.int32())
+    lists = [
+        pa.ListArray.from_arrays(offsets, pa.array(block.columns[name]))
+        if name in block.columns
+        else pa.nulls(len(block), SCHEMA.field(name).type)
+        for name in COLUMNS
+    ]
+    return pa.record_batch(lists, schema=SCHEMA)
+
+
+def read_blocks(path: Path) -> list[Block]:
+    """The blocks of a file, as arrays that lie in it."""
+    file = pa.ipc.open_file(pa.memory_map(str(path)))
+    return [_block(file.get_batch(k)) for k in range(file.num_record_batches)]
+
+
+def _block(batch: pa.RecordBatch) -> Block:
+    lists = {name: batch.column(name) for name in COLUMNS if not batch.column(name).null_count}
+    columns = {name: found.values.to_numpy(zero_copy_only=True) for name, found in lists.items()}
+    return Block(lists["input_ids"].offsets.to_numpy(), columns)
+
+
+def finish(stage: Path, parts: Mapping[Part, EncodedDataset], ledger: Ledger) -> None:
+    """Write what stands beside the blocks: the order of examples and the account."""
+    for part, rows in parts.items():
+        np.save(_order(stage, part), rows.order, allow_pickle=False)
+    storage.write_json(stage / LEDGER, ledger.to_state())
+
+
+def facts(made_of: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest of a directory says."""
+    return {"kind": KIND, "format": FORMAT, "made_of": dict(made_of)}
+
+
+def is_kept(directory: Path) -> bool:
+    """Whether a directory was written by `swift data prepare`, or is one of the cache."""
+    try:
+        return storage.read_manifest(directory).get("kind") == KIND
+    except ValueError:
+        return False
+
+
+def made_of(directory: Path) -> dict[str, Any]:
+    """What the rows in a directory were made of.
+
+    Raises:
+        DataError: a later version wrote it.
+    """
+    manifest = storage.read_manifest(directory)
+    if manifest["format"] != FORMAT:
+        raise DataError("DATA-07", f"{directory}: written in a format that is not known here", fix="prepare it anew")
+    return manifest["made_of"]
+
+
+def read(directory: Path, max_bad_rows: int = 0) -> Kept:
+    """The rows of a directory, by memory map.
+
+    Raises:
+        DataError: a file is missing or was changed (DATA-07).
+    """
+    problems = storage.verify(directory)
+    if problems:
+        raise DataError("DATA-07", f"{directory} is damaged: {problems[0]}", fix="prepare it anew")
+    ledger = Ledger(max_bad_rows)
+    ledger.from_state(json.loads((directory / LEDGER).read_text(encoding="utf-8")))
+    parts: dict[Part, EncodedDataset] = {}
+    for part in PARTS:
+        if _order(directory, part).is_file():
+            order = np.load(_order(directory, part), allow_pickle=False)
+            parts[part] = EncodedDataset(Blocks(read_blocks(blocks_file(directory, part))), order)
+    return Kept(parts, ledger)
+
+
+def blocks_file(directory: Path, part: Part) -> Path:
+    """Where the rows of a part are."""
+    return directory / f"{part}.arrow"
+
+
+def _order(directory: Path, part: Part) -> Path:
+    return directory / f"{part}-order.npy"
+
+
+def find(made: Mapping[str, Any]) -> Path | None:
+    """The directory of the cache with rows that were made of exactly this; None where there is none that is whole."""
+    directory = place_of(made)
+    if not directory.is_dir():
+        return None
+    if storage.verify(directory) or storage.read_manifest(directory).get("made_of") != json.loads(json.dumps(made)):
+        storage.remove(directory)
+        return None
+    with suppress(OSError):
+        os.utime(directory)
+    return directory
+
+
+def place_of(made: Mapping[str, Any]) -> Path:
+    """Where the cache keeps rows that were made of this."""
+    return cache_directory() / digest(made)[:32]
+
+
+def tidy(keep: int = KEPT) -> None:
+    """Take away what killed runs left in the cache, and all but the `keep` directories that were used last."""
+    storage.sweep(cache_directory())
+    found = [path for path in cache_directory().iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
+        with suppress(OSError):
+            storage.remove(path)

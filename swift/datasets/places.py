@@ -1,0 +1,65 @@
+"""Lines of files, many of them in little memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+
+class Places:
+    """Files and lines, such as "train.jsonl:418", by file in the order in which they came.
+
+    Args:
+        most: how many are kept; None is all. `len` is how many there were.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most, self.total, self._kept = most, 0, 0
+        self._files: dict[str, array[int] | list[int | str]] = {}
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{file}:{line}" for file, lines in self._files.items() for line in lines)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Places | Sequence) and list(self) == list(other) and len(self) == len(other)
+
+    def __hash__(self) -> int:
+        raise TypeError("places change")
+
+    def __repr__(self) -> str:
+        return f"Places({list(self)})"
+
+    def append(self, where: str) -> None:
+        """Enter one."""
+        self.total += 1
+        if self.most is not None and self._kept >= self.most:
+            return
+        self._kept += 1
+        file, _, text = where.rpartition(":")
+        line = int(text) if text.isascii() and text.isdigit() and len(text) < 18 else text
+        lines = self._files.setdefault(file, array("q"))
+        if isinstance(line, str) and isinstance(lines, array):
+            lines = self._files[file] = list(lines)
+        lines.append(line)  # type: ignore[arg-type]
+
+    def by_file(self) -> dict[str, list[int | str]]:
+        """The lines of every file; those that were not kept are missing."""
+        return {file: list(lines) for file, lines in self._files.items()}
+
+    def to_state(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {"total": self.total, "lines": self.by_file()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], most: int | None = None) -> Places:
+        """What `to_state` came from."""
+        places = cls(most)
+        for file, lines in state["lines"].items():
+            for line in lines:
+                places.append(f"{file}:{line}")
+        places.total = state["total"]
+        return places

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from swift.cli import main
+from tests.road.conftest import conversations, write_jsonl
+
+
+@pytest.fixture
+def here(tmp_path: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh working directory with my-model and chat.jsonl in it."""
+    shutil.copytree(tiny_dir, tmp_path / "my-model")
+    write_jsonl(tmp_path / "chat.jsonl", conversations(40))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return tmp_path
+
+
+MODEL = ["--model_id_or_path", "my-model"]
+
+
+def test_preview_shows_rows_masks_lengths_and_the_account(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "preview", "chat.jsonl", *MODEL, "--rows", "2", "--output", "seen"]) == 0
+    shown = capsys.readouterr().out
+    assert "Rows (2 drawn at random)" in shown
+    assert "assistant: The capital is" in shown
+    assert "⟦The capital is" in shown
+    assert "Tokens per row: " in shown
+    assert "###" in shown
+    assert "rows: 40 read = 40 trained + 0 validation" in shown
+    page = (here / "seen" / "preview.html").read_text(encoding="utf-8")
+    assert page.count('<span class="learnt">') >= 2
+    assert "data:image/png;base64," in page
+    assert (here / "seen" / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((here / "seen" / "data_report.json").read_text())["rows_read"] == 40
+    assert main(["data", "preview", "chat.jsonl", *MODEL, "--rows", "2"]) == 0
+    assert capsys.readouterr().out.startswith(shown.partition("written")[0][:200])
+
+
+def test_preview_escapes_what_rows_say(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "<script>alert(1)</script>\x1b[2J"
+    row = {"messages": [{"role": "user", "content": evil}, {"role": "assistant", "content": evil}]}
+    write_jsonl(here / "evil.jsonl", [row] * 3)
+    assert main(["data", "preview", "evil.jsonl", *MODEL, "--output", "seen"]) == 0
+    assert "\x1b[2J" not in capsys.readouterr().out
+    page = (here / "seen" / "preview.html").read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_preview_tells_rows_that_are_too_long(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "preview", "chat.jsonl", *MODEL, "--max_length", "45", "--rows", "40"]) == 0
+    shown = capsys.readouterr().out
+    assert "dropped: too long" in shown
+    assert "longer than 45 tokens" in shown
+
+
+def test_what_is_missing_is_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "prepare", "chat.jsonl", *MODEL]) == 2
+    assert "--output is missing" in capsys.readouterr().err
+    assert main(["data"]) == 2
+    assert "--action is missing" in capsys.readouterr().err
+    assert main(["data", "preview", *MODEL]) == 2
+    assert "--dataset is missing" in capsys.readouterr().err
+
+
+TRAIN = ["sft", *MODEL, "--max_steps", "1", "--batch_size", "2", "--add_output_dir_suffix", "false"]
+
+
+def first_loss(output: str) -> float:
+    lines = (Path(output) / "logging.jsonl").read_text().splitlines()
+    return next(json.loads(line)["loss"] for line in lines if "loss" in json.loads(line))
+
+
+def report(output: str) -> dict:
+    return json.loads((Path(output) / "data_report.json").read_text())
+
+
+def test_training_from_prepared_rows_is_training(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "prepare", "chat.jsonl", *MODEL, "--output", "ready"]) == 0
+    assert "rows: 40 read = 39 trained + 1 validation" in capsys.readouterr().out
+    assert main([*TRAIN, "--dataset", "chat.jsonl", "--output_dir", "plain", "--data_cache", "false"]) == 0
+    assert main([*TRAIN, "--dataset", "ready", "--output_dir", "prepared"]) == 0
+    assert first_loss("plain") == first_loss("prepared")
+    one, other = report("plain"), report("prepared")
+    assert {**one, "padded": 0} == {**other, "padded": 0}
+    assert main(["data", "prepare", "chat.jsonl", *MODEL, "--output", "ready"]) == 0  # replaced
+    assert main(["data", "prepare", "chat.jsonl", *MODEL, "--output", "my-model"]) == 73
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--dataset", "ready", "--max_length", "100"], "was prepared with --max_length 2048, and this run has 100"),
+        (["--dataset", "ready", "--system", "Be brief."], "was prepared with --system None"),
+        (["--dataset", "ready", "chat.jsonl"], "nothing can be added"),
+    ],
+)
+def test_prepared_rows_that_do_not_fit_are_refused(
+    here: Path, words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "prepare", "chat.jsonl", *MODEL, "--output", "ready"]) == 0
+    assert main([*TRAIN, *words, "--output_dir", "out"]) in (2, 65)
+    assert reason in capsys.readouterr().err
+
+
+def test_prepared_rows_go_stale_and_foreign(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.tiny import save_tiny
+
+    assert main(["data", "prepare", "chat.jsonl", *MODEL, "--output", "ready"]) == 0
+    save_tiny(here / "other", extra_special=("<|more|>",))
+    words = ["sft", "--dataset", "ready", "--output_dir", "out", "--max_steps", "1", "--model_id_or_path"]
+    assert main([*words, "other"]) == 65
+    assert "was prepared for another tokenizer" in capsys.readouterr().err
+    write_jsonl(here / "chat.jsonl", conversations(39))
+    assert main([*words, "my-model"]) == 65
+    assert "chat.jsonl has changed since" in capsys.readouterr().err
+    (here / "chat.jsonl").unlink()
+    assert main([*words, "my-model"]) == 0
+    data = bytearray((here / "ready" / "train.arrow").read_bytes())
+    data[len(data) // 2] ^= 1
+    (here / "ready" / "train.arrow").write_bytes(data)
+    assert main([*words, "my-model"]) == 65
+    assert "is damaged" in capsys.readouterr().err
+
+
+def entries(here: Path) -> list[Path]:
+    return sorted((here / "hf" / "swift" / "rows").glob("*"))
+
+
+def test_rows_are_kept_and_found_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*TRAIN, "--dataset", "chat.jsonl", "--output_dir"]
+    assert main([*words, "off", "--data_cache", "false"]) == 0
+    assert not entries(here)
+    assert main([*words, "one"]) == 0
+    assert len(entries(here)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("swift.commands.rows.load_datasets", lambda *a, **o: pytest.fail("read again"))
+        assert main([*words, "two"]) == 0
+    assert report("off") == report("one") == report("two")
+    assert first_loss("off") == first_loss("one") == first_loss("two")
+    assert main([*words, "three", "--max_length", "60"]) == 0
+    assert len(entries(here)) == 2
+    rows = conversations(40)
+    rows[5]["messages"][1]["content"] = "Something else. "
+    stat = (here / "chat.jsonl").stat()
+    write_jsonl(here / "chat.jsonl", rows)
+    os.utime(here / "chat.jsonl", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert main([*words, "four"]) == 0
+    assert len(entries(here)) == 3
+
+
+def test_a_cache_that_cannot_be_written_stops_nobody(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (here / "hf").write_text("a file")
+    assert main([*TRAIN, "--dataset", "chat.jsonl", "--output_dir", "out"]) == 0
+    assert "are not kept for the next run" in caplog.text
+    assert report("out")["rows_read"] == 40

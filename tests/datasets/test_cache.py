@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from swift import storage
+from swift.datasets import cache
+from swift.datasets.encode import EncodedDataset, encode
+from swift.datasets.ledger import Ledger
+from swift.errors import DataError
+from tests.datasets.fake import FakeTemplate
+from tests.datasets.test_encode import opened, talk
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+
+
+def rows_of(encoded: EncodedDataset) -> list[dict[str, list[Any]]]:
+    return [encoded[k] for k in range(len(encoded))]
+
+
+def kept(directory: Path, made: dict[str, Any], weigh: bool = False) -> tuple[EncodedDataset, Ledger]:
+    """Some rows, one drawn again, written to `directory`."""
+
+    class Weighing(FakeTemplate):
+        def encode_batch(self, rows: Any, errors: Any) -> list[dict[str, Any]]:
+            found = super().encode_batch(rows, errors)
+            found[-1]["loss_scale"] = [0.5 * (label >= 0) for label in found[-1]["labels"]]
+            return found
+
+    rows = [talk(k, "q" * k, "a" * (k % 3 + 1)) for k in range(1, 10)]
+    rows.append(rows[2])
+    rows.append(talk(99, "q" * 60))
+    ledger = opened(rows)
+    template = Weighing(max_length=40) if weigh else FakeTemplate(max_length=40)
+    with storage.staged_directory(directory, cache.facts(made)) as stage:
+        keep = cache.writer(cache.blocks_file(stage, "train"))
+        encoded = encode(rows[:-1] if weigh else rows, template, ledger, keep=keep, batch_size=4)
+        cache.finish(stage, {"train": encoded}, ledger)
+    return encoded, ledger
+
+
+@pytest.mark.parametrize("weigh", [False, True])
+def test_what_is_kept_comes_back_with_its_account(tmp_path: Path, weigh: bool) -> None:
+    encoded, ledger = kept(tmp_path / "kept", {"n": 1}, weigh)
+    found = cache.read(tmp_path / "kept")
+    train = found.parts["train"]
+    assert rows_of(train) == rows_of(encoded)
+    assert (train.lengths, train.num_supervised) == (encoded.lengths, encoded.num_supervised)
+    assert list(found.parts) == ["train"]
+    assert found.ledger.to_json() == ledger.to_json()
+    assert found.ledger.balanced
+    assert ("loss_scale" in train[0]) == weigh
+    if weigh:
+        scales = [sorted({*row["loss_scale"]}) for row in rows_of(train)]
+        assert [0.0, 0.5] in scales
+        assert [0.0, 1.0] in scales
+    else:
+        assert found.ledger.dropped["longer than 40 tokens"] == ["x.jsonl:99"]
+
+
+def test_arrays_lie_in_the_file(tmp_path: Path) -> None:
+    kept(tmp_path / "kept", {})
+    block = cache.read(tmp_path / "kept").parts["train"].rows.blocks[0]
+    assert not block.columns["input_ids"].flags.owndata
+    assert not block.columns["input_ids"].flags.writeable
+
+
+def test_the_place_follows_what_rows_are_made_of() -> None:
+    assert cache.place_of({"a": 1, "b": 2}) == cache.place_of({"b": 2, "a": 1}) != cache.place_of({"a": 1, "b": 3})
+
+
+@pytest.mark.parametrize(
+    ("home", "xdg", "expected"),
+    [("/h", "/x", "/h/swift/rows"), ("", "/x", "/x/swift/rows"), ("", "", "~/.cache/swift/rows")],
+)
+def test_where_the_cache_is(home: str, xdg: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", home)
+    monkeypatch.setenv("XDG_CACHE_HOME", xdg)
+    assert cache.cache_directory() == Path(expected).expanduser()
+
+
+@pytest.mark.parametrize("name", ["train.arrow", "train-order.npy", "ledger.json", "manifest.json"])
+@pytest.mark.parametrize("harm", ["changed", "cut", "gone"])
+def test_what_is_damaged_is_never_used(name: str, harm: str) -> None:
+    made = {"n": 2}
+    place = cache.place_of(made)
+    kept(place, made)
+    assert cache.find(made) == place
+    path = place / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    {
+        "changed": lambda: path.write_bytes(data),
+        "cut": lambda: path.write_bytes(data[:-1]),
+        "gone": path.unlink,
+    }[harm]()
+    with pytest.raises(DataError, match="is damaged"):
+        cache.read(place)
+    assert cache.find(made) is None
+    assert not place.exists()
+
+
+def test_another_thing_under_the_same_name_is_not_taken() -> None:
+    made = {"n": 3}
+    kept(cache.place_of(made), {"n": 4})
+    assert cache.find(made) is None
+
+
+def test_what_killed_runs_left_is_swept_and_the_oldest_goes(tmp_path: Path) -> None:
+    places = []
+    for n in range(4):
+        places.append(cache.place_of({"n": n}))
+        kept(places[-1], {"n": n})
+        os.utime(places[-1], (n, n))
+    left = cache.cache_directory() / f"{storage.STAGE}abc-999999999"
+    left.mkdir()
+    cache.tidy(keep=2)
+    assert not left.exists()
+    assert [place.exists() for place in places] == [False, False, True, True]
+
+
+def test_a_later_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "FORMAT", 99)
+    kept(tmp_path / "kept", {})
+    monkeypatch.undo()
+    assert cache.is_kept(tmp_path / "kept")
+    with pytest.raises(DataError, match="format"):
+        cache.made_of(tmp_path / "kept")
+    assert not cache.is_kept(tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "kept" / "train-order.npy"), [0, 1, 2, 3, 4, 5, 6, 7, 8, 2])
