@@ -5,6 +5,7 @@ Nothing heavy is imported here; a command's module is loaded by name when it run
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import errno
 import os
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from swift import dist, launch
 from swift._version import __version__
@@ -300,5 +301,14 @@ def _internal(error: Exception) -> str:
     return with_docs(InternalError("INTERNAL-01", shown, why=f"unexpected; {where}", fix="run it again with --debug"))
 
 
+def _end(code: int) -> NoReturn:
+    """End this process, one of several without the interpreter's teardown: in it gloo's threads may abort or hang."""
+    if "LOCAL_RANK" in os.environ:
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

@@ -1,4 +1,4 @@
-"""Options of the small commands: `swift models`, `swift datasets`, `swift doctor`, `swift schema` and `swift completion`."""
+"""Options of the small commands: `swift models`, `datasets`, `doctor`, `schema` and `completion`."""
 
 from __future__ import annotations
 

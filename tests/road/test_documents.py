@@ -41,7 +41,8 @@ def marked(page: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("page", "block"), [*marked("README.md"), *marked("docs/self-cognition.md"), *marked("docs/customize.md"), *marked("docs/data.md")]
+    ("page", "block"),
+    [*marked("README.md"), *marked("docs/self-cognition.md"), *marked("docs/customize.md"), *marked("docs/data.md")],
 )
 def test_block(page: str, block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
