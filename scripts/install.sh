@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv and install swift into it, once: scripts/install.sh [EXTRA]. PYTHON names the interpreter.
+# Make .venv and install swift into it, once: scripts/install.sh [EXTRA].
+# PYTHON names the interpreter; TORCH is what pip is given for torch, such as "torch==2.13.0 --index-url <of CPU wheels>".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE  # with it every start of Python would compile everything anew
@@ -24,7 +25,8 @@ step() { # say what happens and for how long; show what was printed when it fail
     fi
 }
 if [[ ! -x .venv/bin/python ]]; then step "making .venv" "${PYTHON:-python3}" -m venv .venv; fi
+read -ra torch <<<"${TORCH:-torch==2.13.0}"
 pip=(.venv/bin/python -m pip install --disable-pip-version-check)
-step "installing torch" "${pip[@]}" torch==2.13.0
+step "installing torch" "${pip[@]}" "${torch[@]}"
 step "installing swift$extra and what it needs" "${pip[@]}" -c requirements/constraints.txt -e ".$extra"
 touch "$stamp"

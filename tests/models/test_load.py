@@ -94,7 +94,10 @@ def test_a_given_tokenizer_is_used(tiny_dir: Path, tokenizer):
 
 
 def test_old_arguments_that_the_config_answers_are_tolerated(tiny_dir: Path):
-    get_model_tokenizer(None, None, {}, False, model_id_or_path=str(tiny_dir), is_training=True, gptq_bits=4)
+    said = {"model_id_or_path": str(tiny_dir), "is_training": True, "gptq_bits": 4}
+    model, tokenizer = get_model_tokenizer(None, None, {}, False, **said)
+    assert model is None
+    assert tokenizer.decode(tokenizer("hello")["input_ids"]) == "hello"
 
 
 def test_a_misspelt_argument_hears_the_nearest(tiny_dir: Path):

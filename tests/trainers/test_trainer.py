@@ -384,7 +384,9 @@ def test_columns_that_the_model_does_not_know_are_dropped(tmp_path: Path) -> Non
         tiny_model(vocab_size=VOCAB, hidden=32),
         {"default": AdapterConfig(dim=32, target_modules=["mlp"], adapter_length=4)},
     )
-    trainer_of(model, tmp_path, train=datasets.Dataset.from_list(rows), max_steps=1).train()
+    trainer = trainer_of(model, tmp_path, train=datasets.Dataset.from_list(rows), max_steps=1)
+    trainer.train()
+    assert trainer.state.global_step == 1
 
 
 def test_experts_that_are_used_unevenly_pay(tmp_path: Path) -> None:
