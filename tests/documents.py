@@ -32,9 +32,10 @@ def blocks(text: str) -> list[Block]:
 
 
 def commands(script: str) -> list[str]:
-    """The commands of a shell text: comments gone, continued lines joined."""
-    joined = re.sub(r"\\[ \t]*\n", " ", re.sub(r"(?m)(^|\s)#(\s.*)?$", "", script))
-    return [line.strip() for line in joined.splitlines() if line.strip()]
+    """The commands of a shell text: continued lines joined, then comments gone, which is the shell's own order."""
+    joined = re.sub(r"\\[ \t]*\n", " ", script)
+    lines = re.sub(r"(?m)(^|[ \t])#([ \t].*)?$", "", joined).splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def run_swift(command: str) -> int:

@@ -64,6 +64,17 @@ def test_block(page: str, block: Block, place: Path, monkeypatch: pytest.MonkeyP
         )
 
 
+@pytest.mark.parametrize(
+    "script", ["echo a \\\n  b", "echo a \\\n# the next\necho b#c", "# first\necho a # rest\n#\necho b"]
+)
+def test_commands_are_what_a_shell_reads(script: str) -> None:
+    def run(text: str) -> str:
+        return subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=True).stdout
+
+    assert run("\n".join(commands(script))) == run(script)
+    assert len(commands(script)) == len(run(script).splitlines())
+
+
 def test_the_chinese_readme_shows_the_same() -> None:
     assert [(block.language, block.info, block.text) for block in CHINESE] == [
         (block.language, block.info, block.text) for block in README
@@ -76,7 +87,7 @@ def config(path: Path) -> ParameterSet:
     return pytest.param(path, id=name, marks=[pytest.mark.slow] if slow else [])
 
 
-@pytest.mark.parametrize("path", map(config, CONFIGS))
+@pytest.mark.parametrize("path", [config(path) for path in CONFIGS])
 def test_config(path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     if not list(place.glob("output/*/*/checkpoint-*")):
