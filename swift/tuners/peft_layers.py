@@ -25,6 +25,7 @@ from swift.tuners.branch import Active, ActiveHere, Branch, Idle, branches_aside
 from swift.tuners.layers import check_no_copies
 from swift.tuners.lora import LoRAConfig, cast, kind_of
 from swift.tuners.relative import as_ours, base_kept, saves_plainly
+from swift.tuners.sizes import check_sizes
 
 logger = get_logger()
 
@@ -58,8 +59,9 @@ def own_copy(config: peft.PeftConfig, model: nn.Module, inference_mode: bool) ->
     """A copy of `config` that PEFT may change, saying which base it is for and whether it trains.
 
     Raises:
-        ConfigError: its targets are no regular expression.
+        ConfigError: its targets are no regular expression, or a size in it is too small.
     """
+    check_sizes(config)
     matches(vars(config).get("target_modules") or "", "")
     config = as_ours(copy.deepcopy(config))
     if not inference_mode:

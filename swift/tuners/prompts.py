@@ -15,6 +15,7 @@ from swift.errors import ConfigError, DataError
 from swift.tuners.branch import Active, Branch, attach
 from swift.tuners.layers import prefixed
 from swift.tuners.lora import kind_of
+from swift.tuners.sizes import check_sizes
 
 
 class Prompt(Branch):
@@ -35,6 +36,7 @@ def surround(model: Any, config: peft.PeftConfig, name: str, active: Active, *, 
     if task not in MODEL_TYPE_TO_PEFT_MODEL_MAPPING:
         fix = f"task_type={' or '.join(MODEL_TYPE_TO_PEFT_MODEL_MAPPING)}"
         raise ConfigError("CONFIG-02", f"{kind} needs task_type, which says where the prompt goes", fix=fix)
+    check_sizes(config)
     config = copy.deepcopy(config)
     config.base_model_name_or_path = model.__dict__.get("name_or_path") or config.base_model_name_or_path or None
     trains = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
