@@ -350,7 +350,11 @@ def check_untied(model: nn.Module, names: Collection[str]) -> None:
     owners: dict[int, list[str]] = {}
     for path, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(path.replace(".base_layer.", "."))
+    twins = {id(layer.tied_adapter) for layer in _layers(model) if isinstance(layer, TrainableTokensLayer)}
     for layer in _layers(model):
+        # tokens that are trained in a tied table are trained in both of its places, by one tensor
+        if id(layer) in twins or (isinstance(layer, TrainableTokensLayer) and layer.tied_adapter):
+            continue
         for parameter in layer.get_base_layer().parameters(recurse=False) if _unmerged(layer, names) else ():
             if len(set(owners.get(id(parameter), ()))) > 1:
                 what = f"{', '.join(names)} cannot be merged: {' and '.join(owners[id(parameter)])} are one tensor"
