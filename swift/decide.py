@@ -125,7 +125,7 @@ def tidy(said: A) -> A:
         value = getattr(said, info.name)
         if info.is_list and isinstance(value, (str, tuple)):
             value = changes[info.name] = [value] if isinstance(value, str) else list(value)
-        if info.name in ("dataset", "val_dataset", "lora_target_modules") and value and len(value) == 1:
+        if info.name in ("dataset", "val_dataset", "train_dataset_mix_ds", "lora_target_modules") and value and len(value) == 1:
             one = value[0]
             if "," in one and not Path(one).exists() and not (set(one) & set("^$(|[\\")):
                 changes[info.name] = [part.strip() for part in one.split(",") if part.strip()]
@@ -217,7 +217,8 @@ def _decide_data(said: D) -> D:
     if system is None and said.template_type in TEMPLATES:
         system = TEMPLATES[said.template_type].default_system
     own = said.chat_template and str(Path(said.chat_template).expanduser().resolve())
-    files = {name: [absolute_spec(text) for text in getattr(said, name)] for name in ("dataset", "val_dataset")}
+    sets = options_of(type(said)).keys() & {"dataset", "val_dataset", "train_dataset_mix_ds"}
+    files = {name: [absolute_spec(text) for text in getattr(said, name)] for name in sets}
     return replace(said, system=system, chat_template=own, **names, **files)
 
 
@@ -255,6 +256,9 @@ def _stream_contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--streaming reads in the training process", "--dataloader_num_workers 0"))
     if args.val_dataset and args.streaming_val_size:
         errors.append(_conflict("--val_dataset and --streaming_val_size both say what validates", "drop one of them"))
+    if args.train_dataset_mix_ratio:
+        what = "--train_dataset_mix_ratio is a share of rows that a stream has not counted"
+        errors.append(_conflict(what, f"--dataset … {args.train_dataset_mix_ds[0]}@0.3, a share of the mix"))
     if "epoch" in (args.evaluation_strategy, args.save_strategy):
         errors.append(_conflict("a stream has no end of an epoch to evaluate or save at", "--eval_steps, --save_steps"))
     return errors

@@ -107,6 +107,12 @@ def mixed(args: SftArguments, place: Path) -> Any:
     return data(replace(args, dataset=["chat.jsonl", "short.jsonl#3"]), place)[2]["train"]
 
 
+def further(args: SftArguments) -> dict[str, Any]:
+    """Rows of other sets besides, of one at hand where none is said."""
+    said = args.train_dataset_mix_ds
+    return {"train_dataset_mix_ratio": 0.5, "train_dataset_mix_ds": ["short.jsonl"] if said == ["ms-bench"] else said}
+
+
 def own_sets(args: SftArguments, place: Path) -> Any:
     ready.find_inputs(args)
     return "set-of-my-own" in DATASETS
@@ -278,6 +284,14 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "interleave": (True, mixed),
     "interleave_prob": ([0.3, 0.7], mixed),
     "stopping_strategy": ("all_exhausted", lambda args, place: mixed(replace(args, interleave=True), place)),
+    "train_dataset_mix_ratio": (
+        0.5,
+        lambda args, place: data(replace(args, train_dataset_mix_ds=["short.jsonl"]), place),
+    ),
+    "train_dataset_mix_ds": (
+        ["chat.jsonl"],
+        lambda args, place: data(replace(args, **further(args)), place),
+    ),
     "streaming": (True, opened),
     "streaming_buffer_size": (2, streamed),
     "streaming_val_size": (3, streamed),

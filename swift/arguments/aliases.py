@@ -61,6 +61,9 @@ ALIASES = {
 # Old sample counts: `--train_dataset_sample 500` is `--dataset name#500`.
 SAMPLES = {"train_dataset_sample": "dataset", "val_dataset_sample": "val_dataset"}
 
+# What becomes of broken rows: once a strategy, now how many may be dropped, each of them named.
+VALUES = {"check_dataset_strategy": ("max_bad_rows", {"none": 0, "error": 0, "warning": -1, "discard": -1})}
+
 NAMES = {
     "template_type": {"chatglm2-generation": "chatglm-generation"},
     "model_type": {

@@ -33,9 +33,9 @@ class DataOptions:
     max_bad_rows: int = option(
         0,
         group="Data",
-        minimum=0,
+        minimum=-1,
         unit="rows",
-        help="How many unreadable rows to drop, each one named, before it is an error.",
+        help="How many unreadable rows to drop, each one named, before it is an error; -1 is any number.",
     )
     model_name: list[str] = option(
         [], group="Data", help="Name the model learns from `self-cognition`, Chinese then English; one serves for both."
@@ -96,6 +96,15 @@ class MixOptions:
         group="Data",
         choices=("first_exhausted", "all_exhausted"),
         help="End a mix with the first set that has no row left, or begin shorter ones again until all were used.",
+    )
+    train_dataset_mix_ratio: float = option(
+        0.0,
+        group="Data",
+        minimum=0,
+        help="Rows of --train_dataset_mix_ds to add, as a share of those that train: 0.5 is one for every two.",
+    )
+    train_dataset_mix_ds: list[str] = option(
+        ["ms-bench"], group="Data", help="Data sets to draw these rows from, so that a model keeps what it knew."
     )
     streaming: bool = option(
         False, group="Data", help="Read and encode rows while training goes on, in constant memory; needs --max_steps."

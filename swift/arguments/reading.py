@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swift.arguments.aliases import ALIASES, SAMPLES, current_name
+from swift.arguments.aliases import ALIASES, SAMPLES, VALUES, current_name
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.files import read_config
 from swift.arguments.values import Said, convert
@@ -102,7 +102,8 @@ def places_of(cls: type, argv: Sequence[str]) -> dict[str, str]:
     places: dict[str, str] = {}
     for source in (*map(_said_in, configs), typed):
         for said in source:
-            name = said.name if said.name in known else ALIASES.get(said.name) or SAMPLES.get(said.name, "dataset")
+            old = {**ALIASES, **SAMPLES, **{name: new for name, (new, _) in VALUES.items()}}
+            name = said.name if said.name in known else old.get(said.name, "dataset")
             places[name] = said.where.removesuffix(": ") or "command line"
     return places
 
@@ -156,6 +157,11 @@ def _values(
     """
     values: dict[str, Any] = {}
     for said in source:
+        try:
+            said = _by_value(said, known, notes)
+        except UsageError as error:
+            errors.append(error)
+            continue
         new = ALIASES.get(said.name, "")
         if said.name not in known and new in known:
             notes.append(f"note: --{said.typed} is read as --{new}")
@@ -174,6 +180,24 @@ def _values(
         else:
             errors.append(_unknown(said, known))
     return values
+
+
+def _by_value(said: Said, known: Mapping[str, OptionInfo], notes: list[str]) -> Said:
+    """An old option whose values mean those of another, as that other one; any other option as it is.
+
+    Raises:
+        UsageError: it never had this value.
+    """
+    new, meanings = VALUES.get(said.name, ("", {}))
+    if said.name in known or new not in known:
+        return said
+    words = said.value if isinstance(said.value, list) else [said.value]
+    word = str(words[0]).lower() if len(words) == 1 else ""
+    if word not in meanings:
+        what = f"{said.place} cannot be {' '.join(map(str, words))!r}"
+        raise UsageError("USAGE-02", what, fix=f"one of: {', '.join(meanings)}; or --{new} <number>")
+    notes.append(f"note: --{said.typed} {word} is read as --{new} {meanings[word]}")
+    return replace(said, name=new, value=[str(meanings[word])])
 
 
 def _renamed(option: str, value: Any, notes: list[str]) -> Any:

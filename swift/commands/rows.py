@@ -60,6 +60,8 @@ def load_rows(args: SftArguments) -> Loaded:
         interleave=args.interleave,
         interleave_prob=args.interleave_prob,
         stopping_strategy=args.stopping_strategy,
+        mix_specs=args.train_dataset_mix_ds,
+        mix_ratio=args.train_dataset_mix_ratio,
     )
 
 
@@ -164,7 +166,8 @@ def made_of(args: SftArguments, template: Template, *, of_files: bool = True) ->
     made: dict[str, Any] = {"options": options, "template": _template(template), "tokenizer": _tokenizer(template)}
     if not of_files:
         return made
-    for spec in parse_specs([*args.dataset, *args.val_dataset]):
+    further = args.train_dataset_mix_ds if args.train_dataset_mix_ratio else []
+    for spec in parse_specs([*args.dataset, *args.val_dataset, *further]):
         bundled = spec.record is not None and spec.record.path is not None
         if not spec.files and not bundled:
             return None

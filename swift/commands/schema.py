@@ -9,8 +9,9 @@ import json
 import sys
 from typing import Any
 
-from swift.arguments.aliases import ALIASES, SAMPLES
+from swift.arguments.aliases import ALIASES, SAMPLES, VALUES
 from swift.arguments.app_ui import AppUIArguments
+from swift.arguments.data_verbs import DataArguments
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.help import first_line
@@ -25,6 +26,7 @@ CLASSES: dict[str, type] = {
     "infer": InferArguments,
     "app-ui": AppUIArguments,
     "export": ExportArguments,
+    "data": DataArguments,
 }
 SAME = {"val_dataset": "dataset"}
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
@@ -53,6 +55,9 @@ def schema_of(command: str) -> dict[str, Any]:
     if "dataset" in options:
         counts = {"type": "integer", "description": "Read as #<count> behind the data set.", "deprecated": True}
         old |= dict.fromkeys((*SAMPLES, "self_cognition_sample"), counts)
+    for alias, (name, meanings) in VALUES.items():
+        if name in options and alias not in options:
+            old[alias] = {"enum": list(meanings), "description": f"Read as {name}.", "deprecated": True}
     itself = {"$schema": {"type": "string", "description": "This schema."}}
     return {
         "$schema": DIALECT,

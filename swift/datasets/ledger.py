@@ -61,7 +61,7 @@ class Ledger:
     """Counts rows from reading to training.
 
     Attributes:
-        max_bad_rows: how many bad rows may be dropped before it is an error.
+        max_bad_rows: how many bad rows may be dropped before it is an error; -1 is any number.
         most_places: how many lines are kept by name for each reason; None is all. Counts are always exact.
         accounts: of every data set as typed.
         dropped: the file and line of each row left out, by reason.
@@ -194,6 +194,10 @@ class Ledger:
         else:
             self.reject(where, error, dataset=dataset)
 
+    def too_many(self, bad_rows: int) -> bool:
+        """Whether these are more bad rows than may be dropped."""
+        return 0 <= self.max_bad_rows < bad_rows
+
     def check_bad_rows(self) -> None:
         """Say which rows are bad, once.
 
@@ -201,7 +205,7 @@ class Ledger:
             DataError: there are more than `max_bad_rows`; lists the first five.
         """
         every, count = [*self.bad_rows, *self.excused], len(self.bad_rows)
-        if count <= self.max_bad_rows:
+        if not self.too_many(count):
             if len(every) > self._told:
                 logger.warning(f"dropped {len(every)} bad rows of {self.rows_read}; the first are:\n{_first(every)}")
             self._told = len(every)

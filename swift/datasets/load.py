@@ -43,6 +43,8 @@ def load_datasets(
     interleave: bool = False,
     interleave_prob: Sequence[float] | None = None,
     stopping_strategy: str = FIRST,
+    mix_specs: str | Sequence[str] = (),
+    mix_ratio: float = 0.0,
 ) -> Loaded:
     """Read, convert, sample and split data sets.
 
@@ -54,11 +56,13 @@ def load_datasets(
         columns: renames, as a mapping or as "theirs=ours" strings.
         model_name: for `self-cognition`, Chinese then English; one serves for both.
         model_author: likewise.
-        max_bad_rows: rows that may be dropped, each one named.
+        max_bad_rows: rows that may be dropped, each one named; -1 is any number.
         answers: whether every row must end with an answer; inference needs none.
         interleave: let the sets take turns; see `swift.datasets.mix`.
         interleave_prob: the share of each set in that.
         stopping_strategy: when that ends.
+        mix_specs: sets to draw further rows to train on from.
+        mix_ratio: how many, as a share of the rows that train; 0 reads none of them.
 
     Raises:
         DataError: bad rows beyond `max_bad_rows`, columns of no known format, or no row at all.
@@ -67,10 +71,12 @@ def load_datasets(
     if not 0 <= test_ratio <= 1:
         raise UsageError("USAGE-02", f"the validation share {test_ratio} is not between 0 and 1")
     train_specs, held_out = parse_specs(_listed(specs)), parse_specs(_listed(val_specs))
+    added = parse_specs(_listed(mix_specs)) if mix_ratio else []
     mix = choose_mix(train_specs, interleave, interleave_prob, stopping_strategy)
-    reading = how_to_read([*train_specs, *held_out], columns, model_name, model_author, answers=answers)
+    reading = how_to_read([*train_specs, *held_out, *added], columns, model_name, model_author, answers=answers)
     ledger = Ledger(max_bad_rows)
     sets = [_load_one(spec, reading, ledger) for spec in [*train_specs, *held_out]]
+    more = [_load_one(spec, reading, ledger) for spec in added]
     check_columns(reading)
     ledger.check_bad_rows()
     ratio = 0.0 if held_out else test_ratio
@@ -79,6 +85,8 @@ def load_datasets(
         split = split_rows(rows, spec.sample, 1.0, seed)
         _drop(NOT_SAMPLED, split.unused, ledger)
         val += split.val
+    if added:
+        train += _further(added, more, int(len(train) * mix_ratio), seed, ledger)
     ledger.use("train", train)
     ledger.use("validation", val)
     _check_left(train, val, train_specs, held_out, ratio, ledger)
@@ -101,6 +109,23 @@ def _divide(
         _drop(NOT_SAMPLED, split.unused, ledger)
         _drop(NOT_MIXED, list({id(row): row for row in split.train if id(row) not in used}.values()), ledger)
     return train, [row for split in splits for row in split.val]
+
+
+def _further(
+    specs: Sequence[DatasetSpec], sets: Sequence[list[Conversation]], count: int, seed: int, ledger: Ledger
+) -> list[Conversation]:
+    """That many rows drawn from all sets together; the ledger is told which were not."""
+    pool = [
+        row for spec, rows in zip(specs, sets, strict=True) for row in split_rows(rows, spec.sample, 0.0, seed).train
+    ]
+    if count and not pool:
+        raise DataError(
+            "DATA-05", f"no row to add is in {', '.join(spec.text for spec in specs)}", why=ledger.summary()
+        )
+    drawn = split_rows(pool, count, 0.0, seed).train if count else []
+    used = {id(row) for row in drawn}
+    _drop(NOT_SAMPLED, [row for rows in sets for row in rows if id(row) not in used], ledger)
+    return drawn
 
 
 def _drop(reason: str, rows: Sequence[Conversation], ledger: Ledger) -> None:

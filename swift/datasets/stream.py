@@ -206,7 +206,7 @@ class Stream(IterableDataset[Example]):
         self._events.append(event)
         if event.reason == BAD and not event.excused and not event.again:
             self._bad += 1
-            if self._bad > self.ledger.max_bad_rows:
+            if self.ledger.too_many(self._bad):
                 self.settle(event.before + 1)
                 self.ledger.check_bad_rows()
 

@@ -38,6 +38,7 @@ class Options:
     val_dataset: list[str] = option([], group="B", help="More.")
     more: dict[str, Any] = option({}, group="B", help="More.")
     batch_size: int = option(1, group="B", help="Rows.")
+    max_bad_rows: int = option(3, group="B", minimum=-1, help="Rows.")
     ignore_args_error: bool = option(False, group="B", help="Warn.")
 
 
@@ -87,6 +88,9 @@ def said(line: str | list[str]) -> dict[str, Any]:
         ("--val_dataset_sample 5 --val_dataset y", {"val_dataset": ["y#5"]}),
         ("--self_cognition_sample 500 --dataset y", {"dataset": ["y", "self-cognition#500"]}),
         ("--self_cognition_sample 0", {}),
+        ("--check_dataset_strategy discard", {"max_bad_rows": -1}),
+        ("--check-dataset-strategy warning", {"max_bad_rows": -1}),
+        ("--check_dataset_strategy none", {"max_bad_rows": 0}),
         ("--dataset ms-bench-mini", {"dataset": ["ms-bench#20000"]}),
         ("--ignore_args_error --unheard -f of", {"ignore_args_error": True}),
     ],
@@ -134,6 +138,8 @@ def test_words_become_values(line: str | list[str], expected: dict[str, Any]) ->
         ("--train_dataset_sample 5 --dataset a#1", "needs one --dataset", "--dataset <name>#5"),
         ("--train_dataset_sample x --dataset a", "takes a whole number", None),
         ("--train_dataset_sample --dataset a", "takes a whole number", None),
+        ("--check_dataset_strategy drop", "--check_dataset_strategy cannot be 'drop'", "none, error, warning, discard"),
+        ("--check_dataset_strategy", "--check_dataset_strategy cannot be ''", "none, error, warning, discard"),
     ],
 )
 def test_mistakes_are_told_in_three_lines_with_a_way_out(line: str | list[str], says: str, fix: str | None) -> None:
@@ -179,6 +185,15 @@ def test_ignored_words_are_named(monkeypatch) -> None:
     ]
     with pytest.raises(UsageError, match="whole number"):
         parse(Options, "--ignore_args_error true --count x".split())
+
+
+def test_an_old_value_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("text: b\ncheck_dataset_strategy: discard\n")
+    assert said(["--config", str(file)]) == {"text": "b", "max_bad_rows": -1}
+    file.write_text("text: b\ncheck_dataset_strategy: drop\n")
+    with pytest.raises(UsageError, match=r"run\.yaml:2: --check_dataset_strategy cannot be 'drop'"):
+        said(["--config", str(file)])
 
 
 YAML = """

@@ -91,6 +91,30 @@ def test_validation_sets_leave_training_whole(ten: str, tmp_path: Path) -> None:
     assert loaded.ledger.summary() == "rows: 15 read = 10 trained + 4 validation + 1 not sampled"
 
 
+@pytest.mark.parametrize(("ratio", "added"), [(0.5, 4), (0.0, 0), (2.0, 16), (0.1, 0), (1.0, 8)])
+def test_further_rows_are_a_share_of_those_that_train(ten: str, tmp_path: Path, ratio: float, added: int) -> None:
+    more = [write(tmp_path / f"more{k}.jsonl", numbered(4)) for k in range(2)]
+    loaded = load_datasets(f"{ten}#9", test_ratio=0.1, mix_specs=[more[0], f"{more[1]}#3"], mix_ratio=ratio)
+    drawn = [row["where"] for row in loaded.train if row["where"].rpartition(":")[0] in more]
+    assert (len(loaded.train) - len(drawn), len(drawn), len(loaded.val or [])) == (8, added, 1)
+    assert len(set(drawn)) == min(added, 7)
+    assert not any(where.rpartition(":")[0] in more for where in (row["where"] for row in loaded.val or []))
+    assert loaded.ledger.balanced
+    assert loaded.ledger.rows_read == (18 if ratio else 10)
+
+
+def test_there_have_to_be_rows_to_add(ten: str, tmp_path: Path) -> None:
+    empty = write(tmp_path / "empty.jsonl", [])
+    with pytest.raises(DataError, match=r"no row to add is in .*empty"):
+        load_datasets(ten, mix_specs=empty, mix_ratio=0.5)
+
+
+def test_any_number_of_bad_rows_may_be_dropped(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [*numbered(2), *[{"query": "q", "response": None}] * 30])
+    loaded = load_datasets(path, test_ratio=0, max_bad_rows=-1)
+    assert (len(loaded.train), len(loaded.ledger.bad_rows)) == (2, 30)
+
+
 def test_the_format_is_told_with_one_sample(ten: str, log: pytest.LogCaptureFixture) -> None:
     load_datasets(ten)
     assert f"{ten}: rows of format query/response" in log.text
