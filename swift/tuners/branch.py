@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from swift.errors import ConfigError, UnknownNameError
 from swift.registry import unknown
 
+COPIES = "copies"  # the attribute of a module that lists the branches with copies of its parameters
+
 
 class Active(Sequence[str]):
     """The adapters that run, oldest first: one list for the process or, with `per_thread`, one for each thread.
@@ -160,6 +162,16 @@ def attach(host: nn.Module, key: str, branch: Branch) -> None:
         host.register_forward_hook(_after_forward, with_kwargs=True)
     else:
         _wrap(host, branch.method)
+
+
+def detach(model: nn.Module, adapter: str) -> None:
+    """Take the branches of an adapter out of their hosts."""
+    for host in list(model.modules()):
+        for key, child in list(host.named_children()):
+            if isinstance(child, Branch) and child.adapter == adapter:
+                delattr(host, key)
+        copies = vars(host).get(COPIES, [])
+        copies[:] = [branch for branch in copies if branch.adapter != adapter]
 
 
 def hosts(model: nn.Module, target: str | Sequence[str]) -> list[tuple[str, nn.Module]]:

@@ -14,7 +14,7 @@ from torch import nn
 from swift import hub
 from swift.errors import ConfigError, DataError, SwiftError, UnknownNameError, UsageError
 from swift.registry import unknown
-from swift.tuners import files, fingerprint, peft_format, peft_layers
+from swift.tuners import files, fingerprint, merging, peft_format, peft_layers
 from swift.tuners.branch import matches
 from swift.tuners.config import SwiftConfig
 from swift.tuners.files import Config, Stored
@@ -127,17 +127,13 @@ class Swift:
         The changed weights are kept in main memory meanwhile: one copy of each.
         """
         tuned = _tuned(model)
-        if isinstance(tuned, SwiftModel):
-            tuned.merge()
-        else:
-            tuner = peft_layers.tuner_of(tuned)
-            peft_layers.merge(tuner.model, [tuner], tuned.active_adapters, keep=True)
+        tuned.merge() if isinstance(tuned, SwiftModel) else merging.merge_peft(tuned)
 
     @staticmethod
     def unmerge(model: nn.Module) -> None:
         """Take merged LoRA adapters out of the weights: they are what they were before `merge`, bit for bit."""
         tuned = _tuned(model)
-        tuned.unmerge() if isinstance(tuned, SwiftModel) else peft_layers.unmerge(peft_layers.tuner_of(tuned).model)
+        tuned.unmerge() if isinstance(tuned, SwiftModel) else merging.unmerge_peft(tuned)
 
     @staticmethod
     def merge_and_unload(model: nn.Module, adapter_name: str | Sequence[str] | None = None) -> None:
@@ -151,14 +147,7 @@ class Swift:
         if isinstance(tuned, SwiftModel):
             tuned.merge_and_unload(adapter_name)
         else:
-            names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
-            for name in names or ():
-                if name not in tuned.peft_config:
-                    raise unknown("adapter", name, tuned.peft_config)
-            tuner = peft_layers.tuner_of(tuned)
-            peft_layers.unmerge(tuner.model)
-            peft_layers.check_untied(tuner.model, names or tuned.active_adapters)
-            tuner.merge_and_unload(adapter_names=names)
+            merging.merge_and_unload_peft(tuned, [adapter_name] if isinstance(adapter_name, str) else adapter_name)
 
     @staticmethod
     def save_to_peft_format(ckpt_dir: str | Path, output_dir: str | Path) -> None:

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from swift.errors import ConfigError
-from swift.tuners.branch import Active, Branch, attach, no_target, outside
-
-COPIES = "copies"  # the attribute of a module that lists the branches with copies of its parameters
+from swift.tuners.branch import COPIES, Active, Branch, attach, no_target, outside
 
 
 def find_layers(model: nn.Module, key: str | None = None) -> tuple[str, nn.ModuleList]:

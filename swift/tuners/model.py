@@ -21,7 +21,7 @@ from swift import storage
 from swift.errors import ConfigError, UsageError
 from swift.log import get_logger
 from swift.registry import unknown
-from swift.tuners import files, peft_layers, prompts
+from swift.tuners import files, guards, merging, peft_layers, prompts
 from swift.tuners.branch import Active, branches_aside
 from swift.tuners.config import SwiftConfig
 from swift.tuners.files import Config
@@ -44,6 +44,7 @@ class BaseForward:
 
         @functools.wraps(base.forward)
         def forward(*args: Any, **kwargs: Any) -> Any:
+            model._told = model._told or guards.note_threads(base, model._active)
             around = model._around()
             return base(*args, **kwargs) if around is None else prompts.run(around, args, kwargs)
 
@@ -79,6 +80,7 @@ class SwiftModel(nn.Module):
         self._prompts: dict[str, peft.PeftModel] = {}
         self._offloaded: dict[str, Offloaded] = {}
         self._merged: tuple[str, ...] = ()
+        self._told = False  # that its threads and gradient checkpointing do not go together
         self.fingerprint = remembered(model)
         if isinstance(model, peft.PeftModel):
             self._take_over(model)
@@ -86,6 +88,7 @@ class SwiftModel(nn.Module):
             self.base_model = model
             self._trained = {key: parameter.requires_grad for key, parameter in model.named_parameters()}
             model.requires_grad_(False)
+        guards.guard_saving(self.base_model)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -176,6 +179,17 @@ class SwiftModel(nn.Module):
         peft_layers.declare(self.base_model, self._tuners)
         peft_layers.follow(self.base_model, self._active)
         self.set_active_adapters([adapter_name])
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Take an adapter out of the model, with all that it has brought; what it trained is lost unless saved.
+
+        Biases and extra states that it trained in the base itself stay as they are.
+
+        Raises:
+            UnknownNameError: there is no such adapter.
+            ConfigError: adapters are merged into the weights.
+        """
+        merging.delete(self, adapter_name)
 
     def get_trainable_parameters(self) -> str:
         """How much trains, and the GPU memory in use, in one line."""
@@ -370,15 +384,11 @@ class SwiftModel(nn.Module):
         Raises:
             ConfigError: one of them cannot be merged.
         """
-        self._check_shared()
-        names = tuple(name for name in self._active if _can_merge(self.adapters[name]))
-        peft_layers.merge(self.base_model, self._tuners.values(), names, keep=True)
-        self._merged = names
+        merging.merge(self)
 
     def unmerge(self) -> None:
         """Take merged adapters out of the weights again: they are what they were before `merge`, bit for bit."""
-        peft_layers.unmerge(self.base_model)
-        self._merged = ()
+        merging.unmerge(self)
 
     def merge_and_unload(self, adapter_name: str | Sequence[str] | None = None) -> None:
         """Add LoRA adapters to the weights for good and take their layers out, in place.
@@ -389,37 +399,7 @@ class SwiftModel(nn.Module):
         Raises:
             ConfigError: an adapter is not of a kind that can be merged.
         """
-        names = _names(adapter_name) if adapter_name is not None else None
-        for name in names or ():
-            config = self.adapters[self._known(name)]
-            if not _can_merge(config) and not _can_join(config):
-                raise ConfigError("MERGE-01", f"adapter {name!r} changes no weights and cannot be merged")
-            self._bring_back(name)
-        self._check_shared()
-        for name in self._active if names is None else names:
-            if _can_join(self.adapters[name]):
-                self._join(name)
-        gone = [name for name in self._active if _can_merge(self.adapters[name])] if names is None else names
-        gone = [name for name in gone if name in self.adapters]
-        merged = bool(self._merged)
-        self.unmerge()
-        try:
-            peft_layers.merge(self.base_model, self._tuners.values(), gone, keep=False)
-            peft_layers.unload(self.base_model, self._tuners, gone)
-            self.adapters = {name: config for name, config in self.adapters.items() if name not in gone}
-            self._active.names = [name for name in self._active if name not in gone]
-            peft_layers.follow(self.base_model, self._active)
-            self.fingerprint = take(self.base_model)
-        finally:
-            if merged:
-                self.merge()
-
-    def _join(self, name: str) -> None:
-        config = self.adapters[name]
-        assert isinstance(config, SwiftConfig)
-        config.merge(self.base_model, name)
-        del self.adapters[name]
-        self._active.names = [active for active in self._active if active != name]
+        merging.merge_and_unload(self, None if adapter_name is None else _names(adapter_name))
 
     def _take_over(self, model: peft.PeftModel) -> None:
         self.base_model = model.get_base_model()
@@ -467,10 +447,6 @@ class SwiftModel(nn.Module):
             self._bring_back(name)
         self._active.names = names
 
-    def _check_shared(self) -> None:
-        if self._active.per_thread:
-            raise ConfigError("CONFIG-02", "a model whose threads have their own adapters cannot be merged")
-
     def _check_not_merged(self) -> None:
         if self._merged:
             merged = ", ".join(self._merged)
@@ -516,12 +492,3 @@ def _rivalry(first: Config, second: Config) -> str | None:
 
 def _is_prompt(config: Config) -> bool:
     return isinstance(config, peft.PeftConfig) and config.is_prompt_learning
-
-
-def _can_join(config: Config) -> bool:
-    """Whether the adapter's modules can become parts of the model."""
-    return isinstance(config, SwiftConfig) and config.merges
-
-
-def _can_merge(config: Config) -> bool:
-    return isinstance(config, peft.PeftConfig) and not config.is_prompt_learning

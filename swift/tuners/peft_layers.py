@@ -22,6 +22,7 @@ from swift.errors import ConfigError, SwiftError
 from swift.log import get_logger
 from swift.tuners import merged_linear, prompts
 from swift.tuners.branch import Active, ActiveHere, Branch, Idle, branches_aside, matches, no_target, outside
+from swift.tuners.guards import guard_saving
 from swift.tuners.layers import check_no_copies
 from swift.tuners.lora import LoRAConfig, cast, kind_of
 from swift.tuners.relative import as_ours, base_kept, saves_plainly
@@ -107,6 +108,7 @@ def get_peft_model(model: Any, config: peft.PeftConfig, name: str) -> peft.PeftM
     except (ValueError, TypeError) as error:
         raise ConfigError("CONFIG-02", f"{kind} cannot be added: {error}") from error
     assert isinstance(tuned, peft.PeftModel)
+    guard_saving(tuned.get_base_model())
     cast(tuned, config, list(owned(tuned, config, name)))
     return saves_plainly(tuned)
 
@@ -337,7 +339,7 @@ def merge(model: nn.Module, tuners: Iterable[Any], names: Collection[str], *, ke
         for tuner in tuners:
             tuner._check_merge_allowed()
         if keep:
-            _keep([layer for layer, _ in changing], afresh=not any(layer.merged for layer in _layers(model)))
+            _keep([layer for layer, _ in changing], afresh=not is_merged(model))
         for layer, new in changing:
             with onload_layer(layer):
                 layer.merge(adapter_names=new[::-1] if isinstance(layer, TURNING) else new)
@@ -404,13 +406,25 @@ def unmerge(model: nn.Module) -> None:
             host.register_parameter(name, parameter)
 
 
-def unload(model: nn.Module, tuners: Tuners, names: Collection[str]) -> None:
-    """Take the adapters `names` out, with the layers that hold no other; what is merged stays in the weights."""
+def is_merged(model: nn.Module) -> bool:
+    """Whether an adapter is merged into weights of `model`."""
+    return any(layer.merged for layer in _layers(model))
+
+
+def unload(model: nn.Module, tuners: Tuners, names: Collection[str], *, adopt: bool = True) -> None:
+    """Take the adapters `names` out, with the layers that hold no other; what is merged stays in the weights.
+
+    Args:
+        model: where the layers are.
+        tuners: PEFT's tuners, of which those without an adapter go.
+        names: the adapters.
+        adopt: whether the model keeps the whole modules that they trained, in the place of its own.
+    """
     with branches_aside(model):
         places = [path for path, module in outside(model) if _is_layer(module)]
         for path in places:
             parent, _, key = path.rpartition(".")
-            setattr(model.get_submodule(parent), key, _without(model.get_submodule(path), names))
+            setattr(model.get_submodule(parent), key, _without(model.get_submodule(path), names, adopt))
     for kind, tuner in list(tuners.items()):
         for name in set(names) & set(tuner.peft_config):
             del tuner.peft_config[name]
@@ -419,26 +433,26 @@ def unload(model: nn.Module, tuners: Tuners, names: Collection[str]) -> None:
     declare(model, tuners)
 
 
-def _without(layer: Any, names: Collection[str]) -> nn.Module:
+def _without(layer: Any, names: Collection[str], adopt: bool) -> nn.Module:
     """What is left of `layer` and the layers that it wraps without the adapters `names`."""
     if not _is_layer(layer):
         return layer
     mine = [name for name in names if _has(layer, name)]
     others = [name for name in _adapters(layer) if name not in names]
     if isinstance(layer, ModulesToSaveWrapper):
-        return _without_copies(layer, mine, bool(others))
+        return _without_copies(layer, mine, bool(others), adopt)
     if not others and "unload_and_optionally_merge_module" in dir(layer):
         return layer.unload_and_optionally_merge_module(merge=False, safe_merge=False, adapter_names=mine)
-    layer.base_layer = _without(layer.base_layer, names)
+    layer.base_layer = _without(layer.base_layer, names, adopt)
     for name in mine:
         layer.merged_adapters = [merged for merged in layer.merged_adapters if merged != name]
         layer.delete_adapter(name)
     return layer if others else layer.base_layer
 
 
-def _without_copies(wrapper: ModulesToSaveWrapper, names: list[str], others: bool) -> nn.Module:
-    """The wrapper of a whole module, or that module, whose place the trained copy takes."""
-    if names:
+def _without_copies(wrapper: ModulesToSaveWrapper, names: list[str], others: bool, adopt: bool) -> nn.Module:
+    """The wrapper of a whole module, or that module, whose place the trained copy takes where it is to `adopt` it."""
+    if names and adopt:
         wrapper.original_module = wrapper.modules_to_save[names[0]]
     for name in names:
         wrapper.delete_adapter(name, [])

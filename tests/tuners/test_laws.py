@@ -274,3 +274,30 @@ def test_compiled_it_is_equal_and_can_be_switched(host, method):
 def grads_of(model, host: Host) -> list:
     loss_of(model.train(), host).backward()
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@law()
+def test_deleted_it_has_never_been_there(host, method):
+    host = HOSTS[host]
+    base = host.make()
+    state, plain = set(base.state_dict()), run(base, host)
+    model = tuned(host, method)
+    other = None
+    if METHODS[method].over and METHODS[method].slot != "embeddings":
+        model = tuned(host, "adapter" if host is HOSTS["mlp"] else "lora", 2, "other", model)
+        model.set_active_adapters("other")
+        other = run(model, host)
+        trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad and "other" in key}
+    model.delete_adapter("one")
+    assert "one" not in model.adapters
+    if other is not None:
+        assert model.active_adapters == {"other"}
+        assert torch.equal(run(model, host), other)
+        assert {key for key, parameter in model.named_parameters() if parameter.requires_grad} == trained
+        model.delete_adapter("other")
+    assert not model.adapters
+    assert torch.equal(run(model, host), plain)
+    assert set(model.base_model.state_dict()) == state
+    assert {key for key, _ in model.base_model.named_parameters()} <= state
+    again = tuned(host, method, None, model=model.base_model)
+    assert torch.equal(run(again, host), run(tuned(host, method, None, model=host.make()), host))

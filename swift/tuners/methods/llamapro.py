@@ -14,9 +14,9 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError
-from swift.tuners.branch import Active, Branch, edit
+from swift.tuners.branch import COPIES, Active, Branch, edit
 from swift.tuners.config import SwiftConfig, place
-from swift.tuners.layers import COPIES, bare, find_layers, own_parameters, put, text_config
+from swift.tuners.layers import bare, find_layers, own_parameters, put, text_config
 
 # What the matrices are called with which attention and the feed-forward part write to the residual stream.
 OUTPUTS = frozenset(

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError
-from swift.tuners.branch import Active, Branch, hosts, outside
+from swift.tuners.branch import COPIES, Active, Branch, hosts, outside
 from swift.tuners.config import SwiftConfig, place
-from swift.tuners.layers import COPIES, bare, copies_on, own_parameters, put, read_as
+from swift.tuners.layers import bare, copies_on, own_parameters, put, read_as
 from swift.tuners.targets import find_targets
 
 

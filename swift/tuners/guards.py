@@ -1,0 +1,79 @@
+"""What a model refuses while there are adapters in it: to be saved as if there were none, to train what is merged."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+from swift.errors import ConfigError
+from swift.log import get_logger
+from swift.tuners.branch import Active, Branch
+
+logger = get_logger()
+
+
+def guard_saving(base: nn.Module) -> None:
+    """Let `base.save_pretrained` refuse as long as adapters are in it: what it wrote would not be read back right."""
+    if isinstance(base, PreTrainedModel):
+        vars(base)["save_pretrained"] = functools.partial(_save, base)  # a deep copy of it is bound to the copy
+
+
+def _save(base: Any, *args: Any, **kwargs: Any) -> Any:
+    if any(_is_foreign(module) for module in base.modules()):
+        raise ConfigError(
+            "CONFIG-02",
+            f"this {type(base).__name__} has adapters in it and cannot be saved as a plain model",
+            why="its weights have other names now, under which from_pretrained would not find them",
+            fix="save_pretrained of the tuned model saves the adapters; Swift.merge_and_unload(model) first makes "
+            "them part of the weights, and model.delete_adapter(name) takes one out",
+        )
+    return type(base).save_pretrained(base, *args, **kwargs)
+
+
+def _is_foreign(module: nn.Module) -> bool:
+    wraps = isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    return wraps or (isinstance(module, Branch) and bool(module.state_dict()))
+
+
+def guard_training(model: nn.Module) -> None:
+    """Let calls of `model` refuse to train adapters that are merged, until `release_training`."""
+    release_training(model)
+    model.register_forward_pre_hook(_check_not_training)
+
+
+def release_training(model: nn.Module) -> None:
+    """Let them train again."""
+    hooks = model._forward_pre_hooks
+    for key in [key for key, hook in hooks.items() if hook is _check_not_training]:
+        del hooks[key]
+
+
+def _check_not_training(model: nn.Module, args: Any) -> None:
+    """Raise ConfigError if a gradient is wanted of what is merged, which gets none: only the weights run."""
+    if not (model.training and torch.is_grad_enabled()):
+        return
+    merged = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer) and layer.merged]
+    for layer in merged:
+        for key, parameter in layer.named_parameters():
+            name = next((part for part in key.split(".") if part in layer.merged_adapters), None)
+            if parameter.requires_grad and name is not None:
+                what = f"adapter {name!r} is merged into the weights and cannot train"
+                raise ConfigError("CONFIG-02", what, fix="Swift.unmerge(model) to train it, model.eval() to use it")
+
+
+def note_threads(model: nn.Module, active: Active) -> bool:
+    """Warn if layers may run again in a thread that has no adapters of its own; say whether it was so."""
+    recomputes = active.per_thread and model.training and vars(model).get("config") is not None
+    if not recomputes or not getattr(model, "is_gradient_checkpointing", False):
+        return False
+    logger.warning(
+        "USE_UNIQUE_THREAD=0 does not go with gradient checkpointing: backward may run layers again in a thread of its "
+        "own, in which no adapter is active; train with USE_UNIQUE_THREAD=1, or gradient_checkpointing=False"
+    )
+    return True

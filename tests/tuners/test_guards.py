@@ -1,0 +1,112 @@
+"""What a tuned model refuses or warns of: to be saved as a plain one, to train what is merged, to do nothing unsaid."""
+
+from __future__ import annotations
+
+import copy
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from swift.errors import ConfigError
+from swift.tuners import AdapterConfig, LoRAConfig, NEFTuneConfig, Swift
+from tests.tuners.cases import HOSTS, loss_of, run, stir, tuned
+
+LM = HOSTS["lm"]
+LORA = LoRAConfig(r=4, target_modules=["q_proj"])
+PEFT_LORA = peft.LoraConfig(r=4, target_modules=["q_proj"])
+ADAPTER = AdapterConfig(dim=32, target_modules=["mlp"], adapter_length=4)
+
+
+@pytest.mark.parametrize("config", [LORA, ADAPTER, PEFT_LORA])
+def test_a_base_with_adapters_in_it_is_not_saved_as_a_plain_model(config, tmp_path):
+    model = Swift.prepare_model(LM.make(), config)
+    base = model.get_base_model()
+    for one in (base, copy.deepcopy(base)):
+        with pytest.raises(ConfigError, match="has adapters in it"):
+            one.save_pretrained(tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+    model.save_pretrained(tmp_path / "adapters")
+
+
+def test_a_base_that_is_plain_again_is_saved(tmp_path):
+    model = Swift.prepare_model(LM.make(), {"a": LORA})
+    stir(model)
+    expected = run(model, LM)
+    Swift.merge_and_unload(model)
+    model.base_model.save_pretrained(tmp_path / "merged")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(run(loaded, LM), expected, atol=1e-5, rtol=0)
+    noisy = Swift.prepare_model(LM.make(), {"n": NEFTuneConfig(noise_alpha=5)})
+    noisy.base_model.save_pretrained(tmp_path / "noisy")
+    assert torch.equal(run(AutoModelForCausalLM.from_pretrained(tmp_path / "noisy"), LM), run(LM.make(), LM))
+
+
+@pytest.mark.parametrize("config", [{"a": LORA, "b": ADAPTER}, PEFT_LORA])
+def test_what_is_merged_does_not_train(config):
+    model = Swift.prepare_model(LM.make(), config)
+    Swift.merge(model)
+    for one in (model, copy.deepcopy(model)):
+        with pytest.raises(ConfigError, match="merged into the weights and cannot train"):
+            loss_of(one.train(), LM)
+    with torch.no_grad():
+        loss_of(model, LM)
+    run(model, LM)
+    Swift.unmerge(model)
+    loss_of(model.train(), LM).backward()
+    assert any(p.grad is not None for name, p in model.named_parameters() if "lora_B" in name)
+
+
+def test_others_train_while_what_is_frozen_is_merged():
+    model = Swift.prepare_model(LM.make(), {"a": LORA}, inference_mode=True)
+    model = Swift.prepare_model(model, {"b": ADAPTER})
+    Swift.merge(model)
+    loss_of(model.train(), LM).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_nothing_to_merge_or_to_unmerge_is_said(caplog):
+    model = Swift.prepare_model(LM.make(), {"a": ADAPTER, "b": LORA})
+
+    def said(act) -> str:
+        caplog.clear()
+        with caplog.at_level("WARNING", "swift"):
+            act(model)
+        return caplog.text
+
+    assert "nothing to unmerge" in said(Swift.unmerge)
+    assert not said(Swift.merge)
+    assert "b is merged already" in said(Swift.merge)
+    assert not said(Swift.unmerge)
+    model.set_active_adapters("a")
+    assert "a changes no weights" in said(Swift.merge)
+    assert "a changes no weights" in said(Swift.merge_and_unload)
+    model.set_active_adapters([])
+    assert "no adapter is active" in said(Swift.merge)
+    assert "no adapter is active" in said(Swift.merge_and_unload)
+    model = Swift.prepare_model(LM.make(), PEFT_LORA)
+    assert "nothing to unmerge" in said(Swift.unmerge)
+    assert not said(Swift.merge)
+    assert "default is merged already" in said(Swift.merge)
+
+
+def test_merging_one_leaves_the_other_frozen_as_it_was():
+    model = Swift.prepare_model(LM.make(), {"a": LORA})
+    model = Swift.prepare_model(model, {"b": LoRAConfig(r=2, target_modules=["q_proj"])}, inference_mode=True)
+    Swift.merge_and_unload(model, "a")
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_threads_with_their_own_adapters_and_checkpointing_are_warned_of_once(monkeypatch, caplog):
+    monkeypatch.setenv("USE_UNIQUE_THREAD", "0")
+    model = tuned(LM, "lora")
+    with caplog.at_level("WARNING", "swift"):
+        loss_of(model.train(), LM)
+        assert not caplog.text
+        model.gradient_checkpointing_enable()
+        loss_of(model.eval(), LM)
+        assert not caplog.text
+        for _ in range(2):
+            loss_of(model.train(), LM)
+    assert caplog.text.count("USE_UNIQUE_THREAD=0 does not go with gradient checkpointing") == 1
