@@ -50,6 +50,14 @@ class OptimisationOptions:
     gradient_checkpointing: bool | None = option(
         None, group="Optimisation", help="Compute activations twice to save memory.", none="on where the model can"
     )
+    fused_cross_entropy: bool = option(
+        True,
+        group="Optimisation",
+        help="Compute the loss of chunks of tokens, so that their logits are never there all at once.",
+    )
+    use_logits_to_keep: bool = option(
+        True, group="Optimisation", help="Where whole logits are needed, make them at supervised positions only."
+    )
     seed: int = option(42, group="Optimisation", help="Seed of initialisation, dropout and the order of rows.")
     full_determinism: bool = option(
         False, group="Optimisation", help="Use only deterministic kernels: slower, repeatable on a GPU."

@@ -57,6 +57,12 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     logging_dir: str | None = field(default=None, metadata={"help": "TensorBoard's directory; `runs` when None."})
     acc_strategy: str = field(default="token", metadata={"help": "Accuracy per token or per sentence (whole reply)."})
     loss_name: str | None = field(default=None, metadata={"help": "A registered loss; cross-entropy when None."})
+    fused_cross_entropy: bool = field(
+        default=True, metadata={"help": "Make the loss of chunks of tokens, in place of all their logits."}
+    )
+    use_logits_to_keep: bool = field(
+        default=True, metadata={"help": "Where whole logits are made, make them at supervised positions only."}
+    )
     metric_names: list[str] = field(default_factory=list, metadata={"help": "Registered metrics of evaluation."})
     callback_names: list[str] = field(default_factory=list, metadata={"help": "Registered callbacks to add."})
     early_stopping_patience: int | None = field(
@@ -188,6 +194,8 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         **({"accelerator_config": {"dispatch_batches": False}} if args.streaming else {}),
         "acc_strategy": args.acc_strategy,
         "loss_name": args.loss_name,
+        "fused_cross_entropy": args.fused_cross_entropy,
+        "use_logits_to_keep": args.use_logits_to_keep,
         "metric_names": args.metrics,
         "callback_names": args.callbacks,
         "early_stopping_patience": args.early_stopping_patience,

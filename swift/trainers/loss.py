@@ -51,16 +51,25 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     return F.cross_entropy(logits_NV, targets_N, reduction="none")
 
 
-def smoothed(epsilon: float) -> TokenLoss:
+@dataclass(frozen=True)
+class Smoothed:
     """Cross-entropy against (1 - epsilon) of the target and epsilon spread evenly over the vocabulary.
 
     Paper: Rethinking the Inception Architecture for Computer Vision, https://arxiv.org/abs/1512.00567, section 7.
     """
 
-    def loss(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-        return F.cross_entropy(logits_NV, targets_N, reduction="none", label_smoothing=epsilon)
+    epsilon: float
 
-    return loss
+    def __call__(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+        """The loss of every token."""
+        return F.cross_entropy(logits_NV, targets_N, reduction="none", label_smoothing=self.epsilon)
+
+
+def smoothing_of(loss: TokenLoss) -> float | None:
+    """The epsilon of a cross-entropy, 0 without smoothing; None for any other loss."""
+    if isinstance(loss, Smoothed):
+        return loss.epsilon
+    return 0.0 if loss is cross_entropy else None
 
 
 @dataclass(frozen=True)
@@ -110,13 +119,23 @@ def sum_losses(
     logits_NV, targets_N = logits_BKV[on_BK], targets_BK[on_BK]
     wide_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
     with torch.no_grad():
-        right_BK = torch.ones_like(on_BK)
-        right_BK[on_BK] = logits_NV.argmax(dim=-1) == targets_N
-        rows_B = on_BK.any(dim=1)
-        correct_rows = (right_BK.all(dim=1) & rows_B).sum()
-    losses_N, tokens = loss(wide_NV, targets_N), on_BK.sum()
-    weight = tokens
+        right_N = logits_NV.argmax(dim=-1) == targets_N
+    losses_N, weights_N = loss(wide_NV, targets_N), None
     if weights_BK is not None:
         weights_N = weights_BK[on_BK].to(losses_N)
-        losses_N, weight = losses_N * weights_N, weights_N.sum()
-    return Sums(losses_N.sum(), tokens, (right_BK & on_BK).sum(), rows_B.sum(), correct_rows, weight)
+        losses_N = losses_N * weights_N
+    return sums_of(losses_N.sum(), right_N, on_BK, weights_N)
+
+
+def sums_of(loss: Tensor, right_N: Tensor, on_BK: Tensor, weights_N: Tensor | None = None) -> Sums:
+    """The sums of a batch with that summed loss.
+
+    Shapes: on_BK is true for supervised tokens; right_N says of each, in order, whether the model would have said it;
+    weights_N what it weighs, 1 without weights.
+    """
+    right_BK = torch.ones_like(on_BK)
+    right_BK[on_BK] = right_N
+    tokens, rows_B = on_BK.sum(), on_BK.any(dim=1)
+    weight = tokens if weights_N is None else weights_N.sum()
+    correct_rows = (right_BK.all(dim=1) & rows_B).sum()
+    return Sums(loss, tokens, (right_BK & on_BK).sum(), rows_B.sum(), correct_rows, weight)

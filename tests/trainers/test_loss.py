@@ -88,7 +88,7 @@ def test_smoothing_is_a_mixture_with_the_uniform() -> None:
     on_BT = targets_BT != IGNORED
     log_p = F.log_softmax(logits_BTV[on_BT], dim=-1)
     expected = -0.9 * log_p.gather(1, targets_BT[on_BT][:, None]).sum() - 0.1 * log_p.mean(dim=-1).sum()
-    assert abs(float(losses.sum_losses(logits_BTV, targets_BT, losses.smoothed(0.1)).loss - expected)) <= 1e-12
+    assert abs(float(losses.sum_losses(logits_BTV, targets_BT, losses.Smoothed(0.1)).loss - expected)) <= 1e-12
 
 
 def test_a_loss_can_be_added() -> None:

