@@ -1,7 +1,7 @@
 """Starts the workers of this machine under torch's elastic agent; its exit code is that of the first failure.
 
-The agent passes SIGTERM, SIGINT, SIGHUP, SIGQUIT and SIGUSR1 on to every worker, waits for them (30 s, or
-TORCH_ELASTIC_SHUTDOWN_TIMEOUT) and then kills what is left.
+The agent passes SIGTERM, SIGINT, SIGHUP, SIGQUIT and SIGUSR1 on to every worker, waits until they have saved (10
+minutes, or the seconds of TORCH_ELASTIC_SHUTDOWN_TIMEOUT) and then kills what is left.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from swift.launch import Failure, Launch
 from swift.log import get_logger
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
+PATIENCE = 600
 AGENT_LOGGERS = (
     "torch.distributed.elastic.agent.server.api",
     "torch.distributed.elastic.multiprocessing.api",
@@ -57,7 +58,7 @@ def run_workers(plan: Launch, command: Sequence[str]) -> int:
         if run is not None:
             checkpoint.say_last(run)
         logger.info(f"ended by {signal.Signals(number).name}")
-        return 128 + number
+        return 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
     except ChildFailedError as failed:
         if launch.all_done(directory, plan.processes):
             return 0
@@ -84,6 +85,7 @@ def launch_config(plan: Launch, directory: Path) -> LaunchConfig:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(directory)),
         signals_to_handle=",".join(SIGNALS),
+        shutdown_timeout=int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", PATIENCE)),
     )
 
 

@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (None: this process's); return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    previous = _end_on_sigterm()
+    previous = _end_on_signals()
     try:
         code = dispatch([word for word in words if word != "--debug"], debug)
         sys.stdout.flush()
@@ -134,13 +134,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
+    except SystemExit as end:
+        if end.code == TERMINATED and launch.is_worker(os.environ):
+            return _fail("ended by a signal", TERMINATED)
+        raise
     except Exception as error:  # the one place where an unexpected error ends
         known = error if isinstance(error, SwiftError) else _from_system(error)
         message = _with_traceback(error) if debug else with_docs(known) if known else _internal(error)
         return _fail(message, known.exit_code if known else InternalError.exit_code)
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def dispatch(words: list[str], debug: bool = False) -> int:
@@ -243,21 +247,20 @@ def _say(text: str, stream: TextIO | None = None) -> None:
     (stream or sys.stdout).write(f"{text}\n")
 
 
-def _end_on_sigterm() -> Any:
-    """Make SIGTERM an orderly exit, unless somebody else handles it; return the handler to put back, or None.
+def _end_on_signals() -> dict[int, Any]:
+    """Make SIGTERM and SIGUSR1 an orderly exit, where nobody else handles them; return the handlers to put back.
 
     A worker keeps the default, which also ends it while it waits for another inside a collective call.
     """
     if threading.current_thread() is not threading.main_thread() or launch.is_worker(os.environ):
-        return None
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return None
+        return {}
 
     def end(number: int, frame: object) -> None:
-        _say("ended by SIGTERM", sys.stderr)
+        _say(f"ended by {signal.Signals(number).name}", sys.stderr)
         raise SystemExit(TERMINATED)
 
-    return signal.signal(signal.SIGTERM, end)
+    free = [n for n in (signal.SIGTERM, signal.SIGUSR1) if signal.getsignal(n) is signal.SIG_DFL]
+    return {number: signal.signal(number, end) for number in free}
 
 
 def _fail(message: str, code: int) -> int:

@@ -27,6 +27,7 @@ from swift.log import get_logger
 from swift.trainers import saving
 from swift.trainers.adalora import Ranks
 from swift.trainers.arguments import OwnTrainingArguments
+from swift.trainers.stopping import StopEvaluation, Stops
 from swift.trainers.streaming import examples_of, go_on, without_draws, write_state
 from swift.trainers.tally import Clock
 from swift.tuners import files
@@ -49,6 +50,8 @@ class CommittingTrainer(transformers.Trainer):
     clock: Clock
     config_use_cache: bool | None = None
     ranks: Ranks | None = None
+    stops: Stops
+    evaluation_due = False  # whether the step's evaluation was given up
 
     def train(
         self,
@@ -67,6 +70,8 @@ class CommittingTrainer(transformers.Trainer):
             DataError: the checkpoint is incomplete, damaged, or does not fit the model.
             ConfigError: going on could not be exact, because the run differs from the checkpoint's.
             InternalError: the loss or a gradient is not finite; nothing of it was saved.
+            KeyboardInterrupt: SIGINT came; the step at hand was finished and saved, or the signal came twice.
+            SystemExit: SIGTERM or SIGUSR1 came, with 143; the step at hand was finished and saved.
         """
         found, step = None, 0
         if self.is_world_process_zero():
@@ -77,9 +82,10 @@ class CommittingTrainer(transformers.Trainer):
             tuned = isinstance(self.model, (PeftModel, SwiftModel))
             check_same_run(found, self._facts()["run"], tuned, data_too=not self.args.ignore_data_skip)
             step = checkpoint.step_of(found) or 0
+            self.evaluation_due = bool(storage.read_manifest(found).get("evaluation_due"))
             logger.info("going on from %s", found)
         self.clock = Clock(step)
-        with self._stream_goes_on(found):
+        with self.stops.listening(), self._stream_goes_on(found):
             return super().train(str(found) if found else None, trial, ignore_keys_for_eval)
 
     @contextmanager
@@ -104,6 +110,7 @@ class CommittingTrainer(transformers.Trainer):
         args, base = self.args, saving.base_of(self.model)
         return {
             "step": self.state.global_step,
+            **({"evaluation_due": True} if self.evaluation_due else {}),
             "run": {
                 "world_size": args.world_size,
                 "per_device_train_batch_size": args.per_device_train_batch_size,
@@ -122,6 +129,8 @@ class CommittingTrainer(transformers.Trainer):
         }
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.evaluation_due:
+            self._make_up_for_evaluation()
         # Gone on from its last step, or from where it stopped early, a run is over; transformers looks only after one
         # more step.
         if self.control.should_training_stop or 0 < self.state.max_steps <= self.state.global_step:
@@ -129,6 +138,22 @@ class CommittingTrainer(transformers.Trainer):
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
+
+    def _make_up_for_evaluation(self) -> None:
+        """Evaluate the checkpoint that the run goes on from, because a signal came in its step's evaluation."""
+        metrics = self._evaluate(None, None)
+        self.evaluation_due = False
+        self._determine_best_metric(metrics=metrics, trial=None)
+        self._note_best(checkpoint.directory_of(self.args.output_dir, self.state.global_step))
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        try:
+            return super()._evaluate(*args, **kwargs)
+        except StopEvaluation:
+            if not self.evaluation_due:  # else the checkpoint is there, and the random state is not yet its own
+                self.evaluation_due = True
+                self._save_checkpoint(self.model, None)
+            self.stops.end()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target = model if model is not None else self.model
@@ -165,6 +190,9 @@ class CommittingTrainer(transformers.Trainer):
             if self.args.should_save:
                 keep = [final, self.state.best_model_checkpoint]
                 checkpoint.rotate(self.args.output_dir, self.args.save_total_limit, keep)
+        if self.stops.agree():
+            self.accelerator.wait_for_everyone()
+            self.stops.end()
 
     def _write_checkpoint(self, stage: Path) -> None:
         self.save_model(str(stage), _internal_call=True)

@@ -206,7 +206,7 @@ def test_the_handler_of_sigterm_is_put_back(ran: list[Any]) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
 def test_signals_end_the_process_with_their_code(number: int, code: int, tmp_path: Path) -> None:
     stubs = tmp_path / "stubs.py"
     stubs.write_text(
