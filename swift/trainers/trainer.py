@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -27,6 +28,7 @@ from swift import checkpoint, dist
 from swift.arguments.sft import SftArguments
 from swift.datasets.stream import Stream
 from swift.errors import ConfigError, DataError, InternalError, MissingPackageError
+from swift.log import get_logger
 from swift.trainers import loss as losses
 from swift.trainers import metrics, saving
 from swift.trainers.adalora import find_ranks
@@ -34,6 +36,7 @@ from swift.trainers.arguments import OwnTrainingArguments, Seq2SeqTrainingArgume
 from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_callbacks
 from swift.trainers.committing import CommittingTrainer
 from swift.trainers.galore import GaLoreConfig
+from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
 from swift.trainers.optimizers import GaLore, create_galore_optimizer
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from swift.templates.template import Template
 
 SCALE = "loss_scale"  # the column of weights, one for each token
+logger = get_logger()
 LOG_FILE = "logging.jsonl"
 OWN_GROUPS = {"params", "model", "optimizer_dict"}  # what an optimiser that makes its own groups is given
 
@@ -115,10 +119,10 @@ class Seq2SeqTrainer(CommittingTrainer):
         self.sft_args, self.template = sft_args, template
         epsilon = own.label_smoothing_factor
         self.token_loss = compute_loss_func or (
-            losses.smoothed(epsilon) if epsilon else losses.find_loss(own.loss_name)
+            losses.Smoothed(epsilon) if epsilon else losses.find_loss(own.loss_name)
         )
         self._tally = Tally(own.device)
-        self._keeps_positions = _takes_positions(self.model)
+        self._keeps_positions = own.use_logits_to_keep and _takes_positions(self.model)
         self._ops_per_token: int | None = None
         self._galore: GaLore | None = None
         self._lisa: Lisa | None = None
@@ -251,17 +255,14 @@ class Seq2SeqTrainer(CommittingTrainer):
         """This batch's share of the step's loss, times the number of processes: DDP averages over them."""
         labels_BT, scale_BT = inputs["labels"], inputs.get(SCALE)
         inputs = {name: value for name, value in inputs.items() if name not in ("labels", SCALE)}
-        positions_K = losses.supervised_positions(labels_BT)
+        head = None if self._wants_all_logits else self._head_loss
         with telling(labels_BT):
-            if self._keeps_positions and not self._wants_all_logits:
-                outputs = model(**inputs, logits_to_keep=positions_K)
-                logits_BKV = outputs.logits
+            if head is not None:
+                with head.learning(labels_BT, scale_BT):
+                    outputs = model(**inputs)
+                sums = head.take()
             else:
-                outputs = model(**inputs)
-                logits_BKV = outputs.logits[:, -labels_BT.shape[1] :][:, positions_K]
-        targets_BK = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)[:, positions_K].to(logits_BKV.device)
-        weights_BK = None if scale_BT is None else F.pad(scale_BT[:, 1:], (0, 1))[:, positions_K].to(logits_BKV.device)
-        sums = losses.sum_losses(logits_BKV, targets_BK, self.token_loss, weights_BK)
+                outputs, sums = self._plain_loss(model, inputs, labels_BT, scale_BT)
         self._tally.add(sums, inputs)
         count = _divisor(sums.weight) if num_items_in_batch is None else num_items_in_batch
         loss = sums.loss / count * self.accelerator.num_processes + self._balance_loss(outputs)
@@ -272,6 +273,32 @@ class Seq2SeqTrainer(CommittingTrainer):
     def _balance_loss(self, outputs: Any) -> Tensor | float:
         """What a mixture of experts that routes unevenly pays, when its config asks for that."""
         balance = outputs.get("aux_loss")
+    @cached_property
+    def _head_loss(self) -> HeadLoss | None:
+        """The loss in chunks, where the model and the loss are of the kind."""
+        if not self.args.fused_cross_entropy:
+            return None
+        found = find_head_loss(saving.base_of(self.model), self.token_loss)
+        if isinstance(found, str):
+            logger.info(f"cross-entropy of the whole logits at supervised tokens: {found}")
+            return None
+        return found
+
+    def _plain_loss(
+        self, model: nn.Module, inputs: dict[str, Any], labels_BT: Tensor, scale_BT: Tensor | None
+    ) -> tuple[Any, losses.Sums]:
+        """The model's outputs and the sums of their loss, through logits that are all there at once."""
+        positions_K = losses.supervised_positions(labels_BT)
+        if self._keeps_positions and not self._wants_all_logits:
+            outputs = model(**inputs, logits_to_keep=positions_K)
+            logits_BKV = outputs.logits
+        else:
+            outputs = model(**inputs)
+            logits_BKV = outputs.logits[:, -labels_BT.shape[1] :][:, positions_K]
+        targets_BK = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)[:, positions_K].to(logits_BKV.device)
+        weights_BK = None if scale_BT is None else F.pad(scale_BT[:, 1:], (0, 1))[:, positions_K].to(logits_BKV.device)
+        return outputs, losses.sum_losses(logits_BKV, targets_BK, self.token_loss, weights_BK)
+
         if balance is None or self._evaluating:
             return 0.0
         base: Any = saving.base_of(self.model)

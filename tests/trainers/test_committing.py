@@ -177,7 +177,7 @@ def test_what_an_adapter_checkpoint_holds(tmp_path: Path) -> None:
     assert names == {
         "adapter_config.json", "adapter_model.safetensors", "README.md", "configuration.json", "sft_args.json",
         "generation_config.json", "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth",
-        "manifest.json", "note.txt",
+        "manifest.json", "note.txt", "chat_template.jinja",
     }  # fmt: skip
     configuration = json.loads((found / "configuration.json").read_text())
     assert configuration["framework"] == "pytorch"
