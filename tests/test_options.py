@@ -428,6 +428,7 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "save_steps": (3, training("save_steps")),
     "save_total_limit": (7, training("save_total_limit")),
     "fused_cross_entropy": (False, training("fused_cross_entropy")),
+    "fused_lora": (False, training("fused_lora")),
     "use_logits_to_keep": (False, training("use_logits_to_keep")),
     "save_only_model": (True, training("save_only_model")),
     "resume_from_checkpoint": ("my-model", resumed),

@@ -55,6 +55,9 @@ class OptimisationOptions:
         group="Optimisation",
         help="Compute the loss of chunks of tokens, so that their logits are never there all at once.",
     )
+    fused_lora: bool = option(
+        True, group="Optimisation", help="Compute a LoRA layer's base and update in one function that keeps less."
+    )
     use_logits_to_keep: bool = option(
         True, group="Optimisation", help="Where whole logits are needed, make them at supervised positions only."
     )

@@ -60,6 +60,9 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     fused_cross_entropy: bool = field(
         default=True, metadata={"help": "Make the loss of chunks of tokens, in place of all their logits."}
     )
+    fused_lora: bool = field(
+        default=True, metadata={"help": "Compute a LoRA layer's base and update in one function that keeps less."}
+    )
     use_logits_to_keep: bool = field(
         default=True, metadata={"help": "Where whole logits are made, make them at supervised positions only."}
     )
@@ -195,6 +198,7 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         "acc_strategy": args.acc_strategy,
         "loss_name": args.loss_name,
         "fused_cross_entropy": args.fused_cross_entropy,
+        "fused_lora": args.fused_lora,
         "use_logits_to_keep": args.use_logits_to_keep,
         "metric_names": args.metrics,
         "callback_names": args.callbacks,

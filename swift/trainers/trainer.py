@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,7 @@ from swift.trainers.adalora import find_ranks
 from swift.trainers.arguments import OwnTrainingArguments, Seq2SeqTrainingArguments, check_steps
 from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_callbacks
 from swift.trainers.committing import CommittingTrainer
+from swift.trainers.fused_lora import fused_lora
 from swift.trainers.galore import GaLoreConfig
 from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.lisa import Lisa
@@ -49,8 +51,8 @@ from swift.tuners.layers import telling
 if TYPE_CHECKING:
     from swift.templates.template import Template
 
-SCALE = "loss_scale"  # the column of weights, one for each token
 logger = get_logger()
+SCALE = "loss_scale"  # the column of weights, one for each token
 LOG_FILE = "logging.jsonl"
 OWN_GROUPS = {"params", "model", "optimizer_dict"}  # what an optimiser that makes its own groups is given
 
@@ -163,7 +165,8 @@ class Seq2SeqTrainer(CommittingTrainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, as `CommittingTrainer.train` says; however that ends, the progress bar is closed."""
         try:
-            return super().train(*args, **kwargs)
+            with fused_lora(self.model) if self.args.fused_lora else nullcontext():
+                return super().train(*args, **kwargs)
         finally:
             self.progress.close()
             if self._galore is not None:
@@ -270,9 +273,6 @@ class Seq2SeqTrainer(CommittingTrainer):
             loss = loss + self.ranks.orthogonality() / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
-    def _balance_loss(self, outputs: Any) -> Tensor | float:
-        """What a mixture of experts that routes unevenly pays, when its config asks for that."""
-        balance = outputs.get("aux_loss")
     @cached_property
     def _head_loss(self) -> HeadLoss | None:
         """The loss in chunks, where the model and the loss are of the kind."""
@@ -299,6 +299,9 @@ class Seq2SeqTrainer(CommittingTrainer):
         weights_BK = None if scale_BT is None else F.pad(scale_BT[:, 1:], (0, 1))[:, positions_K].to(logits_BKV.device)
         return outputs, losses.sum_losses(logits_BKV, targets_BK, self.token_loss, weights_BK)
 
+    def _balance_loss(self, outputs: Any) -> Tensor | float:
+        """What a mixture of experts that routes unevenly pays, when its config asks for that."""
+        balance = outputs.get("aux_loss")
         if balance is None or self._evaluating:
             return 0.0
         base: Any = saving.base_of(self.model)
