@@ -93,13 +93,20 @@ def template_main(said: TemplateArguments) -> dict[str, Any]:
     report = Report(str(source.path), template.name, describe_end(template, source.path), check(template, more))
     _say(json.dumps(report.to_json(), ensure_ascii=False) if args.json else "\n".join(lines_of(report, tokenizer)))
     if not report.good:
-        bad = [finding.case for finding in report.findings if not finding.good]
-        raise DataError(
-            "TEMPLATE-01",
-            f"template {template.name!r} is not the model's own: {', '.join(bad) or 'the end of a turn'}",
-            fix="--template_type auto is the model's own",
-        )
+        raise _error(report)
     return report.to_json()
+
+
+def _error(report: Report) -> DataError:
+    """What is wrong, in one sentence, and what to type."""
+    bad = [finding for finding in report.findings if not finding.good]
+    names = ", ".join(finding.case for finding in bad) or "the end of a turn"
+    fixes = [finding.fix for finding in bad if finding.fix]
+    if report.template != "auto":
+        what, fix = f"template {report.template!r} is not the model's own: {names}", "--template_type auto is its own"
+    else:
+        what, fix = f"the model's own template cannot be trained as it is: {names}", "choose a --template_type"
+    return DataError("TEMPLATE-01", what, fix=fixes[0] if fixes else fix)
 
 
 def find_target(args: TemplateArguments) -> tuple[ModelSource, str]:

@@ -26,6 +26,10 @@ DAY = "26 Jul 2024"  # templates that write the day of the conversation are told
 NEVER_SPECIAL = "what somebody types never becomes a special token"
 EMPTY_IS_NONE = "an empty system text is none; the tokenizer's own writes an empty system turn"
 KEPT_APART = "the text is equal; what is shown and what is said are tokenised apart, as inference meets them"
+NOT_ITS_PROMPT = (
+    "a conversation begins as the prompt of inference does, which opens a thought; the tokenizer's own leaves that "
+    "out of a finished one"
+)
 LEAVES_TOOLS_OUT = "the tokenizer's own leaves tools out; they are written as text"
 LEAVES_CALLS_OUT = "the tokenizer's own leaves calls of tools out; they are written as text"
 TURNS = (
@@ -76,6 +80,7 @@ class Finding:
         first: the index of the first id that differs; None where none does.
         supervised: the text of every supervised stretch.
         faults: what is wrong with the mask or the prompt, which makes the whole check fail.
+        fix: what to type where we refuse it; None where we do not.
     """
 
     case: str
@@ -86,6 +91,7 @@ class Finding:
     first: int | None = None
     supervised: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    fix: str | None = None
 
     @property
     def good(self) -> bool:
@@ -128,7 +134,7 @@ def check_one(template: Template, case: Case, known: bool = True) -> Finding:
     except DataError as error:
         if theirs is None:
             return Finding(case.name, EQUAL, f"both refuse it: {error.what}")
-        return Finding(case.name, REFUSED, f"we refuse it: {error.what}", theirs=theirs)
+        return Finding(case.name, REFUSED, f"we refuse it: {error.what}", theirs=theirs, fix=error.fix)
     supervised = spoken(template, inputs)
     found = Finding(case.name, EQUAL, ours=inputs["input_ids"], theirs=theirs or [], supervised=supervised)
     found.faults = [*_mask_faults(template, case.row, supervised), *_prompt_faults(template, case.row, inputs)]
@@ -179,11 +185,28 @@ def _general_difference(template: Template, case: Case, ours: list[int], theirs:
         without, _ = own_ids(tokenizer, {**row, "messages": talk.messages[1:]}, _variables(template))
         if without is not None and without[: len(ours)] == ours[: len(without)]:
             return EMPTY_IS_NONE
+    if _begins_as_asked(template, row, ours, theirs):
+        return NOT_ITS_PROMPT
     called = [call.name for message in talk.messages for call in calls_of(message)]
     shown = str(tokenizer.decode(theirs))
     if talk.tools and own_ids(tokenizer, {**row, "tools": None}, _variables(template))[0] == theirs:
         return LEAVES_TOOLS_OUT
     return LEAVES_CALLS_OUT if any(name not in shown for name in called) else None
+
+
+def _begins_as_asked(template: Template, row: Mapping[str, Any], ours: list[int], theirs: list[int]) -> bool:
+    """Whether we begin with the prompt of the tokenizer's own, and its finished conversation does not."""
+    messages = read_messages(row)
+    if messages[-1]["role"] != "assistant" or len(messages) < 2:
+        return False
+    before = {**row, "messages": messages[:-1]}
+    prompt, _ = own_ids(template.tokenizer, before, _variables(template))
+    if not prompt or theirs[: len(prompt)] == prompt:
+        return False
+    if not holds_special(template.tokenizer, messages):
+        return ours[: len(prompt)] == prompt
+    asked, begun = (str(template.tokenizer.decode(ids)) for ids in (prompt, ours))
+    return begun.startswith(asked)
 
 
 def holds_special(tokenizer: PreTrainedTokenizerBase, messages: Iterable[Mapping[str, Any]]) -> bool:

@@ -39,13 +39,13 @@ RENDER_ERRORS = (
 FIX = "choose a --template_type"
 
 
-def refuse(what: str, why: str = "") -> NoReturn:
+def refuse(what: str, why: str = "", fix: str = FIX) -> NoReturn:
     """Say that the chat template cannot be used.
 
     Raises:
         DataError: always.
     """
-    raise DataError("DATA-06", what, why=why, fix=FIX)
+    raise DataError("DATA-06", what, why=why, fix=fix)
 
 
 def check_source(source: str) -> None:
@@ -84,7 +84,7 @@ def read_source(said: str | Path) -> str:
 class _Generation(jinja2.ext.Extension):
     """Reads `{% generation %}` blocks."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 (as the class above has it)
 
     def parse(self, parser: Any) -> Any:
         """The block's statements."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
+from typing import NoReturn
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -17,11 +19,13 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from swift.templates.align import shared
 from swift.templates.conversation import Message, Talk
 from swift.templates.jinja import refuse, render
+from swift.templates.kin import advice
+from swift.templates.thinking import CLOSE, OPEN
 from swift.templates.tokens import added_texts, any_of
 
 Span = tuple[int, int]
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-THOUGHT_END = "</think>"
+EMPTY_THOUGHT = re.compile(rf"\s*{OPEN}\s*{CLOSE}")
 TAG = re.compile(r"<[^<>]*>")
 
 
@@ -31,13 +35,18 @@ class Replies:
     Args:
         tokenizer: whose chat template it is.
         end_text: the text that ends a reply.
+        opened: the thought that a prompt begins and a finished conversation does not show; "" where there is none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_text: str) -> None:
-        self.tokenizer, self.end_text = tokenizer, end_text
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_text: str, opened: str = "") -> None:
+        self.tokenizer, self.end_text, self.opened = tokenizer, end_text, opened
         source = tokenizer.get_chat_template()
         self._source = source if GENERATION.search(source) else None
         self._variables, self._added = tokenizer.special_tokens_map, any_of(added_texts(tokenizer))
+
+    @cached_property
+    def _advice(self) -> str:
+        return advice(self.tokenizer)
 
     def find(self, talk: Talk, text: str) -> list[Span]:
         """Where every reply starts and ends in `text`, which is `talk` rendered.
@@ -52,10 +61,11 @@ class Replies:
             for k in turns
             if any(m["role"] != "system" for m in messages[:k])
         }
-        starts = {k: len(prompt) for k, prompt in prompts.items() if text.startswith(prompt)}
         last = len(messages) - 1
+        found_starts = {k: self._start(prompt, text, k == last) for k, prompt in prompts.items()}
+        starts = {k: start for k, start in found_starts.items() if start is not None}
         if last in prompts and last not in starts:
-            _refuse_prompt(prompts[last], text)
+            self._refuse_prompt(prompts[last], text, messages[last]["content"])
         calling = [k for k in starts if messages[k].get("tool_calls")]
         ends = {k: self._plain_end(messages[k]["content"], text, start) for k, start in starts.items()}
         ends |= {k: self._call_end(talk, k, text, starts[k]) for k in calling}
@@ -72,6 +82,16 @@ class Replies:
             found |= {k: (starts.get(k, span[0]), span[1]) for k, span in zip(turns, said, strict=True)}
         return [found[k] for k in turns]
 
+    def _start(self, prompt: str, text: str, last: bool) -> int | None:
+        """Where a reply begins: behind its prompt, or an earlier one where its prompt would open a thought."""
+        if text.startswith(prompt):
+            return len(prompt)
+        before = prompt.removesuffix(self.opened)
+        if last or before == prompt or not text.startswith(before):
+            return None
+        thought = EMPTY_THOUGHT.match(text, len(before))
+        return thought.end() if thought else len(before)
+
     def marks(self, marked: Talk, text: str, mark: str) -> list[int] | None:
         """Where marks come out in `text`; None when they change anything else."""
         prompt = marked.messages[-1]["role"] != "assistant"
@@ -83,6 +103,22 @@ class Replies:
             at += len(part)
             found.append(at)
         return found
+
+    def without_end(self, text: str, start: int) -> str:
+        """The last reply of `text`, which begins at `start`, without the end of its turn."""
+        return text[start : self._without_end(text, start, len(text))]
+
+    def _refuse_prompt(self, prompt: str, text: str, reply: str) -> NoReturn:
+        """Say that a prompt is not how its conversation begins, and which rows of the catalog are like it."""
+        if prompt.rstrip().endswith(CLOSE) and CLOSE in reply:
+            what = "the prompt for a reply says that it has no thought, and the reply has one"
+            refuse(what, fix=f"leave thoughts out of the data, or {self._advice}, which leaves them out")
+        start = max(0, shared(prompt, text) - 20)
+        refuse(
+            "the prompt that the chat template makes for a reply is not how the finished conversation begins",
+            f"the prompt has {prompt[start:][:60]!r}, the conversation {text[start:][:60]!r}",
+            self._advice,
+        )
 
     def _plain_end(self, content: str, text: str, start: int) -> int | None:
         """The end of a reply that stands in `text` as it is, with its end right after; None when it does not."""
@@ -107,7 +143,7 @@ class Replies:
         """
         mark = unused(text)
         marked = list(talk.messages)
-        marked[k] = {**marked[k], "content": mark + marked[k]["content"].rpartition(THOUGHT_END)[2].lstrip()}
+        marked[k] = {**marked[k], "content": mark + marked[k]["content"].rpartition(CLOSE)[2].lstrip()}
         at = self.marks(Talk(marked, talk.tools), text, mark) if talk.messages[k]["content"].strip() else None
         end = self._next_end(talk.messages[k], text, at[0]) if at and len(at) == 1 else None
         if at is None or end is None:
@@ -174,6 +210,27 @@ class Replies:
         return at if at >= 0 and alone else end
 
 
+def said_after(opened: str, empty: str, content: str, shown: str) -> str:
+    """What a reply says after a prompt that opened its thought.
+
+    Args:
+        opened: how the prompt begins the thought.
+        empty: what is said in place of a thought that the reply does not have.
+        content: the reply as its row has it.
+        shown: the same as a finished conversation shows it, without the thought.
+    """
+    thought, closed, answer = content.rpartition(CLOSE)
+    shown = EMPTY_THOUGHT.sub("", shown, count=1)
+    if answer.strip() not in shown:
+        refuse("the chat template changes the last reply so that its place cannot be verified")
+    if not closed:
+        return (empty.rstrip() if shown[:1].isspace() and not answer.strip() else empty) + shown
+    begun = thought.lstrip()
+    thought = begun.removeprefix(opened if begun.startswith(opened) else OPEN)
+    space = answer[: len(answer) - len(answer.lstrip())]
+    return thought + CLOSE + ("" if shown.startswith(space) else space) + shown
+
+
 def unused(text: str) -> str:
     """A character for private use that `text` does not have."""
     return next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in text)
@@ -184,7 +241,7 @@ def _parts(message: Message, variant: int) -> tuple[str, str, str]:
     content = message["content"]
     if not variant:
         return "", content, ""
-    shown = content.rpartition(THOUGHT_END)[2] if variant == 2 else content
+    shown = content.rpartition(CLOSE)[2] if variant == 2 else content
     reply = shown.strip()
     start = len(content) - len(shown.lstrip())
     return content[:start], reply, content[start + len(reply) :]
@@ -192,13 +249,5 @@ def _parts(message: Message, variant: int) -> tuple[str, str, str]:
 
 def _shows_thought(content: str, prompt: str, text: str) -> bool:
     """Whether `text`, where it goes on in another way than the prompt, has the thought that `content` begins with."""
-    thought = TAG.sub("", content.rpartition(THOUGHT_END)[0]).strip()
+    thought = TAG.sub("", content.rpartition(CLOSE)[0]).strip()
     return bool(thought) and thought in text[shared(prompt, text) :]
-
-
-def _refuse_prompt(prompt: str, text: str) -> None:
-    start = max(0, shared(prompt, text) - 20)
-    refuse(
-        "the prompt that the chat template makes for a reply is not how the finished conversation begins",
-        f"the prompt has {prompt[start:][:60]!r}, the conversation {text[start:][:60]!r}",
-    )

@@ -7,7 +7,7 @@ FINISHED: tuple[str, ...] = (
     *("1 round", "2 rounds", "3 rounds", "4 rounds", "system", "empty system", "space around"),
     *("special tokens typed", "a thought", "a thought before", *TOOLS),
 )
-OTHER_TOOLS = dict.fromkeys(
+OTHER_TOOLS: dict[str, str] = dict.fromkeys(
     TOOLS, "tools are written in a format of ours; the model's own has one that --template_type auto writes"
 )
 KEPT_THOUGHT = dict.fromkeys(
