@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,17 @@ import peft
 from torch import nn
 
 from swift import hub
-from swift.errors import ConfigError, DataError, SwiftError, UnknownNameError, UsageError
+from swift.errors import DataError, UnknownNameError, UsageError
+from swift.log import get_logger
 from swift.registry import unknown
-from swift.tuners import files, fingerprint, merging, peft_format, peft_layers
+from swift.tuners import files, fingerprint, loading, merging, peft_format, peft_layers
 from swift.tuners.branch import matches
 from swift.tuners.config import SwiftConfig
 from swift.tuners.files import Config, Stored
-from swift.tuners.fingerprint import Fingerprint
-from swift.tuners.lora import LoRAConfig, is_relative
+from swift.tuners.lora import LoRAConfig
 from swift.tuners.model import SwiftModel
-from swift.tuners.relative import starts, trained_alone, unfold, without_start
 
-EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|lm_head|output_layer)\.(base_layer\.)?weight$")
+logger = get_logger()
 
 Names = str | Sequence[str] | Mapping[str, str] | None
 
@@ -38,14 +36,18 @@ class Swift:
         *,
         extra_state_keys: Sequence[str] = (),
         inference_mode: bool = False,
+        adapter_name: str = "default",
+        **others: Any,
     ) -> SwiftModel | peft.PeftModel:
         """The model with tuners, changed in place; everything else in it is frozen.
 
         Args:
             model: any module, or what this function returned before: its adapters stay.
-            config: one config, for an adapter called "default", or a dict of names and configs of any kinds.
+            config: one config, or a dict of names and configs of any kinds.
             extra_state_keys: regular expressions for the base's own tensors that train and are saved too.
             inference_mode: nothing is to be trained.
+            adapter_name: of the adapter of a single config.
+            others: options of other libraries' functions of this kind are passed over, with a warning.
 
         Returns:
             A PeftModel for a single PEFT config on a plain model, otherwise a SwiftModel.
@@ -53,14 +55,15 @@ class Swift:
         Raises:
             UnknownNameError: no module is named as a config's targets say; the nearest names are in the message.
         """
-        configs = config if isinstance(config, Mapping) else {"default": config}
+        _pass_over("prepare_model", others)
+        configs = config if isinstance(config, Mapping) else {adapter_name: config}
         _check_configs(configs)
         _check_keys(extra_state_keys, model)
         bare = not isinstance(model, SwiftModel | peft.PeftModel)
         if bare and isinstance(config, peft.PeftConfig) and not isinstance(config, LoRAConfig) and not extra_state_keys:
             own = peft_layers.own_copy(config, model, inference_mode or config.inference_mode)
             fingerprint.remember(own, fingerprint.take(model))
-            return peft_layers.get_peft_model(model, own, "default")
+            return peft_layers.get_peft_model(model, own, adapter_name)
         tuned = model if isinstance(model, SwiftModel) else SwiftModel(model)
         tuned.add_extra_state_keys(extra_state_keys, inference_mode=inference_mode)
         for name, one in configs.items():
@@ -77,6 +80,7 @@ class Swift:
         inference_mode: bool | None = None,
         is_trainable: bool = False,
         allow_other_base: bool = False,
+        **others: Any,
     ) -> SwiftModel | peft.PeftModel:
         """The model with the adapters of a checkpoint, ready to run, or to go on training.
 
@@ -88,6 +92,7 @@ class Swift:
             inference_mode: whether the adapters are frozen; None is the opposite of `is_trainable`.
             is_trainable: whether they train.
             allow_other_base: load them onto another base than the one that they were trained on.
+            others: options of other libraries' functions of this kind are passed over, with a warning.
 
         Returns:
             A PeftModel when all comes from PEFT's layout onto a plain model or a PeftModel, otherwise a SwiftModel.
@@ -97,27 +102,29 @@ class Swift:
             UnknownNameError: there is none of that name.
             DataError: it is damaged, or made for another model.
         """
+        _pass_over("from_pretrained", others)
         directory = _directory(model_id, revision)
         frozen = not is_trainable if inference_mode is None else inference_mode
         chosen = _choose(files.find(directory), adapter_name)
         chosen = chosen if frozen else {name: stored.to_train() for name, stored in chosen.items()}
         for stored in chosen.values():
-            _check_rows(stored, model)
+            loading.check_rows(stored, model)
         extra = directory / files.EXTRA_STATES
-        plain = not isinstance(model, SwiftModel) and not extra.is_dir()
-        if plain and all(stored.in_peft_layout for stored in chosen.values()):
-            base = fingerprint.remembered(model)
-            tuned: Any = _load_peft_model(model, chosen, frozen, base)
-        else:
-            tuned = model if isinstance(model, SwiftModel) else SwiftModel(model)
-            base = tuned.fingerprint
-            for name, stored in chosen.items():
-                _add(tuned, name, stored, frozen)
-            if extra.is_dir() and adapter_name is None:
-                tuned.add_extra_state_keys(files.read_extra_keys(extra), inference_mode=frozen)
-                _load_extra_states(tuned, extra)
-        for stored in chosen.values():
-            fingerprint.check_base(stored.base, base, str(stored.folder), allow_other_base)
+        in_peft = not extra.is_dir() and all(stored.in_peft_layout for stored in chosen.values())
+        tuned: Any = model if isinstance(model, SwiftModel) or in_peft else SwiftModel(model)
+        base = tuned.fingerprint if isinstance(tuned, SwiftModel) else fingerprint.remembered(tuned)
+        for name, stored in chosen.items():
+            tuned = loading.load(tuned, name, stored, frozen, base)
+        if extra.is_dir() and adapter_name is None:
+            tuned.add_extra_state_keys(files.read_extra_keys(extra), inference_mode=frozen)
+            loading.load_extra_states(tuned, extra)
+        try:
+            for stored in chosen.values():
+                fingerprint.check_base(stored.base, base, str(stored.folder), allow_other_base)
+        except DataError:
+            for name in chosen:
+                loading.take_back(tuned, name)
+            raise
         return tuned.eval() if frozen else tuned
 
     @staticmethod
@@ -153,6 +160,18 @@ class Swift:
     def save_to_peft_format(ckpt_dir: str | Path, output_dir: str | Path) -> None:
         """Rewrite a checkpoint of ours so that plain PEFT reads it. See `swift.tuners.peft_format`."""
         peft_format.save_to_peft_format(Path(ckpt_dir), Path(output_dir))
+
+
+def _pass_over(function: str, others: Mapping[str, Any]) -> None:
+    """Warn of arguments that nothing here needs; of those that may be misspelt, with the name that is meant."""
+    known = [
+        name for name, one in signature(getattr(Swift, function)).parameters.items() if one.kind != one.VAR_KEYWORD
+    ]
+    for name in others:
+        near = unknown("argument", name, known).fix
+        logger.warning(
+            "Swift.%s has no argument %r, which is passed over%s", function, name, f"; {near}" if near else ""
+        )
 
 
 def _check_configs(configs: Mapping[Any, Any]) -> None:
@@ -207,122 +226,3 @@ def _choose(stored: Mapping[str, Stored], names: Names) -> dict[str, Stored]:
         fix = f"this checkpoint has {', '.join(stored)}; adapter_name=None loads all"
         raise UsageError("USAGE-02", f"adapter_name={names!r} {fault}", fix=fix)
     return {wanted[name]: stored[name] for name in stored if name in wanted}
-
-
-def _check_rows(stored: Stored, model: Any) -> None:
-    """Raise DataError when the adapter has rows for tokens that the model has none for."""
-    said = vars(stored.config).get("trainable_token_indices") or []
-    last = max(
-        (index for indices in (said.values() if isinstance(said, dict) else [said]) for index in indices), default=-1
-    )
-    if last >= 0 and last >= (rows := len(model.get_input_embeddings().weight)):
-        what = f"{stored.folder} was trained with new tokens up to id {last}, and the model has {rows} rows"
-        raise DataError("CKPT-02", what, fix=f"first model.resize_token_embeddings({last + 1})")
-
-
-def _tensors(stored: Stored) -> dict[str, Any]:
-    tensors = files.read_tensors(stored.folder) if files.has_tensors(stored.config) else {}
-    if not is_relative(stored.config):
-        return tensors
-    return trained_alone(tensors, stored.config) if without_start(stored.config) else unfold(tensors)
-
-
-def _add(model: SwiftModel, name: str, stored: Stored, frozen: bool) -> None:
-    if name in model.adapters:
-        raise ConfigError(
-            "CONFIG-02", f"the model has an adapter {name!r} already", fix=f"adapter_name={{{stored.name!r}: 'other'}}"
-        )
-    tensors = _tensors(stored)
-    with _fitting(stored):
-        model.add_adapter(name, stored.config, inference_mode=frozen)
-    renamed: dict[str, Any] = {}
-    for pattern, spellings in _spellings(model, name, stored).items():
-        found = next((spelling for spelling in spellings if spelling in tensors), None)
-        if found is not None:
-            renamed[pattern.format(name)] = tensors.pop(found)
-    own = model.state_dict(adapter_name=name)
-    renamed |= starts(own, stored.config)
-    whole = _whole_embeddings(model.base_model, tensors) if stored.in_peft_layout else {}
-    left = {key: tensor for key, tensor in tensors.items() if key not in whole}
-    files.check_fit(own, {**renamed, **left}, str(stored.folder), _trained_on(stored))
-    model.load_state_dict(renamed, adapter_name=name)
-    model.base_model.load_state_dict({key: tensors[spelling] for spelling, key in whole.items()}, strict=False)
-
-
-@contextmanager
-def _fitting(stored: Stored) -> Iterator[None]:
-    """Say of a config that does not go onto the model that its checkpoint is at fault, not what was typed."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, SwiftError) and not isinstance(error, UnknownNameError | ConfigError):
-            raise
-        what, fix = (error.what, error.fix) if isinstance(error, SwiftError) else (str(error), None)
-        what = f"{stored.folder} does not fit the model: {what}"
-        raise DataError("CKPT-02", what, why=_trained_on(stored), fix=fix) from error
-
-
-def _spellings(model: SwiftModel, name: str, stored: Stored) -> dict[str, list[str]]:
-    """For each pattern of the adapter's keys, the keys under which the checkpoint may have it."""
-    patterns = model.owned(name).values()
-    if stored.in_peft_layout:
-        assert isinstance(stored.config, peft.PeftConfig)
-        plain = peft_layers.peft_keys(patterns, "{}", stored.config)
-        return {pattern: [plain[pattern]] for pattern in patterns}
-    both = {pattern: [pattern, pattern.replace(".modules_to_save.{}", "")] for pattern in patterns}
-    names = dict.fromkeys((stored.name, stored.folder.name))  # the folder of one adapter may be loaded by itself
-    return {p: [one.format(named) for named in names for one in spellings] for p, spellings in both.items()}
-
-
-def _whole_embeddings(model: Any, tensors: Mapping[str, Any]) -> dict[str, str]:
-    """The keys of whole embeddings that PEFT may have saved beside an adapter, with their keys in the model."""
-    state, whole = model.state_dict(), {}
-    for key, tensor in tensors.items():
-        inside = key if isinstance(model, peft.PeftModel) else key.removeprefix(peft_layers.PEFT_PREFIX)
-        for spelling in (inside, inside.replace(".base_layer.", "."), inside.replace(".weight", ".base_layer.weight")):
-            if spelling in state and state[spelling].shape == tensor.shape and EMBEDDING.search(spelling):
-                whole[key] = spelling
-    return whole
-
-
-def _load_peft_model(model: nn.Module, chosen: Mapping[str, Stored], frozen: bool, base: Fingerprint) -> peft.PeftModel:
-    tuned = model
-    for name, stored in chosen.items():
-        tensors = _tensors(stored)
-        if isinstance(tuned, peft.PeftModel) and name in tuned.peft_config:
-            raise ConfigError("CONFIG-02", f"the model has an adapter {name!r} already")
-        with _fitting(stored):
-            if not isinstance(tuned, peft.PeftModel):
-                tuned = peft_layers.get_peft_model(tuned, _own(stored, tuned, frozen, base), name)
-            else:
-                peft_layers.add_to_peft_model(tuned, _own(stored, tuned, frozen, base), name)
-        _load_peft_layout(tuned, name, stored, tensors)
-    assert isinstance(tuned, peft.PeftModel)
-    return tuned
-
-
-def _own(stored: Stored, model: nn.Module, frozen: bool, base: Fingerprint) -> peft.PeftConfig:
-    assert isinstance(stored.config, peft.PeftConfig)
-    config = peft_layers.own_copy(stored.config, model, frozen)
-    fingerprint.remember(config, base)
-    return config
-
-
-def _load_peft_layout(model: peft.PeftModel, name: str, stored: Stored, tensors: dict[str, Any]) -> None:
-    own = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    tensors |= starts(own, stored.config)
-    expected = {**own, **{key: tensors[key] for key in _whole_embeddings(model, tensors) if key not in own}}
-    files.check_fit(expected, tensors, str(stored.folder), _trained_on(stored))
-    peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
-
-
-def _load_extra_states(model: SwiftModel, folder: Path) -> None:
-    tensors = files.read_tensors(folder)
-    state = model.base_model.state_dict()
-    files.check_fit({key: state[key] for key in model.extra_states(state)}, tensors, str(folder))
-    model.base_model.load_state_dict(tensors, strict=False)
-
-
-def _trained_on(stored: Stored) -> str | None:
-    base = stored.base.name if stored.base else vars(stored.config).get("base_model_name_or_path")
-    return f"it was trained on {base}" if base else None

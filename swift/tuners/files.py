@@ -41,6 +41,7 @@ CARD_FILE = "README.md"
 EXTRA_STATES = "extra_states"
 RUN_FILE = "trainer_state.json"
 OURS = {"swift_type", "model_key_mapping", REMEMBERED}
+RETIRED = {"ranknum"}  # of AdaLoRA, which earlier files have: its rank as a number, which follows from the config
 SHOWN = 5
 LARGEST_JSON = 8 << 20  # bytes; the config of a model with a thousand layers, each named, is a tenth of it
 
@@ -215,7 +216,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     wild = [key for key, value in values.items() if value.is_floating_point() and not value.float().isfinite().all()]
     if wild:
         raise DataError("CKPT-01", f"{file} holds numbers that are not finite: {', '.join(wild[:SHOWN])}")
-    return values
+    return {key: value for key, value in values.items() if not RETIRED & set(key.split("."))}
 
 
 def _load_safe(file: Path) -> dict[str, Tensor]:

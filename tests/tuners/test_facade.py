@@ -102,6 +102,20 @@ class TestPrepare:
         model.save_pretrained(tmp_path)
         assert torch.equal(run(Swift.from_pretrained(LM.make(), tmp_path), LM), run(model, LM))
 
+    def test_the_adapter_of_one_config_can_be_named(self):
+        for config in (lora(), adapter()):
+            model = Swift.prepare_model(LM.make(), config, adapter_name="mine")
+            assert set(model.peft_config if isinstance(model, PeftModel) else model.adapters) == {"mine"}
+
+    def test_further_arguments_are_passed_over_and_named(self, tmp_path, caplog):
+        with caplog.at_level("WARNING", "swift"):
+            model = Swift.prepare_model(LM.make(), adapter(), autocast_adapter_dtype=False)
+            assert "'autocast_adapter_dtype', which is passed over" in caplog.text
+            model.save_pretrained(tmp_path)
+            assert Swift.from_pretrained(LM.make(), tmp_path, torch_device="cpu", is_trainabel=True).adapters
+        assert "'torch_device'" in caplog.text
+        assert "did you mean is_trainable" in caplog.text
+
     def test_inference_mode_trains_nothing(self):
         for configs in ({"a": lora(), "b": adapter()}, lora(), adapter()):
             model = Swift.prepare_model(LM.make(), configs, inference_mode=True)
@@ -282,12 +296,40 @@ class TestRefusals:
         Swift.prepare_model(base, {"default": lora()} if ours else lora()).save_pretrained(tmp_path)
         change(tmp_path / "default" if ours else tmp_path)
         other = tiny_model("qwen2", **{"vocab_size": 64, "hidden": 32, **shape})
+        keys = set(other.state_dict())
         with pytest.raises(DataError, match=named) as caught:
             Swift.from_pretrained(other, tmp_path)
         assert (caught.value.code, caught.value.exit_code) == ("CKPT-02", 65)
         assert caught.value.fix
         assert "models/one" in str(caught.value)
         assert str(caught.value).count("model.layers.") <= 15  # five of each kind
+        assert set(other.state_dict()) == keys
+
+    def test_a_misfit_leaves_the_others_at_work(self, tmp_path):
+        base = tiny_model("qwen2", vocab_size=64, hidden=32, seed=7)
+        Swift.prepare_model(LM.make(), {"new": lora(), "more": adapter()}).save_pretrained(tmp_path / "ours")
+        Swift.prepare_model(LM.make(), lora()).save_pretrained(tmp_path / "peft")
+        for model, place in (
+            (Swift.prepare_model(base, {"a": adapter(), "b": lora(r=2)}), "ours"),
+            (
+                Swift.from_pretrained(
+                    tiny_model("qwen2", vocab_size=64, hidden=32), tmp_path / "peft", {"default": "a"}
+                ),
+                "peft",
+            ),
+        ):
+            stir(model)
+            before = run(model, LM)
+            if place == "peft":
+                (tmp_path / "peft" / "adapter_config.json").write_text(
+                    (tmp_path / "peft" / "adapter_config.json").read_text().replace('"r": 4', '"r": 2')
+                )
+            with pytest.raises(DataError):
+                Swift.from_pretrained(model, tmp_path / place)
+            assert set(model.adapters if place == "ours" else model.peft_config) == (
+                {"a", "b"} if place == "ours" else {"a"}
+            )
+            assert torch.equal(run(model, LM), before)
 
     def test_the_same_name_is_not_loaded_twice(self, tmp_path):
         model = Swift.prepare_model(LM.make(), adapter())
