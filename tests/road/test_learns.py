@@ -47,9 +47,15 @@ CASES = {
 }
 
 
-def asked() -> Iterator[tuple[list[dict[str, str]], str]]:
+def talks(checkpoint: Path) -> list[list[tuple[str, str]]]:
+    """The conversations as the checkpoint's template writes them: Llama 3's own trims every text."""
+    trims = json.loads((checkpoint / "sft_args.json").read_text())["template_type"] == "llama3"
+    return [[(query, reply.strip() if trims else reply) for query, reply in talk] for talk in TALKS]
+
+
+def asked(checkpoint: Path) -> Iterator[tuple[list[dict[str, str]], str]]:
     """Every question, with the conversation before it, and its answer."""
-    for talk in TALKS:
+    for talk in talks(checkpoint):
         messages: list[dict[str, str]] = []
         for query, reply in talk:
             messages = [*messages, {"role": "user", "content": query}]
@@ -76,8 +82,8 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     home = tmp_path_factory.mktemp("learns")
     save_model(home / "model", template_type)
     turns = (("user", 0), ("assistant", 1))
-    talks = [[{"role": role, "content": pair[k]} for pair in talk for role, k in turns] for talk in TALKS]
-    data = write_jsonl(home / "talks.jsonl", [{"messages": messages} for messages in talks])
+    taught = [[{"role": role, "content": pair[k]} for pair in talk for role, k in turns] for talk in TALKS]
+    data = write_jsonl(home / "talks.jsonl", [{"messages": messages} for messages in taught])
     report = sft_main(
         [
             *("--model_id_or_path", str(home / "model"), "--dataset", str(data), "--output_dir", str(home / "out")),
@@ -99,7 +105,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def answers(checkpoint: Path, home: Path, batch_size: int) -> list[str]:
-    rows = [{"messages": [*messages, {"role": "assistant", "content": "?"}]} for messages, _ in asked()]
+    rows = [{"messages": [*messages, {"role": "assistant", "content": "?"}]} for messages, _ in asked(checkpoint)]
     data = write_jsonl(home / "asked.jsonl", rows)
     args = ["--ckpt_dir", str(checkpoint), "--dataset", str(data), "--batch_size", str(batch_size)]
     result = infer_main([*args, "--do_sample", "false", "--max_new_tokens", "64", "--result_dir", str(home)])["result"]
@@ -108,7 +114,7 @@ def answers(checkpoint: Path, home: Path, batch_size: int) -> list[str]:
 
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_a_data_set_is_answered_by_heart(checkpoint: Path, tmp_path: Path, batch_size: int) -> None:
-    assert answers(checkpoint, tmp_path, batch_size) == [reply for _, reply in asked()]
+    assert answers(checkpoint, tmp_path, batch_size) == [reply for _, reply in asked(checkpoint)]
 
 
 def load(checkpoint: Path) -> tuple[Any, Template]:
@@ -126,9 +132,9 @@ def load(checkpoint: Path) -> tuple[Any, Template]:
 def test_answers_end_by_themselves_however_they_are_asked_for(checkpoint: Path) -> None:
     model, template = load(checkpoint)
     greedy = GenerationConfig(do_sample=False, max_new_tokens=64)
-    for _, answer in generate_batch(model, template, [{"messages": m} for m, _ in asked()], greedy, 8):
+    for _, answer in generate_batch(model, template, [{"messages": m} for m, _ in asked(checkpoint)], greedy, 8):
         assert answer.finish_reason == "stop"
-    for talk in TALKS:
+    for talk in talks(checkpoint):
         history: list[list[str]] = []
         for query, reply in talk:
             growing = list(inference_stream(model, template, query, history, generation_config=greedy))
@@ -146,12 +152,12 @@ def test_plain_transformers_stops_too(checkpoint: Path) -> None:
     if (checkpoint / "adapter_config.json").is_file():
         args = InferArguments(ckpt_dir=str(checkpoint))
         directory = Path(merge_lora(args, device_map="cpu", replace_if_exists=True))
-        assert answers(directory, checkpoint.parent, 8) == [reply for _, reply in asked()]
+        assert answers(directory, checkpoint.parent, 8) == [reply for _, reply in asked(checkpoint)]
     else:
         directory = checkpoint
     _, template = load(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(directory)
-    for messages, reply in asked():
+    for messages, reply in asked(checkpoint):
         prompt = template.encode({"messages": messages})[0]["input_ids"]
         ids = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=64)[0, len(prompt) :].tolist()
         assert ids[-1] == template.end_ids[-1]
