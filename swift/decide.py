@@ -54,6 +54,14 @@ DATA_FROM_CHECKPOINT = (
     "model_author",
 )
 LOSS_SCALES = {"DEFAULT": "default", "alpha_umi": "alpha-umi", "agentflan": "agent-flan", "agent_flan": "agent-flan"}
+SEEING_BEYOND = {
+    **dict.fromkeys(
+        ("prefix_tuning", "prompt_tuning", "p_tuning", "prompt"), "its tokens stand before a pack, not a row"
+    ),
+    "longlora": "its attention goes by groups of tokens, whatever row they are of",
+    "reft": "it looks for the ends of a prompt, of which a pack has several",
+}
+"""Tuners that rows in a pack cannot be kept apart with, and why."""
 ROWS_PER_STEP = 16
 LEARNING_RATE = {"full": 1e-5}
 
@@ -125,7 +133,11 @@ def tidy(said: A) -> A:
         value = getattr(said, info.name)
         if info.is_list and isinstance(value, (str, tuple)):
             value = changes[info.name] = [value] if isinstance(value, str) else list(value)
-        if info.name in ("dataset", "val_dataset", "train_dataset_mix_ds", "lora_target_modules") and value and len(value) == 1:
+        if (
+            info.name in ("dataset", "val_dataset", "train_dataset_mix_ds", "lora_target_modules")
+            and value
+            and len(value) == 1
+        ):
             one = value[0]
             if "," in one and not Path(one).exists() and not (set(one) & set("^$(|[\\")):
                 changes[info.name] = [part.strip() for part in one.split(",") if part.strip()]
@@ -241,7 +253,7 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
-    return [*errors, *_stream_contradictions(args)]
+    return [*errors, *_stream_contradictions(args), *_packing_contradictions(args)]
 
 
 def _stream_contradictions(args: SftArguments) -> list[SwiftError]:
@@ -261,6 +273,28 @@ def _stream_contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict(what, f"--dataset … {args.train_dataset_mix_ds[0]}@0.3, a share of the mix"))
     if "epoch" in (args.evaluation_strategy, args.save_strategy):
         errors.append(_conflict("a stream has no end of an epoch to evaluate or save at", "--eval_steps, --save_steps"))
+    return errors
+
+
+def _packing_contradictions(args: SftArguments) -> list[SwiftError]:
+    """What packs and rows that are encoded late cannot do."""
+    errors: list[SwiftError] = []
+    if args.lazy_tokenize:
+        said = [name for name in ("packing", "streaming") if getattr(args, name)]
+        errors += [
+            _conflict(f"--lazy_tokenize and --{name} exclude each other", "drop one of the two") for name in said
+        ]
+    if not args.packing:
+        return errors
+    if args.max_length < 1:
+        errors.append(_conflict("--packing needs --max_length: it is the size of a pack", "--max_length 2048"))
+    blurring = sorted(SEEING_BEYOND.keys() & set(tuner_kinds(args)))
+    errors += [_conflict(f"--packing and {kind} exclude each other: {SEEING_BEYOND[kind]}") for kind in blurring]
+    if args.acc_strategy == "sentence":
+        errors.append(_conflict("--acc_strategy sentence counts rows, and a pack is several", "--acc_strategy token"))
+    if args.use_flash_attn and args.batch_size > 1:
+        what = "flash attention keeps the rows of one pack apart, not of several"
+        errors.append(_conflict(f"--packing with --use_flash_attn: {what}", "--batch_size 1 and a longer --max_length"))
     return errors
 
 

@@ -63,11 +63,18 @@ class SwiftError(Exception):
         super().__init__(what)
         self.code, self.what, self.why, self.fix = code, what, why, fix
 
+    def __reduce__(self) -> tuple[object, ...]:  # from another process
+        return _again, (type(self), self.code, self.what, self.why, self.fix)
+
     def __str__(self) -> str:  # KeyError and OSError children would otherwise show a repr
         lines = [f"error[{self.code}]: {self.what}"]
         lines += [f"  why: {self.why}"] if self.why else []
         lines += [f"  fix: {self.fix}"] if self.fix else []
         return "\n".join(lines)
+
+
+def _again(cls: type[SwiftError], code: str, what: str, why: str | None, fix: str | None) -> SwiftError:
+    return cls(code, what, why=why, fix=fix)
 
 
 class UsageError(SwiftError, ValueError):
@@ -147,6 +154,9 @@ class SeveralErrors(SwiftError, ValueError):
         first = errors[0]
         super().__init__(first.code, first.what, why=first.why, fix=first.fix)
         self.errors, self.exit_code = list(errors), first.exit_code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return SeveralErrors, (self.errors,)
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)

@@ -15,8 +15,9 @@ from torch import nn
 from swift import dist, hub
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
-from swift.commands import prepare, ready, run, sft
+from swift.commands import prepare, ready, rows, run, sft
 from swift.datasets import DATASETS
+from swift.datasets.encode import encode
 from swift.datasets.stream import Stream
 from swift.decide import decide_sft
 from swift.errors import RefusedError
@@ -101,6 +102,14 @@ def streamed(args: SftArguments, place: Path) -> Any:
 def opened(args: SftArguments, place: Path) -> Any:
     args = decided(replace(args, max_steps=3))
     return type(ready.read_data(args, prepare.load_template(args, prepare.find_source(args))).train).__name__
+
+
+def encoders(args: SftArguments, place: Path) -> Any:
+    seen: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "encode", lambda *a, processes, **more: seen.append(processes) or encode(*a, **more))
+        data(replace(args, data_cache=False), place)
+    return seen
 
 
 def mixed(args: SftArguments, place: Path) -> Any:
@@ -293,6 +302,9 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
         lambda args, place: data(replace(args, **further(args)), place),
     ),
     "streaming": (True, opened),
+    "packing": (True, opened),
+    "lazy_tokenize": (True, opened),
+    "preprocess_num_proc": (2, encoders),
     "streaming_buffer_size": (2, streamed),
     "streaming_val_size": (3, streamed),
     "max_bad_rows": (1, bad_rows),
@@ -415,6 +427,9 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "seed": (3, training("seed")),
     "full_determinism": (True, lambda args, place: decided(args).full_determinism),
     "loss_name": ("mine", training("loss_name")),
+    "fused_cross_entropy": (False, training("fused_cross_entropy")),
+    "fused_lora": (False, training("fused_lora")),
+    "use_logits_to_keep": (False, training("use_logits_to_keep")),
     "metrics": (["mine"], training("metric_names")),
     "callbacks": (["mine"], training("callback_names")),
     "training_options": ({"logging_steps": 77}, training("logging_steps")),
@@ -427,12 +442,10 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "save_strategy": ("epoch", training("save_strategy")),
     "save_steps": (3, training("save_steps")),
     "save_total_limit": (7, training("save_total_limit")),
-    "fused_cross_entropy": (False, training("fused_cross_entropy")),
-    "fused_lora": (False, training("fused_lora")),
-    "use_logits_to_keep": (False, training("use_logits_to_keep")),
     "save_only_model": (True, training("save_only_model")),
     "resume_from_checkpoint": ("my-model", resumed),
     "resume_only_model": (True, weights_alone),
+    "allow_inexact_resume": (True, training("allow_inexact_resume")),
     "ignore_data_skip": (True, training("ignore_data_skip")),
     "early_stopping_patience": (3, training("early_stopping_patience")),
     "acc_strategy": ("sentence", training("acc_strategy")),

@@ -135,8 +135,29 @@ class LossOptions:
 
 @dataclass(kw_only=True)
 class EncodingOptions:
-    """How encoded rows are kept."""
+    """How rows are encoded and put together."""
 
+    packing: bool = option(
+        False,
+        group="Data",
+        help="Train on packs of --max_length tokens, filled with whole rows that do not see each other; --batch_size "
+        "counts packs then.",
+    )
+    preprocess_num_proc: int = option(
+        1,
+        group="Data",
+        minimum=1,
+        help="Processes that encode rows, each with one thread; 1 leaves it to the tokenizer's threads.",
+    )
+
+
+@dataclass(kw_only=True)
+class KeepingOptions:
+    """Whether rows are encoded before training, and whether they are kept for the next run."""
+
+    lazy_tokenize: bool = option(
+        False, group="Data", help="Encode each row when training draws it, instead of all rows before."
+    )
     data_cache: bool = option(
         True, group="Data", help="Keep encoded rows, so that the next run on the same data starts at once."
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swift.arguments.data import DataOptions, LossOptions, MixOptions
+from swift.arguments.data import DataOptions, EncodingOptions, LossOptions, MixOptions
 from swift.arguments.fields import option
 from swift.arguments.model import ModelOptions, NewTokenOptions
 
 
 @dataclass(kw_only=True)
-class DataArguments(LossOptions, MixOptions, DataOptions, NewTokenOptions, ModelOptions):
+class DataArguments(LossOptions, MixOptions, EncodingOptions, DataOptions, NewTokenOptions, ModelOptions):
     """Look at data sets as a model will meet them, or encode them once for many runs."""
 
     action: str | None = option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swift.arguments.data import DataOptions, EncodingOptions, LossOptions, MixOptions
+from swift.arguments.data import DataOptions, EncodingOptions, KeepingOptions, LossOptions, MixOptions
 from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.arguments.training import OptimisationOptions, RunOptions
 from swift.arguments.tuner import TunerOptions
@@ -18,6 +18,7 @@ class SftArguments(
     LossOptions,
     MixOptions,
     EncodingOptions,
+    KeepingOptions,
     DataOptions,
     NewTokenOptions,
     ModelOptions,

@@ -27,6 +27,7 @@ from swift.datasets import cache
 from swift.datasets.convert import Conversation
 from swift.datasets.encode import encode, length_statistics
 from swift.datasets.ledger import Ledger
+from swift.datasets.pack import PackedDataset
 from swift.datasets.show import STYLE, Elements, elements_of, printable
 from swift.decide import decide_sft, tidy
 from swift.errors import OutputError, UsageError
@@ -63,9 +64,13 @@ def prepare(said: DataArguments) -> dict[str, Any]:
     args, template = decided(as_training(said))
     made = made_of(args, template) or made_of(args, template, of_files=False)
     assert made is not None
+    if args.packing:
+        made["options"]["packing"] = True
     with storage.staged_directory(output.resolve(), cache.facts(made)) as stage:
         data = encode_rows(args, template, stage)
     say(data.ledger.screen())
+    if isinstance(data.train, PackedDataset):
+        say(f"packed: {data.train.describe()}")
     say(f"written: {output}; train from it with `swift sft --dataset {output}`")
     return data.ledger.to_json()
 

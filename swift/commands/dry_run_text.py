@@ -15,7 +15,8 @@ from swift.arguments.help import width
 from swift.commands.estimates import Size
 from swift.commands.pictures import histogram, row_text, row_tokens, size, table
 from swift.commands.ready import Data
-from swift.datasets.encode import length_statistics
+from swift.datasets.encode import EncodedDataset, length_statistics
+from swift.datasets.pack import PackedDataset
 from swift.datasets.stream import Stream
 from swift.templates.template import Template
 
@@ -66,7 +67,10 @@ def _rows(data: Data) -> list[str]:
     for part, rows in (("train", data.train), ("validation", data.val)):
         if isinstance(rows, Stream):
             lines.append(f"  {part}: read while training goes on, {rows.buffer_size:,} rows shuffled together")
-        elif rows is not None:
+        elif isinstance(rows, PackedDataset):
+            found = rows.rows.lengths
+            lines += [f"  {part}: tokens per row {length_statistics(found)}", *histogram(found), f"  {rows.describe()}"]
+        elif isinstance(rows, EncodedDataset):
             lines += [f"  {part}: tokens per row {length_statistics(rows.lengths)}", *histogram(rows.lengths)]
     return lines
 

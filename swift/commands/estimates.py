@@ -13,6 +13,8 @@ from transformers.training_args import OptimizerNames
 from swift.arguments.sft import SftArguments
 from swift.commands.ready import add_tuner
 from swift.datasets.encode import EncodedDataset
+from swift.datasets.lazy import LazyDataset
+from swift.datasets.pack import PackedDataset
 from swift.datasets.stream import Stream
 from swift.models.load import TORCH_DTYPES
 from swift.models.outline import outline_model
@@ -20,6 +22,7 @@ from swift.models.source import ModelSource
 from swift.trainers.arguments import Seq2SeqTrainingArguments
 
 ADAM = ("adamw_torch", "adamw_torch_fused")  # two moments as large as the gradient
+Rows = EncodedDataset | PackedDataset | LazyDataset
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Size:
         return self.weight_bytes + self.gradient_bytes + (self.optimiser_bytes or 0)
 
 
-def schedule(training: Seq2SeqTrainingArguments, train: EncodedDataset | Stream, processes: int) -> Schedule:
+def schedule(training: Seq2SeqTrainingArguments, train: Rows | Stream, processes: int) -> Schedule:
     """The steps that the trainer will make of these rows."""
     rows_per_step = training.train_batch_size * training.gradient_accumulation_steps * processes
     if isinstance(train, Stream):
@@ -74,6 +77,8 @@ def schedule(training: Seq2SeqTrainingArguments, train: EncodedDataset | Stream,
         steps, epochs = training.max_steps, training.max_steps / steps_per_epoch
     else:
         steps, epochs = math.ceil(training.num_train_epochs * steps_per_epoch), training.num_train_epochs
+    if isinstance(train, LazyDataset):
+        return _scheduled(training, rows_per_step, steps, epochs, None, None)
     tokens, supervised = round(sum(train.lengths) * epochs), round(train.num_supervised * epochs)
     return _scheduled(training, rows_per_step, steps, epochs, tokens, supervised)
 

@@ -20,8 +20,10 @@ from swift.commands.streams import open_stream
 from swift.datasets import cache
 from swift.datasets.convert import Conversation
 from swift.datasets.encode import EncodedDataset, encode
+from swift.datasets.lazy import LazyDataset
 from swift.datasets.ledger import Ledger, Part
 from swift.datasets.load import Loaded, load_datasets, parse_specs
+from swift.datasets.pack import PackedDataset, best_fit
 from swift.datasets.stream import Stream
 from swift.errors import DataError, DiskError, OutputError, UsageError
 from swift.log import get_logger
@@ -29,21 +31,23 @@ from swift.templates.template import RecordTemplate, Template
 
 logger = get_logger()
 TOKENIZER_FILES = ("*token*", "vocab*", "merges*", "*.model", "chat_template*", "config.json", "*.py")
-NOT_SHAPING = {"dataset", "val_dataset", "data_cache"}
+NOT_SHAPING = {"dataset", "val_dataset", "data_cache", "packing", "lazy_tokenize", "preprocess_num_proc"}
 
 
 @dataclass(frozen=True)
 class Data:
     """Encoded rows and the account of every row read; `val` is None without evaluation."""
 
-    train: EncodedDataset | Stream
+    train: EncodedDataset | PackedDataset | LazyDataset | Stream
     val: EncodedDataset | None
     ledger: Ledger
 
     @property
     def example(self) -> Mapping[str, Any]:
         """The first row that trains, encoded."""
-        return self.train.first() if isinstance(self.train, Stream) else self.train[0]
+        if isinstance(self.train, Stream):
+            return self.train.first()
+        return self.train.rows[0] if isinstance(self.train, PackedDataset) else self.train[0]
 
 
 def load_rows(args: SftArguments) -> Loaded:
@@ -76,6 +80,8 @@ def read_data(args: SftArguments, template: Template) -> Data:
     prepared = [Path(text).expanduser() for text in args.dataset if cache.is_kept(Path(text).expanduser())]
     if prepared:
         return _prepared(args, template, prepared[0])
+    if args.lazy_tokenize and not args.dry_run:
+        return _late(args, template)
     made = made_of(args, template) if args.data_cache and not args.dry_run else None
     if made is None:
         return encode_rows(args, template)
@@ -85,7 +91,7 @@ def read_data(args: SftArguments, template: Template) -> Data:
     if found is None:
         return encode_rows(args, template)
     logger.info(f"encoded rows: {found}")
-    return _of(cache.read(found, args.max_bad_rows))
+    return _of(cache.read(found, args.max_bad_rows), args)
 
 
 def encode_rows(args: SftArguments, template: Template, stage: Path | None = None) -> Data:
@@ -96,14 +102,28 @@ def encode_rows(args: SftArguments, template: Template, stage: Path | None = Non
     for part, rows in found.items():
         if rows:
             keep = cache.writer(cache.blocks_file(stage, part)) if stage else list
-            parts[part] = encode(rows, template, loaded.ledger, split=part, keep=keep)
+            processes = args.preprocess_num_proc
+            parts[part] = encode(rows, template, loaded.ledger, split=part, keep=keep, processes=processes)
+    pack_of = best_fit(parts["train"].lengths, args.max_length) if args.packing else None
+    kept = cache.Kept(parts, loaded.ledger, pack_of)
     if stage is not None:
-        cache.finish(stage, parts, loaded.ledger)
-    return _of(cache.Kept(parts, loaded.ledger))
+        cache.finish(stage, kept)
+    return _of(kept, args)
 
 
-def _of(kept: cache.Kept) -> Data:
-    return Data(kept.parts["train"], kept.parts.get("validation"), kept.ledger)
+def _late(args: SftArguments, template: Template) -> Data:
+    """Rows of which those that train are encoded when they are drawn."""
+    loaded = load_rows(args)
+    held = encode(loaded.val, template, loaded.ledger, split="validation") if loaded.val else None
+    return Data(LazyDataset(loaded.train, template, loaded.ledger), held, loaded.ledger)
+
+
+def _of(kept: cache.Kept, args: SftArguments) -> Data:
+    train: EncodedDataset | PackedDataset = kept.parts["train"]
+    if args.packing:
+        train = PackedDataset(kept.parts["train"], args.max_length, kept.pack_of)
+        logger.info(f"train: {train.describe()}")
+    return Data(train, kept.parts.get("validation"), kept.ledger)
 
 
 def _keep(args: SftArguments, template: Template, made: dict[str, Any]) -> Path | None:
@@ -135,9 +155,10 @@ def _prepared(args: SftArguments, template: Template, directory: Path) -> Data:
         raise UsageError("USAGE-02", f"--dataset {directory} is prepared, and nothing can be added", fix="say it alone")
     then, now = cache.made_of(directory), made_of(args, template, of_files=False)
     assert now is not None
+    options = {**now["options"], "packing": args.packing}
     for name, value in then["options"].items():
-        if now["options"].get(name) != value:
-            what = f"{directory} was prepared with --{name} {value}, and this run has {now['options'].get(name)}"
+        if options.get(name) != value:
+            what = f"{directory} was prepared with --{name} {value}, and this run has {options.get(name)}"
             raise DataError("DATA-07", what, fix="say the same here, or prepare it anew")
     for name in ("template", "tokenizer"):
         if then[name] != now[name]:
@@ -146,7 +167,7 @@ def _prepared(args: SftArguments, template: Template, directory: Path) -> Data:
         if Path(file).is_file() and cache.digest_of([Path(file)]) != known:
             raise DataError("DATA-07", f"{directory}: {file} has changed since", fix="prepare it anew")
     logger.info(f"prepared rows: {directory}")
-    data = _of(cache.read(directory, args.max_bad_rows))
+    data = _of(cache.read(directory, args.max_bad_rows), args)
     return data if args.evaluation_strategy != "no" else Data(data.train, None, data.ledger)
 
 

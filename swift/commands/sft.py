@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed
+from transformers import TrainerCallback
 
 from swift import dist
 from swift.arguments.reading import command_words, read_arguments
 from swift.arguments.sft import SftArguments
 from swift.commands.dry_run import dry_run
 from swift.commands.prepare import load_plugins, load_template
-from swift.commands.ready import add_tuner, find_inputs, load_base, new_ids, read_data, spell_out
+from swift.commands.ready import Data, add_tuner, find_inputs, load_base, new_ids, read_data, spell_out
 from swift.commands.report import save_arguments, write_report
 from swift.commands.run import check_disk, choose_run, no_empty_run, what_is_saved
+from swift.datasets.lazy import LazyDataset
 from swift.decide import decide_sft, tidy, without_effect
 from swift.log import get_logger
 from swift.models.load import detect_hardware
 from swift.templates.publish import settle_chat_template
 from swift.trainers.arguments import training_arguments
+from swift.trainers.lazy import FollowLazy
 from swift.trainers.old_rows import OldRows
+from swift.trainers.packs import check_rows_apart
 from swift.trainers.trainer import Seq2SeqTrainer
 
 logger = get_logger()
@@ -66,6 +71,8 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
 
     torch.manual_seed(args.seed)
     model = add_tuner(args, load_base(args, source, new), source, new)
+    if args.packing:
+        check_rows_apart(model)
     trainer = Seq2SeqTrainer(
         model=model,
         args=training,
@@ -75,13 +82,19 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         tokenizer=template.tokenizer,
         sft_args=args,
         template=template,
-        callbacks=[OldRows(model, new)] if args.sft_type == "full" else None,
+        callbacks=followers(model, new, args, data),
     )
     with what_is_saved(args):
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
     report = write_report(args, trainer, data.ledger)
     leave_group()
     return report
+
+
+def followers(model: torch.nn.Module, new: Sequence[int], args: SftArguments, data: Data) -> list[TrainerCallback]:
+    """What goes along with training: old rows stay as they are, rows that are encoded late are entered when drawn."""
+    found: list[TrainerCallback] = [OldRows(model, new)] if args.sft_type == "full" else []
+    return [*found, FollowLazy(data.train)] if isinstance(data.train, LazyDataset) else found
 
 
 def join_group(args: SftArguments) -> None:

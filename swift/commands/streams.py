@@ -36,6 +36,7 @@ def open_stream(
         buffer_size=args.streaming_buffer_size,
         val_size=args.streaming_val_size,
         seed=args.dataset_seed,
+        pack_size=args.max_length if args.packing else None,
     )
     val: Sequence[Conversation] | None = held.val if held else stream.hold_out()
     return stream, encode(val, template, ledger, split="validation") if val else None, ledger

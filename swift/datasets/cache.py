@@ -1,8 +1,8 @@
 """Encoded rows on disk, with the account of how they came to be: read by memory map, whole or not there at all.
 
-A directory holds `train.arrow`, perhaps `validation.arrow`, the order of examples and the ledger. Its manifest says
-what it was made of, so that nothing is ever taken for what it is not. The cache of `swift sft` and what `swift data
-prepare` writes are the same thing in two places.
+A directory holds `train.arrow`, perhaps `validation.arrow`, the order of examples, perhaps their packs, and the ledger.
+Its manifest says what it was made of, so that nothing is ever taken for what it is not. The cache of `swift sft` and
+what `swift data prepare` writes are the same thing in two places.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from swift.datasets.ledger import PARTS, Ledger, Part
 from swift.errors import DataError
 
 KIND, FORMAT = "encoded rows", 1
-LEDGER = "ledger.json"
+LEDGER, PACKS = "ledger.json", "train-packs.npy"
 KEPT = 20
 TYPES = {np.int32: pa.list_(pa.int32()), np.float32: pa.list_(pa.float32())}
 SCHEMA = pa.schema([(name, TYPES[kind]) for name, kind in COLUMNS.items()])
@@ -35,10 +35,14 @@ READ = 1 << 20
 
 @dataclass(frozen=True)
 class Kept:
-    """What a directory holds: the encoded parts, and the account of all rows."""
+    """What a directory holds: the encoded parts, the account of all rows, and perhaps the packs of those that train.
+
+    `pack_of` is the pack of every example that trains, None where they were not packed.
+    """
 
     parts: dict[Part, EncodedDataset]
     ledger: Ledger
+    pack_of: np.ndarray | None = None
 
 
 def cache_directory() -> Path:
@@ -98,11 +102,13 @@ def _block(batch: pa.RecordBatch) -> Block:
     return Block(lists["input_ids"].offsets.to_numpy(), columns)
 
 
-def finish(stage: Path, parts: Mapping[Part, EncodedDataset], ledger: Ledger) -> None:
-    """Write what stands beside the blocks: the order of examples and the account."""
-    for part, rows in parts.items():
+def finish(stage: Path, kept: Kept) -> None:
+    """Write what stands beside the blocks: the order of examples, their packs and the account."""
+    for part, rows in kept.parts.items():
         np.save(_order(stage, part), rows.order, allow_pickle=False)
-    storage.write_json(stage / LEDGER, ledger.to_state())
+    if kept.pack_of is not None:
+        np.save(stage / PACKS, kept.pack_of, allow_pickle=False)
+    storage.write_json(stage / LEDGER, kept.ledger.to_state())
 
 
 def facts(made_of: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +152,8 @@ def read(directory: Path, max_bad_rows: int = 0) -> Kept:
         if _order(directory, part).is_file():
             order = np.load(_order(directory, part), allow_pickle=False)
             parts[part] = EncodedDataset(Blocks(read_blocks(blocks_file(directory, part))), order)
-    return Kept(parts, ledger)
+    packs = directory / PACKS
+    return Kept(parts, ledger, np.load(packs, allow_pickle=False) if packs.is_file() else None)
 
 
 def blocks_file(directory: Path, part: Part) -> Path:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -13,7 +18,7 @@ from torch.utils.data import Dataset
 from swift.datasets.blocks import Block, Blocks, block_of
 from swift.datasets.convert import Conversation, at
 from swift.datasets.ledger import BAD, Ledger, Part
-from swift.errors import DataError
+from swift.errors import DataError, InternalError
 from swift.log import get_logger
 
 logger = get_logger()
@@ -36,7 +41,10 @@ class Encoder(Protocol):
         ...
 
     def encode_batch(self, rows: Any, errors: list[tuple[int, DataError]], /) -> Sequence[Inputs]:
-        """Each row as {input_ids, labels}; {} for one that is too long, or refused, which `errors` then names."""
+        """Each row as {input_ids, labels}; {} for one that is too long, or refused, which `errors` then names.
+
+        `truncated` is how many tokens of it were cut off, where any were.
+        """
         ...
 
 
@@ -62,7 +70,11 @@ class EncodedDataset(Dataset[dict[str, list[Any]]]):
         return int(self.rows.supervised[self.order].sum())
 
     def __getitem__(self, index: int) -> dict[str, list[Any]]:
-        return {name: values.tolist() for name, values in self.rows[int(self.order[index])].items()}
+        return {name: values.tolist() for name, values in self.columns(index).items()}
+
+    def columns(self, index: int) -> dict[str, np.ndarray]:
+        """An example as arrays."""
+        return self.rows[int(self.order[index])]
 
 
 def encode(
@@ -73,6 +85,7 @@ def encode(
     split: Part = "train",
     batch_size: int = 1000,
     keep: Callable[[Iterator[Block]], Sequence[Block]] = list,
+    processes: int = 1,
 ) -> EncodedDataset:
     """Encode every row, in order; over-long ones and those with nothing to learn are dropped and counted.
 
@@ -83,23 +96,22 @@ def encode(
         split: which part of it these rows are.
         batch_size: rows per call of the tokenizer.
         keep: where encoded rows are kept, block by block as they come; in memory unless said.
+        processes: how many encode, each a batch at a time; what they give is the same as that of one.
 
     Raises:
         DataError: rows that do not fit the template, beyond the ledger's `max_bad_rows`, or no row is left (DATA-05).
+        InternalError: a process was killed.
     """
     copies = Counter(id(row) for row in rows)
     different = list({id(row): row for row in rows}.values())
+    batches = [different[start : start + batch_size] for start in range(0, len(different), batch_size)]
     place: dict[int, int] = {}
 
     def blocks() -> Iterator[Block]:
-        for start in range(0, len(different), batch_size):
-            batch = different[start : start + batch_size]
-            kept = [
-                (row, inputs) for row, inputs in _encoded(batch, template, ledger, split, copies) if inputs is not None
-            ]
-            place.update({id(row): len(place) + k for k, (row, _) in enumerate(kept)})
-            block = block_of([inputs for _, inputs in kept])
-            _count(block, [row for row, _ in kept], [inputs for _, inputs in kept], ledger, split, copies)
+        for batch, (block, fates) in zip(batches, judged_in_order(batches, template, processes), strict=True):
+            kept = [row for row, fate in zip(batch, fates, strict=True) if fate.reason is None]
+            place.update({id(row): len(place) + k for k, row in enumerate(kept)})
+            _enter(batch, fates, block, ledger, split, copies)
             if len(block):
                 yield block
 
@@ -107,44 +119,97 @@ def encode(
     ledger.check_bad_rows()
     order = np.array([place[id(row)] for row in rows if id(row) in place], np.int64)
     if not len(order):
-        raise _nothing_left(split, ledger)
+        raise nothing_left(split, ledger)
     encoded = EncodedDataset(stored, order)
     logger.info(f"{split}: tokens per row {length_statistics(encoded.lengths)}")
     return encoded
 
 
-def _encoded(
-    batch: Sequence[Conversation], template: Encoder, ledger: Ledger, split: Part, copies: Mapping[int, int]
-) -> Iterator[tuple[Conversation, Inputs | None]]:
-    """Each row with what it became; None for one that is left out, which is entered in the ledger."""
+class Fate(NamedTuple):
+    """What became of a row.
+
+    Attributes:
+        reason: why it is dropped, None for one that is used.
+        error: what is wrong with a bad one.
+        truncated: its tokens that were cut off.
+    """
+
+    reason: str | None
+    error: DataError | None = None
+    truncated: int = 0
+
+
+def judge(batch: Sequence[Conversation], template: Encoder) -> tuple[Block, list[Fate]]:
+    """The rows that can be used, encoded, and what became of each."""
     errors: list[tuple[int, DataError]] = []
     results = template.encode_batch(batch, errors)
     refused = dict(errors)
+    fates: list[Fate] = []
     for i, (row, inputs) in enumerate(zip(batch, results, strict=True)):
         reason = BAD if i in refused else problem(inputs, template)
         if reason is None:
-            if template.truncation_strategy == "truncation_left" and len(inputs["input_ids"]) == template.max_length:
-                ledger.cut.append(row["where"])
-            yield row, inputs
-            continue
-        error = at(row["where"], refused[i]) if i in refused else None
-        ledger.withdraw(split, reason, row["where"], copies[id(row)], error, row.get("dataset"))
-        yield row, None
+            fates.append(Fate(None, truncated=inputs.get("truncated", 0)))
+        else:
+            fates.append(Fate(reason, at(row["where"], refused[i]) if i in refused else None))
+    return block_of([inputs for inputs, fate in zip(results, fates, strict=True) if fate.reason is None]), fates
 
 
-def _count(
+def _enter(
+    batch: Sequence[Conversation],
+    fates: Sequence[Fate],
     block: Block,
-    rows: Sequence[Conversation],
-    inputs: Sequence[Inputs],
     ledger: Ledger,
     split: Part,
     copies: Mapping[int, int],
 ) -> None:
-    """Enter the tokens of the rows of a block."""
-    learnt, lengths = Blocks([block]).supervised.tolist(), np.diff(block.offsets).tolist()
-    for row, found, supervised, length in zip(rows, inputs, learnt, lengths, strict=True):
-        cut = found.get("truncated", 0)
-        ledger.count(split, row.get("dataset"), supervised, length - supervised, cut, copies[id(row)])
+    """Enter in the ledger what became of the rows of a batch; `block` holds those that are used."""
+    tokens = iter(zip(Blocks([block]).supervised.tolist(), np.diff(block.offsets).tolist(), strict=True))
+    for row, fate in zip(batch, fates, strict=True):
+        dataset, count = row.get("dataset"), copies[id(row)]
+        if fate.reason is not None:
+            ledger.withdraw(split, fate.reason, row["where"], count, fate.error, dataset)
+            continue
+        if fate.truncated:
+            ledger.cut.append(row["where"])
+        learnt, length = next(tokens)
+        ledger.count(split, dataset, learnt, length - learnt, fate.truncated, count)
+
+
+def judged_in_order(
+    batches: Sequence[Sequence[Conversation]], template: Encoder, processes: int
+) -> Iterator[tuple[Block, list[Fate]]]:
+    """`judge` of every batch, in order, in so many processes.
+
+    Raises:
+        InternalError: a process was killed.
+    """
+    if min(processes, len(batches)) < 2:
+        yield from (judge(batch, template) for batch in batches)
+        return
+    context, work = multiprocessing.get_context("fork"), partial(_judge_shared, id(batches))
+    SHARED[id(batches)] = batches, template  # what a fork has need not be sent to it
+    try:
+        with ProcessPoolExecutor(min(processes, len(batches)), context, _one_thread_each) as pool:
+            yield from pool.map(work, range(len(batches)))
+    except BrokenProcessPool:
+        why = "there was not enough memory, most likely"
+        raise InternalError(
+            "RUN-02", "a process that encodes rows was killed", why=why, fix="a smaller --preprocess_num_proc"
+        ) from None
+    finally:
+        del SHARED[id(batches)]
+
+
+SHARED: dict[int, tuple[Sequence[Sequence[Conversation]], Encoder]] = {}
+
+
+def _one_thread_each() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _judge_shared(key: int, index: int) -> tuple[Block, list[Fate]]:
+    batches, template = SHARED[key]
+    return judge(batches[index], template)
 
 
 def length_statistics(lengths: Sequence[int]) -> str:
@@ -158,12 +223,13 @@ def problem(inputs: Inputs, template: Encoder) -> str | None:
     if not inputs:
         return f"longer than {template.max_length} tokens"
     labels = inputs["labels"]
-    if labels is None or labels.count(IGNORED) == len(labels):
+    if labels is None or labels.count(IGNORED) >= len(labels) - (labels[0] != IGNORED):  # nothing predicts the first
         return NO_TOKEN
     return None
 
 
-def _nothing_left(split: Part, ledger: Ledger) -> DataError:
+def nothing_left(split: Part, ledger: Ledger) -> DataError:
+    """The error that no row can be used."""
     too_long = any(reason.startswith("longer than") for reason in ledger.dropped)
     fixes = ["raise --max_length, or --truncation_strategy truncation_left"] if too_long else []
     fixes += ["--dataset_test_ratio 0 to validate on nothing"] if split == "validation" else []

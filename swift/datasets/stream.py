@@ -2,14 +2,14 @@
 
 The rows of an epoch, mixed as `--interleave` says, are cut into blocks of `buffer_size`. Each block is shuffled by
 (seed, epoch, number of the block), so the order is a function of these, and where a block begins is all that has to be
-remembered of what was read before.
+remembered of what was read before. Packs are made of the rows of one block.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from torch.utils.data import IterableDataset
 from swift.datasets.convert import Conversation, at
 from swift.datasets.encode import IGNORED, Encoder, Inputs, problem
 from swift.datasets.ledger import BAD, Ledger
-from swift.datasets.load import LEFT_OUT
 from swift.datasets.mix import Mix
+from swift.datasets.pack import best_fit, join, members
 from swift.datasets.passes import Cursor, Pass
 from swift.datasets.source import Outcome, Source
 from swift.errors import ConfigError, DataError
@@ -28,6 +28,8 @@ from swift.errors import ConfigError, DataError
 ENCODED_AT_ONCE = 64
 MOST_PLACES = 1000
 Example = dict[str, Any]
+Drawn = tuple[int, bool, str, Outcome]
+"""The data set that a row is of, whether it was read in an earlier pass, where it stands, and what it is."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,6 @@ class Event:
     learnt: int = 0
     masked: int = 0
     truncated: int = 0
-    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Stream(IterableDataset[Example]):
         buffer_size: rows that are shuffled together; 1 keeps their order.
         val_size: rows at the beginning that `hold_out` gives and training leaves out.
         seed: of the order.
-        arrange: makes other examples of those of a block, such as packed ones; None leaves them.
+        pack_size: the examples are packs of that many tokens, made of the rows of a block; None packs nothing.
     """
 
     def __init__(
@@ -82,10 +83,10 @@ class Stream(IterableDataset[Example]):
         buffer_size: int = 16384,
         val_size: int = 0,
         seed: int = 42,
-        arrange: Callable[[list[Example]], list[Example]] | None = None,
+        pack_size: int | None = None,
     ) -> None:
         self.sources, self.template, self.ledger, self.mix = sources, template, ledger, mix or Mix()
-        self.buffer_size, self.val_size, self.seed, self.arrange = buffer_size, val_size, seed, arrange
+        self.buffer_size, self.val_size, self.seed, self.pack_size = buffer_size, val_size, seed, pack_size
         self._from, self._skip = Mark(0, Cursor.start(len(sources))), 0
         self._forget()
         ledger.most_places = MOST_PLACES
@@ -103,8 +104,8 @@ class Stream(IterableDataset[Example]):
             self.ledger.read(source.spec.text, 1)
             if isinstance(row, DataError):
                 self.ledger.reject(where, row, excused=source.excused, dataset=source.spec.text)
-            elif row is None:
-                self.ledger.drop(LEFT_OUT, where, source.spec.text)
+            elif isinstance(row, str):
+                self.ledger.drop(row, where, source.spec.text)
             else:
                 held.append(row)
         self.ledger.check_bad_rows()
@@ -149,17 +150,34 @@ class Stream(IterableDataset[Example]):
             rows.take(self.val_size)
         return rows
 
-    def _examples(self, block: list[tuple[int, bool, str, Outcome]], mark: Mark) -> Iterator[Example]:
+    def _examples(self, block: list[Drawn], mark: Mark) -> Iterator[Example]:
         """The examples of a block in their order, what became of each row being noted on the way."""
         order = np.random.RandomState([self.seed, mark.cursor.epoch, mark.cursor.block]).permutation(len(block))
         shuffled = [block[k] for k in order] if self.buffer_size > 1 else block
-        if self.arrange is None:
-            yield from self._encoded(shuffled, mark.index, 1)
-        else:
-            yield from self.arrange(list(self._encoded(shuffled, mark.index, 0)))
+        index = mark.index
+        if self.pack_size is not None:
+            yield from self._packed(shuffled, index, self.pack_size)
+            return
+        for event, example in self._encoded(shuffled):
+            self._note(replace(event, before=index))
+            if example is not None:
+                index += 1
+                yield example
 
-    def _encoded(self, rows: Sequence[tuple[int, bool, str, Outcome]], index: int, step: int) -> Iterator[Example]:
-        """The rows that can be trained on, encoded; `index` counts the examples, each of which is `step` more."""
+    def _packed(self, rows: Sequence[Drawn], index: int, size: int) -> Iterator[Example]:
+        """The rows of a block as packs, of which the first is the example `index`."""
+        found = list(self._encoded(rows))
+        good = [example for _, example in found if example is not None]
+        pack_of = best_fit([len(example["input_ids"]) for example in good], size)
+        packs = iter(pack_of.tolist())
+        events = [replace(event, before=index + (0 if example is None else next(packs))) for event, example in found]
+        for event in sorted(events, key=lambda event: event.before):
+            self._note(event)
+        for pack in members(pack_of):
+            yield join([good[k] for k in pack.tolist()])
+
+    def _encoded(self, rows: Sequence[Drawn]) -> Iterator[tuple[Event, Example | None]]:
+        """What became of every row, and it encoded where it can be trained on."""
         for start in range(0, len(rows), ENCODED_AT_ONCE):
             batch = rows[start : start + ENCODED_AT_ONCE]
             good = [row for *_, row in batch if isinstance(row, dict)]
@@ -168,18 +186,16 @@ class Stream(IterableDataset[Example]):
             refused = dict(errors)
             for i, again, where, row in batch:
                 source = self.sources[i]
-                event = Event(index, source.spec.text, where, again, excused=source.excused)
+                event = Event(0, source.spec.text, where, again, excused=source.excused)
                 if isinstance(row, DataError):
-                    self._note(replace(event, reason=BAD, error=row))
-                elif row is None:
-                    self._note(replace(event, reason=LEFT_OUT))
+                    yield replace(event, reason=BAD, error=row), None
+                elif isinstance(row, str):
+                    yield replace(event, reason=row), None
                 else:
                     _, inputs, k = next(results)
                     event = self._judged(event, inputs, refused.get(k))
-                    self._note(event)
-                    if event.reason is None:
-                        index += step
-                        yield {name: value for name, value in inputs.items() if name != "truncated"}
+                    kept = {name: value for name, value in inputs.items() if name != "truncated"}
+                    yield event, kept if event.reason is None else None
 
     def _judged(self, event: Event, inputs: Inputs, error: DataError | None) -> Event:
         """The event of an encoded row: used with its tokens, or dropped."""
@@ -189,10 +205,8 @@ class Stream(IterableDataset[Example]):
         if reason is not None:
             return replace(event, reason=reason)
         learnt = sum(label != IGNORED for label in inputs["labels"])
-        length, limit = len(inputs["labels"]), self.template.max_length
-        full = length == limit and self.template.truncation_strategy == "truncation_left"
-        truncated = inputs.get("truncated", 0)
-        return replace(event, learnt=learnt, masked=length - learnt, truncated=truncated, full=full)
+        masked, truncated = len(inputs["labels"]) - learnt, inputs.get("truncated", 0)
+        return replace(event, learnt=learnt, masked=masked, truncated=truncated)
 
     def _nothing_left(self, index: int) -> DataError:
         self.settle(index + 1)
@@ -234,7 +248,7 @@ class Stream(IterableDataset[Example]):
             ledger.reject(event.where, event.error, excused=event.excused, dataset=dataset)
         elif event.reason is not None:
             ledger.drop(event.reason, event.where, dataset)
-        elif event.full:
+        elif event.truncated:
             ledger.cut.append(event.where)
 
     def to_state(self, examples: int) -> dict[str, Any]:
@@ -282,6 +296,7 @@ class Stream(IterableDataset[Example]):
             "streaming_buffer_size": self.buffer_size,
             "streaming_val_size": self.val_size,
             "seed": self.seed,
+            "pack_size": self.pack_size,
             "max_length": self.template.max_length,
             "truncation_strategy": self.template.truncation_strategy,
         }

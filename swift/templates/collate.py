@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from swift.errors import ConfigError
 
 MASKED = -100
-PADS = {"labels": MASKED, "loss_scale": 0.0}
+PADS = {"labels": MASKED, "loss_scale": 0.0, "position_ids": 0}
 
 
 def data_collator(
@@ -19,9 +20,12 @@ def data_collator(
 ) -> dict[str, torch.Tensor]:
     """Rows padded on the right to the longest: `input_ids_BT`, `attention_mask_BT`, `labels_BT`, `loss_scale_BT`.
 
+    Packs have `position_ids_BT` instead of an attention mask: from positions that begin again a model knows where the
+    next row begins, but it looks at them only where there is no mask. Padding is at position 0, each token alone.
+
     Args:
-        batch: rows with `input_ids`, and `labels` if the first row has them, and `loss_scale` if any row has it: in
-            the others every label weighs 1. Other columns are left out.
+        batch: rows with `input_ids`, and `labels` and `position_ids` if the first row has them, and `loss_scale` if any
+            row has it: in the others every label weighs 1. Other columns are left out.
         tokenizer: says the id to pad with.
         padding_to: a length that the batch has at least; None is that of the longest row.
 
@@ -39,17 +43,23 @@ def data_collator(
     width = max(*lengths, padding_to or 0) if batch else 0
     if any(row.get("loss_scale") is not None for row in batch):
         batch = [{**row, "loss_scale": scale_of(row)} for row in batch]
-    columns = ["input_ids", *(name for name in PADS if batch[0].get(name) is not None)]
     pads = {"input_ids": tokenizer.pad_token_id, **PADS}
-    padded = {
-        name: torch.tensor([[*row[name], *[pads[name]] * (width - len(row[name]))] for row in batch])
-        for name in columns
-    }
-    padded["attention_mask"] = torch.tensor([[1] * length + [0] * (width - length) for length in lengths])
+    names = [name for name in pads if batch[0].get(name) is not None]
+    padded = {name: torch.from_numpy(_padded([row[name] for row in batch], width, pads[name])) for name in names}
+    if "position_ids" not in names:
+        lengths_B1 = torch.tensor(lengths)[:, None]
+        padded["attention_mask"] = (torch.arange(width) < lengths_B1).long()
     return padded
 
 
-def scale_of(row: Mapping[str, Any]) -> list[float]:
+def _padded(rows: Sequence[Any], width: int, pad: float) -> np.ndarray:
+    found = np.full((len(rows), width), pad, np.float32 if isinstance(pad, float) else np.int64)
+    for k, row in enumerate(rows):
+        found[k, : len(row)] = row
+    return found
+
+
+def scale_of(row: Mapping[str, Any]) -> Sequence[float]:
     """The weight of every token of a row: what it says, else 1 for what is learnt and 0 for what is not."""
     said = row.get("loss_scale")
-    return [float(label != MASKED) for label in row["labels"]] if said is None else list(said)
+    return [float(label != MASKED) for label in row["labels"]] if said is None else said

@@ -87,9 +87,11 @@ class Template(ABC):
         call_ends: the id of `call_end`, if any.
         stop_ids: ids that end a reply, for `eos_token_id`.
         stop_words: texts that end a reply where no single id does.
+        pause: what a reply that calls a tool ends with where it goes on after the answer; "" where its turn ends.
     """
 
     tools: ToolFormat | None
+    pause = ""
 
     def __init__(
         self,
@@ -147,7 +149,8 @@ class Template(ABC):
     def encode(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The row as `{"input_ids", "labels"}` and what else the tokenizer needs to decode (nothing so far).
 
-        Where weights other than 0 and 1 come in, `"loss_scale"` has that of every token.
+        Where weights other than 0 and 1 come in, `"loss_scale"` has that of every token; `"truncated"` is how many
+        tokens were cut off a longer row.
 
         Args:
             row: `{query, response, history, system}` or `{messages}`, and `tools` where there are any. Without a last
@@ -191,16 +194,18 @@ class Template(ABC):
         """What `encode` gives for a conversation, `{}` when it is too long."""
         if isinstance(laid, DataError):
             return laid
+        cut: dict[str, int] = {}
         if self.max_length is not None and len(laid.ids) > self.max_length:
             if self.truncation_strategy == "delete":
                 return {}
             kept = slice(-self.max_length, None)
+            cut = {"truncated": len(laid.ids) - self.max_length}
             laid = Laid(laid.ids[kept], laid.labels[kept], laid.scales and laid.scales[kept])
         if conversation.messages[-1]["role"] != "assistant":
-            return {"input_ids": laid.ids, "labels": None}
+            return {"input_ids": laid.ids, "labels": None, **cut}
         if laid.scales is None:
-            return {"input_ids": laid.ids, "labels": laid.labels}
-        return {"input_ids": laid.ids, "labels": laid.labels, "loss_scale": laid.scales}
+            return {"input_ids": laid.ids, "labels": laid.labels, **cut}
+        return {"input_ids": laid.ids, "labels": laid.labels, "loss_scale": laid.scales, **cut}
 
     def lay(self, parts: Iterable[Shown | Said]) -> Laid:
         """Ids, labels and weights of the parts in order: the one place where labels are made.

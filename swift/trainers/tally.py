@@ -27,8 +27,7 @@ class Tally:
 
     def add(self, sums: Sums, inputs: Mapping[str, Any]) -> None:
         """Add a batch: its sums, and how many tokens went into the model."""
-        mask = inputs.get("attention_mask")
-        count = mask.sum() if mask is not None else torch.tensor(inputs["input_ids"].numel())
+        count = count_tokens(inputs)
         new = [sums.loss.detach(), sums.tokens, sums.correct, sums.rows, sums.correct_rows, sums.weight, count]
         self.sums += torch.stack([value.to(self.sums) for value in new])
 
@@ -41,6 +40,20 @@ class Tally:
         """The sums over all processes, by name."""
         sums: Any = accelerator.reduce(self.sums, "sum") if accelerator.num_processes > 1 else self.sums
         return dict(zip(self.NAMES, sums.tolist(), strict=True))
+
+
+def count_tokens(inputs: Mapping[str, Any]) -> torch.Tensor:
+    """How many tokens of a batch are not padding.
+
+    In packs, which have no mask, that is at position 0, again and again up to the end of the row.
+    """
+    mask, positions_BT = inputs.get("attention_mask"), inputs.get("position_ids")
+    if mask is not None:
+        return mask.sum()
+    if positions_BT is None:
+        return torch.tensor(inputs["input_ids"].numel())
+    columns_T = torch.arange(1, positions_BT.shape[1] + 1, device=positions_BT.device)
+    return (columns_T * (positions_BT > 0)).amax(dim=1).sum()
 
 
 class Clock:

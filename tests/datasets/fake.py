@@ -37,5 +37,6 @@ class FakeTemplate:
         if self.max_length is not None and len(ids) > self.max_length:
             if self.truncation_strategy == "delete":
                 return {}
-            ids, labels = ids[-self.max_length :], labels[-self.max_length :]
+            more = len(ids) - self.max_length
+            return {"input_ids": ids[more:], "labels": labels[more:], "truncated": more}
         return {"input_ids": ids, "labels": labels}

@@ -42,7 +42,7 @@ def kept(directory: Path, made: dict[str, Any], weigh: bool = False) -> tuple[En
     with storage.staged_directory(directory, cache.facts(made)) as stage:
         keep = cache.writer(cache.blocks_file(stage, "train"))
         encoded = encode(rows[:-1] if weigh else rows, template, ledger, keep=keep, batch_size=4)
-        cache.finish(stage, {"train": encoded}, ledger)
+        cache.finish(stage, cache.Kept({"train": encoded}, ledger))
     return encoded, ledger
 
 

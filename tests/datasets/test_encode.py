@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from swift.datasets.convert import Conversation
 from swift.datasets.encode import encode, length_statistics
 from swift.datasets.ledger import Ledger
-from swift.errors import DataError
+from swift.errors import DataError, InternalError
 from swift.templates.template import get_template
 from tests.datasets.fake import END, FakeTemplate
 
@@ -65,6 +67,53 @@ def test_rows_that_are_cut_are_told_and_trained() -> None:
     assert encoded.lengths == [4, 20, 20]
     assert ledger.cut == ["x.jsonl:2", "x.jsonl:3"]
     assert ledger.summary().endswith("= 3 trained + 0 validation (2 cut to the maximal length)")
+
+
+def test_tokens_that_are_cut_off_are_counted(tokenizer: Any) -> None:
+    rows = [talk(1), talk(2, "long " * 60), talk(3, "long " * 60)]
+    whole = encode(rows, get_template("qwen", tokenizer), opened(rows)).lengths
+    ledger = opened(rows)
+    encoded = encode([*rows, rows[1]], get_template("qwen", tokenizer, None, 50, "truncation_left"), ledger)
+    assert encoded.lengths[1:] == [50] * 3
+    assert ledger.parts["train"].truncated == 3 * (whole[1] - 50)
+
+
+def test_nothing_predicts_the_first_token() -> None:
+    class Prompts(FakeTemplate):
+        def encode_batch(self, rows: Any, errors: Any) -> list[dict[str, Any]]:
+            return [{"input_ids": [5, 6], "labels": [5, -100]}, {"input_ids": [5, 6], "labels": [5, 6]}]
+
+    rows = [talk(1), talk(2)]
+    ledger = opened(rows)
+    assert len(encode(rows, Prompts(), ledger)) == 1
+    assert ledger.dropped == {"no supervised token": ["x.jsonl:1"]}
+
+
+def test_several_processes_give_what_one_gives() -> None:
+    rows = [talk(k, "!" if k == 7 else "q" * (k % 9), "a" * (k % 5 + 1)) for k in range(1, 40)]
+    rows.append(rows[3])
+
+    def done(processes: int) -> tuple[list[Any], dict[str, Any], list[int]]:
+        ledger = opened(rows, max_bad_rows=1)
+        template = FakeTemplate(max_length=9, refuses="!")
+        encoded = encode(rows, template, ledger, batch_size=4, processes=processes)
+        return [encoded[k] for k in range(len(encoded))], ledger.to_json(), [template.calls]
+
+    one, two = done(1), done(2)
+    assert one[:2] == two[:2]
+    assert two[2] == [0]  # all of it was done elsewhere
+    assert one[1]["dropped"].keys() == {"bad row", "longer than 9 tokens"}
+
+
+def test_a_killed_process_is_told() -> None:
+    class Killed(FakeTemplate):
+        def encode_batch(self, rows: Any, errors: Any) -> list[dict[str, Any]]:
+            os.kill(os.getpid(), signal.SIGKILL)
+            return []
+
+    rows = [talk(k) for k in range(8)]
+    with pytest.raises(InternalError, match="a process that encodes rows was killed"):
+        encode(rows, Killed(), opened(rows), batch_size=2, processes=2)
 
 
 def test_a_row_without_labels_is_nothing_to_learn() -> None:

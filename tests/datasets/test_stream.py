@@ -126,19 +126,36 @@ def test_rows_of_several_sets(tmp_path: Path) -> None:
     assert rows.ledger.balanced
 
 
-def test_a_block_can_be_arranged(tmp_path: Path) -> None:
-    def pairs(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [
-            {name: [*first[name], *second[name]] for name in first}
-            for first, second in zip(examples[::2], examples[1::2], strict=True)
-        ]
+def test_packs_are_made_of_a_block_and_gone_on_with(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [*numbered(20), {"query": "q", "response": None}])
+    how: dict[str, Any] = {"bad": 1, "buffer_size": 7, "pack_size": 12}
+    packs = list(itertools.islice(stream(path, **how), 9))
+    assert all(len(pack["input_ids"]) <= 12 for pack in packs)
+    assert len(packs[0]["input_ids"]) == 10
+    whole = take(stream(path, **how), 30)
+    for examples in range(1, 12):
+        after = resumed(path, str(examples), **how)
+        assert take(after, 30 - examples) == whole[examples:]
+        after.settle(11)
+        straight = stream(path, **how)
+        take(straight, 11)
+        straight.settle(11)
+        assert after.ledger.to_json() == straight.ledger.to_json()
+        assert after.ledger.balanced
+    with pytest.raises(ConfigError, match="pack_size was 12, is None"):
+        stream(path, bad=1, buffer_size=7).from_state(straight.to_state(11))
 
-    path = write(tmp_path / "a.jsonl", numbered(20))
-    rows = stream(path, buffer_size=6, arrange=pairs)
-    whole = take(rows, 20)
-    assert sorted("".join(whole[:10])) == sorted("".join(map(str, range(1, 21))))
-    for examples in range(20):
-        assert take(resumed(path, str(examples), buffer_size=6, arrange=pairs), 20 - examples) == whole[examples:]
+
+def test_the_account_of_packs_is_that_of_their_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", numbered(9))  # of 5 tokens each: 2 of the query and 3 of "q1", "1" and two ends
+    one = stream(path, buffer_size=9, pack_size=10)
+    packs = list(itertools.islice(one, 5))
+    assert [len(pack["input_ids"]) // 5 for pack in packs] == [2, 2, 2, 2, 1]
+    one.settle(2)
+    assert one.ledger.trained == 4
+    one.settle(5)
+    assert one.ledger.trained == 9
+    assert sorted("".join(map(said, packs))) == list("123456789")
 
 
 def resumed(*texts: str, template: FakeTemplate | None = None, **how: Any) -> Stream:

@@ -154,6 +154,7 @@ def test_a_batch_is_its_rows(name):
 def test_truncation_keeps_the_tail_and_its_labels(name):
     whole, _ = template_of(name).encode(talk(*TURNS))
     left, _ = template_of(name, max_length=9, truncation_strategy="truncation_left").encode(talk(*TURNS))
+    assert left.pop("truncated") == len(whole["input_ids"]) - 9
     assert left == {key: value[-9:] for key, value in whole.items()}
     assert template_of(name, max_length=9).encode(talk(*TURNS)) == ({}, {})
 

@@ -133,6 +133,7 @@ def test_ends_are_as_many_as_replies(name):
 def test_truncation_keeps_the_tail_and_its_labels(name, length):
     whole, _ = get_template(name, marked_tokenizer()).encode(long_talk(name))
     left, _ = get_template(name, marked_tokenizer(), None, length, "truncation_left").encode(long_talk(name))
+    assert left.pop("truncated") == len(whole["input_ids"]) - length
     assert left == {key: value[-length:] for key, value in whole.items()}
     assert get_template(name, marked_tokenizer(), None, length).encode(long_talk(name)) == ({}, {})
 

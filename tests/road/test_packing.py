@@ -1,0 +1,124 @@
+"""Packed runs through the command: what they train on, that they go on to the bit, what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swift.cli import main
+from swift.commands.sft import sft_main
+from swift.errors import ConfigError, SeveralErrors
+
+TRAIN = [
+    "--model_id_or_path", "my-model", "--batch_size", "1", "--eval_steps", "2",
+    "--gradient_accumulation_steps", "2", "--save_steps", "2", "--logging_steps", "1", "--learning_rate", "1e-2",
+    "--add_output_dir_suffix", "false", "--max_length", "150", "--packing", "--save_total_limit", "-1",
+]  # fmt: skip
+
+
+def train(output: str, *words: str, dataset: str = "chat.jsonl") -> dict[str, Any]:
+    return sft_main([*TRAIN, "--dataset", dataset, "--output_dir", output, *words])
+
+
+def weights(run: str, step: int) -> bytes:
+    return (Path(run) / f"checkpoint-{step}" / "adapter_model.safetensors").read_bytes()
+
+
+def lines(run: str) -> list[float]:
+    entries = [json.loads(line) for line in (Path(run) / "logging.jsonl").read_text().splitlines()]
+    return [entry["loss"] for entry in entries if "loss" in entry]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_packed_run_goes_on_to_the_bit(here: Path, streamed: bool) -> None:
+    words = ["--max_steps", "6", *(["--streaming", "--streaming_buffer_size", "11"] if streamed else [])]
+    whole = train("whole", *words)
+    train("parts", *words, "--resume_from_checkpoint", "whole/checkpoint-2")
+    assert weights("parts", 6) == weights("whole", 6)
+    assert lines("parts") == lines("whole")[2:]
+    rows = whole["dataset_info"]
+    assert rows["rows_read"] == rows["train"]["rows"] + rows["validation"]["rows"]
+    if not streamed:
+        assert rows["rows_read"] == 40  # rows, not packs
+        with pytest.raises(ConfigError, match="would not be exact: rows was"):
+            train("other", *words, "--packing", "false", "--resume_from_checkpoint", "whole/checkpoint-2")
+
+
+def test_a_step_over_one_pack_is_a_step_over_its_rows(here: Path) -> None:
+    one = [
+        "--max_steps",
+        "1",
+        "--gradient_accumulation_steps",
+        "1",
+        "--dataset_test_ratio",
+        "0",
+        "--lora_dropout_p",
+        "0",
+    ]
+    packed = train("packed", *one, "--max_length", "4000")
+    plain = train("plain", *one, "--max_length", "4000", "--packing", "false", "--batch_size", "40")
+    assert lines("packed") == pytest.approx(lines("plain"), rel=1e-5)
+    assert packed["dataset_info"]["train"] == plain["dataset_info"]["train"]
+
+
+def test_packs_that_were_prepared_are_trained_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    how = ["--model_id_or_path", "my-model", "--max_length", "150"]
+    assert main(["data", "prepare", "chat.jsonl", *how, "--packing", "true", "--output", "ready"]) == 0
+    assert "packed: 39 rows in " in capsys.readouterr().out
+    assert (here / "ready" / "train-packs.npy").is_file()
+    for dataset in ("chat.jsonl", "ready"):
+        train(f"of-{dataset}", "--max_steps", "2", dataset=dataset)
+    assert lines("of-ready") == lines("of-chat.jsonl")
+    assert weights("of-ready", 2) == weights("of-chat.jsonl", 2)
+    words = ["sft", *TRAIN, "--dataset", "ready", "--output_dir", "out", "--max_steps", "1", "--packing", "false"]
+    assert main(words) == 65
+    assert "was prepared with --packing True, and this run has False" in capsys.readouterr().err
+    assert main(["data", "prepare", "chat.jsonl", *how, "--output", "ready"]) == 0
+    train("of-rows", "--max_steps", "2", dataset="ready")
+    assert weights("of-rows", 2) == weights("of-chat.jsonl", 2)
+
+
+def test_a_dry_run_tells_of_packs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sft", *TRAIN, "--dataset", "chat.jsonl", "--output_dir", "out", "--dry_run"]) == 0
+    assert "% filled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--max_length", "-1"], "--packing needs --max_length"),
+        (["--sft_type", "prompt_tuning"], "stand before a pack"),
+        (["--sft_type", "longlora"], "groups of tokens"),
+        (["--sft_type", "reft"], "ends of a prompt"),
+        (["--acc_strategy", "sentence"], "a pack is several"),
+        (["--lazy_tokenize"], "--lazy_tokenize and --packing exclude each other"),
+    ],
+)
+def test_what_packs_cannot_do_is_said_first(here: Path, words: list[str], reason: str) -> None:
+    with pytest.raises((ConfigError, SeveralErrors), match=reason):
+        train("out", *words)
+
+
+def test_late_rows_train_as_early_ones_do(here: Path) -> None:
+    words = [
+        "--packing",
+        "false",
+        "--max_steps",
+        "21",
+        "--lora_dropout_p",
+        "0",
+        "--save_steps",
+        "21",
+        "--eval_steps",
+        "21",
+    ]
+    early = train("early", *words)
+    late = train("late", *words, "--lazy_tokenize")
+    assert lines("late") == lines("early")
+    assert weights("late", 21) == weights("early", 21)
+    assert late["dataset_info"] == early["dataset_info"]
+    with pytest.raises(ConfigError, match="--lazy_tokenize and --streaming exclude each other"):
+        train("out", *words, "--lazy_tokenize", "--streaming")

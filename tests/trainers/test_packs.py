@@ -1,0 +1,147 @@
+"""Rows in a pack do not see each other: logits and gradients are those of the rows one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from swift.datasets.pack import join
+from swift.errors import ConfigError
+from swift.templates.collate import data_collator
+from swift.trainers.packs import check_rows_apart
+from swift.trainers.tally import count_tokens
+from tests.tiny import tiny_model, tiny_tokenizer
+from tests.trainers.rows import VOCAB, Rows, losses, trainer_of, weights
+
+APART: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "gemma": {"head_dim": 16},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 3},
+    "mistral": {"sliding_window": 3},
+    "gpt2": {},
+}
+NOT_APART: dict[str, tuple[dict[str, Any], str]] = {
+    "bloom": ({"n_layer": 2}, "takes no positions"),
+    "opt": ({"ffn_dim": 64}, "goes on from row to row"),
+    "jamba": ({"use_mamba_kernels": False}, "goes on from row to row"),
+}
+ROWS = Rows(7, seed=3).rows
+
+
+def packs(*sizes: int) -> dict[str, Tensor]:
+    """The rows in packs of that many rows, as one batch, padded."""
+    rows = iter(ROWS)
+    return data_collator([join([next(rows) for _ in range(size)]) for size in sizes], tiny_tokenizer())
+
+
+def gradients(model: Any, batches: list[dict[str, Tensor]]) -> list[Tensor]:
+    """Of the sum of all losses."""
+    model.zero_grad()
+    for batch in batches:
+        count = (batch["labels"][:, 1:] != -100).sum()
+        (model(**batch, use_cache=False).loss * count).backward()
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", APART)
+def test_a_pack_is_its_rows_one_by_one(kind: str, attention: str) -> None:
+    model = tiny_model(kind, VOCAB, attn_implementation=attention, **APART[kind]).eval()
+    check_rows_apart(model)
+    batch = packs(4, 3)
+    alone = [data_collator([row], tiny_tokenizer()) for row in ROWS]
+    logits = model(**{name: values for name, values in batch.items() if name != "labels"}, use_cache=False).logits
+    every = [model(input_ids=one["input_ids"], use_cache=False).logits[0] for one in alone]
+    for pack, rows in zip(logits, (every[:4], every[4:]), strict=True):
+        expected = torch.cat(rows)
+        torch.testing.assert_close(pack[: len(expected)], expected, rtol=0, atol=1e-5)
+    for one, other in zip(gradients(model, [batch]), gradients(model, alone), strict=True):
+        assert (one - other).abs().max() <= 1e-5 * max(1.0, other.abs().max())
+
+
+def test_a_mask_would_let_rows_see_each_other() -> None:
+    model, batch = tiny_model("llama", VOCAB).eval(), packs(4)
+    ids, positions = batch["input_ids"], batch["position_ids"]
+    apart = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+    seen = model(input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    assert (apart - seen).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", NOT_APART)
+def test_a_model_that_cannot_is_refused_with_the_reason(kind: str) -> None:
+    config, reason = NOT_APART[kind]
+    model = tiny_model(kind, VOCAB, **config).train()
+    with pytest.raises(ConfigError, match="does not keep the rows of a pack apart") as caught:
+        check_rows_apart(model)
+    assert reason in (caught.value.why or "")
+    assert model.training
+
+
+def test_positions_that_do_not_begin_again_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gpt2", VOCAB)
+    forward = model.forward
+
+    def shifted(input_ids: Tensor, position_ids: Tensor, **more: Any) -> Any:
+        return forward(input_ids=input_ids, position_ids=position_ids + (position_ids.shape[1] > 8), **more)
+
+    monkeypatch.setattr(model, "forward", shifted)
+    with pytest.raises(ConfigError) as caught:
+        check_rows_apart(model)
+    assert "positions do not begin again" in (caught.value.why or "")
+
+
+def test_a_batch_of_packs_is_counted_without_its_padding() -> None:
+    batch = packs(4, 3)
+    assert "attention_mask" not in batch
+    assert int(count_tokens(batch)) == sum(len(row["input_ids"]) for row in ROWS) < batch["input_ids"].numel()
+    assert int(count_tokens(data_collator(ROWS, tiny_tokenizer()))) == int(count_tokens(batch))
+
+
+class Packs(Rows):
+    """All rows in packs, each of that many rows; of one row as it is."""
+
+    def __init__(self, count: int, each: int) -> None:
+        super().__init__(count)
+        if each > 1:
+            self.rows = [join(self.rows[k : k + each]) for k in range(0, count, each)]
+
+
+def trained(tmp_path: Any, each: int, batch: int, accumulation: int, scaled: bool = False) -> Any:
+    rows = Packs(24, each)
+    tokenizer = tiny_tokenizer()
+    if scaled:
+        rows.rows = [{**row, "loss_scale": [0.5 + i % 3 for i in ids(row)]} for row in rows.rows]
+    model = tiny_model("llama", VOCAB, hidden=32)
+    trainer = trainer_of(
+        model,
+        tmp_path / f"{each}-{batch}",
+        rows,
+        collator=lambda found: data_collator(found, tokenizer),
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        max_steps=2,
+        max_grad_norm=1.0,
+    )
+    return trainer, model
+
+
+def ids(row: dict[str, Any]) -> list[int]:
+    return [int(i) for i in row["input_ids"]]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_step_over_packs_is_the_step_over_their_rows(tmp_path: Any, scaled: bool) -> None:
+    found = []
+    for each, batch, accumulation in ((1, 24, 1), (4, 3, 2), (8, 1, 3)):
+        trainer, model = trained(tmp_path, each, batch, accumulation, scaled)
+        trainer.train()
+        found.append((losses(trainer), weights(model)))
+    for one, state in found[1:]:
+        assert one == pytest.approx(found[0][0], rel=1e-5)
+        for name, tensor in state.items():
+            torch.testing.assert_close(tensor, found[0][1][name], rtol=1e-4, atol=1e-5)
