@@ -86,6 +86,7 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
     )
     with what_is_saved(args):
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
+    data.ledger.padded = trainer.padded
     report = write_report(args, trainer, data.ledger)
     leave_group()
     return report

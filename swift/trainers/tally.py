@@ -19,16 +19,17 @@ GIB = 2**30
 class Tally:
     """Running sums over batches, kept on the device so that adding to them waits for nothing."""
 
-    NAMES = ("loss", "tokens", "correct", "rows", "correct_rows", "weight", "inputs")
+    NAMES = ("loss", "tokens", "correct", "rows", "correct_rows", "weight", "inputs", "padding")
 
     def __init__(self, device: torch.device) -> None:
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.sums = torch.zeros(len(self.NAMES), dtype=wide, device=device)
 
     def add(self, sums: Sums, inputs: Mapping[str, Any]) -> None:
-        """Add a batch: its sums, and how many tokens went into the model."""
+        """Add a batch: its sums, how many tokens went into the model, and how much padding with them."""
         count = count_tokens(inputs)
-        new = [sums.loss.detach(), sums.tokens, sums.correct, sums.rows, sums.correct_rows, sums.weight, count]
+        padding = inputs["input_ids"].numel() - count
+        new = [sums.loss.detach(), sums.tokens, sums.correct, sums.rows, sums.correct_rows, sums.weight, count, padding]
         self.sums += torch.stack([value.to(self.sums) for value in new])
 
     @property

@@ -25,7 +25,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from transformers.training_args import OptimizerNames
 
-from swift import checkpoint, dist
+from swift import checkpoint, dist, storage
 from swift.arguments.sft import SftArguments
 from swift.datasets.stream import Stream
 from swift.errors import ConfigError, DataError, InternalError, MissingPackageError
@@ -124,6 +124,7 @@ class Seq2SeqTrainer(CommittingTrainer):
             losses.Smoothed(epsilon) if epsilon else losses.find_loss(own.loss_name)
         )
         self._tally = Tally(own.device)
+        self.padded = self._padded_before = 0  # tokens of padding that went into the model, in all processes
         self._keeps_positions = own.use_logits_to_keep and _takes_positions(self.model)
         self._ops_per_token: int | None = None
         self._galore: GaLore | None = None
@@ -161,6 +162,18 @@ class Seq2SeqTrainer(CommittingTrainer):
     def tokenizer(self) -> Any:
         """The tokenizer, by the name that transformers once used."""
         return self.processing_class
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._count_padding()
+        super()._save_checkpoint(model, trial)
+
+    def _facts(self) -> dict[str, Any]:
+        return {**super()._facts(), "padded": self.padded}
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.padded = self._padded_before = storage.read_manifest(checkpoint).get("padded", 0)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, as `CommittingTrainer.train` says; however that ends, the progress bar is closed."""
@@ -377,13 +390,18 @@ class Seq2SeqTrainer(CommittingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log `logs`; a training line also gets accuracy, memory and speed since the line before."""
         if "loss" in logs:
-            totals = self._tally.reduced(self.accelerator)
-            self._tally = Tally(self.args.device)
+            totals = self._count_padding()
+            self._tally, self._padded_before = Tally(self.args.device), self.padded
             seconds, steps = self.clock.lap(self.state.global_step)
             accuracy = {"acc": self._accuracy(totals)} if totals["tokens"] else {}
             speed = {STEP_SPEED: steps / seconds, TOKEN_SPEED: totals["inputs"] / seconds}
             logs = {"loss": logs["loss"], **accuracy, **logs, MEMORY: memory_gib(), **speed}
         super().log(logs, start_time)
+
+    def _count_padding(self) -> dict[str, float]:
+        totals = self._tally.reduced(self.accelerator)
+        self.padded = self._padded_before + round(totals["padding"])
+        return totals
 
     def _accuracy(self, totals: dict[str, float]) -> float:
         if self.args.acc_strategy == "sentence":

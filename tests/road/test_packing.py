@@ -122,3 +122,14 @@ def test_late_rows_train_as_early_ones_do(here: Path) -> None:
     assert late["dataset_info"] == early["dataset_info"]
     with pytest.raises(ConfigError, match="--lazy_tokenize and --streaming exclude each other"):
         train("out", *words, "--lazy_tokenize", "--streaming")
+
+
+def test_padding_is_counted(here: Path) -> None:
+    words = ["--max_steps", "7", "--batch_size", "4", "--gradient_accumulation_steps", "1", "--logging_steps", "3"]
+    plain = train("plain", *words, "--packing", "false")
+    packed = train("packed", *words)
+    assert min(plain["dataset_info"]["padded"], packed["dataset_info"]["padded"]) > 0
+    again = train("again", *words, "--packing", "false", "--resume_from_checkpoint", "plain/checkpoint-4")
+    assert again["dataset_info"]["padded"] == plain["dataset_info"]["padded"]
+    alone = train("alone", *words, "--batch_size", "1")
+    assert alone["dataset_info"]["padded"] == 0
