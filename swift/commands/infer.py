@@ -28,6 +28,7 @@ from swift.inference.prompt import History
 from swift.inference.results import Results, open_results
 from swift.inference.settings import prepare_generation_config
 from swift.log import get_logger
+from swift.templates.check import stretches
 from swift.templates.template import Template
 
 logger = get_logger()
@@ -163,7 +164,7 @@ def answer_rows(
     for number, answer in answers:
         row = rows[number]
         tokens += answer.num_generated_tokens
-        record = results.add_row(row["messages"], answer.text)
+        record = results.add_row(row["messages"], answer.text, label_of(template, row))
         if answer.finish_reason == "too_long":
             logger.warning(f"{row['where']}: not answered, its {answer.num_prompt_tokens or 'many'} tokens do not fit")
         if verbose:
@@ -194,6 +195,15 @@ def without_label(row: Conversation) -> dict[str, Any]:
     while messages and messages[-1]["role"] == "assistant":
         messages.pop()
     return {**row, "messages": messages}
+
+
+def label_of(template: Template, row: Conversation) -> str | None:
+    """What a last reply that calls a tool is in the words of the template; None for any other reply."""
+    if not row["messages"][-1].get("tool_calls"):
+        return None
+    labels = template.encode(row)[0].get("labels") or []
+    *_, said = stretches(labels) if any(label >= 0 for label in labels) else [[]]
+    return template.generate_ids_to_response(said)
 
 
 def show_row(record: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ class Reader:
         stop_ids: ids that end an answer.
         stop_words: further texts that end one.
         tokenizer_kwargs: what `template.encode` said to decode with.
+        stop_after: texts with which an answer ends too, and that belong to it.
     """
 
     def __init__(
@@ -29,11 +30,17 @@ class Reader:
         stop_ids: Sequence[int],
         stop_words: Sequence[str] = (),
         tokenizer_kwargs: dict[str, Any] | None = None,
+        stop_after: Sequence[str] = (),
     ) -> None:
         self.tokenizer, self.end_ids, self.lead = template.tokenizer, template.end_ids, template.lead
         self.stop_ids = list(stop_ids)
         self.stop_words = list(dict.fromkeys(word for word in [*template.stop_words, *stop_words] if word))
-        self.tokenizer_kwargs = tokenizer_kwargs or {}
+        self.tokenizer_kwargs, self.stop_after = tokenizer_kwargs or {}, tuple(stop_after)
+
+    @property
+    def ending_texts(self) -> list[str]:
+        """All texts that end an answer."""
+        return [*self.stop_words, *self.stop_after]
 
     def whole(self, ids: Sequence[int]) -> str:
         """The text of a finished answer."""
@@ -51,11 +58,13 @@ class Reader:
         """Whether these ids end an answer, rather than being all there was room for."""
         if any(i in self.stop_ids for i in ids):
             return True
-        text = str(self.tokenizer.decode(list(ids))) if self.stop_words else ""
-        return any(word in text for word in self.stop_words)
+        text = str(self.tokenizer.decode(list(ids))) if self.ending_texts else ""
+        return any(word in text for word in self.ending_texts)
 
     def _text(self, ids: Sequence[int], finished: bool) -> str:
-        return generate_ids_to_response(self, ids, finished, tokenizer_kwargs=self.tokenizer_kwargs)
+        text = generate_ids_to_response(self, ids, finished, tokenizer_kwargs=self.tokenizer_kwargs)
+        ends = [text.find(word) + len(word) for word in self.stop_after if word in text]
+        return text[: min(ends, default=None)]
 
 
 class StopWhen(StoppingCriteria):

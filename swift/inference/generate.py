@@ -62,10 +62,12 @@ def inference(
     output_prefix: str = "[OUTPUT]",
     generation_info: dict[str, Any] | None = None,
     adapter_names: list[str] | None = None,
+    tools: Sequence[Mapping[str, Any]] | str | None = None,
 ) -> tuple[str, History]:
     """The answer to `query`, and `history` with this turn added; nothing that is given is changed.
 
-    An answer that ended in `Observation:` goes on after the query, in the same turn.
+    An answer that ended in `Observation:`, as one that calls a tool in words does, goes on after the query, in the same
+    turn.
 
     Args:
         model: a causal language model, with or without tuners.
@@ -81,11 +83,12 @@ def inference(
         output_prefix: printed before the answer.
         generation_info: receives num_prompt_tokens, num_generated_tokens, finish_reason, runtime (seconds), tokens/s.
         adapter_names: the PEFT adapter to use, in a list of one.
+        tools: what the model may call, as a row of a data set has it.
 
     Raises:
         DataError: the prompt leaves no room for an answer.
     """
-    row = {"query": query, "history": history, "system": system}
+    row = {"query": query, "history": history, "system": system, "tools": tools}
     question = _Question(model, template, make_turn(template, row), generation_config, stop_words, adapter_names)
     info = {} if generation_info is None else generation_info
     if stream and not verbose:
@@ -115,6 +118,7 @@ def inference_stream(
     adapter_names: list[str] | None = None,
     seed: int | None = None,
     stop: threading.Event | None = None,
+    tools: Sequence[Mapping[str, Any]] | str | None = None,
 ) -> Iterator[tuple[str, History]]:
     """The answer so far and the history with it, again and again; the last is what `inference` returns.
 
@@ -127,7 +131,7 @@ def inference_stream(
         UsageError: more than one beam.
         DataError: the prompt leaves no room for an answer.
     """
-    row = {"query": query, "history": history, "system": system}
+    row = {"query": query, "history": history, "system": system, "tools": tools}
     question = _Question(model, template, make_turn(template, row), generation_config, stop_words, adapter_names, seed)
     for text in _stream(question, {} if generation_info is None else generation_info, stop or threading.Event()):
         yield text, question.turn.history_with(text)
@@ -160,7 +164,8 @@ def generate_batch(
         turns = [(number, make_turn(template, row)) for number, row in window]
         answers: dict[int, Answer] = {}
         for config, batch in _batches(model, template, turns, generation_config, batch_size):
-            reader = Reader(template, config.eos_token_id, stop_words or (), batch[0][1].tokenizer_kwargs)
+            first = batch[0][1]
+            reader = Reader(template, config.eos_token_id, stop_words or (), first.tokenizer_kwargs, first.stop_after)
             outputs = _generate(model, [turn.prompt_ids for _, turn in batch], config, reader)
             answers |= {n: _answer(reader, turn, ids) for (n, turn), ids in zip(batch, outputs, strict=True)}
         for number, turn in turns:
@@ -201,7 +206,9 @@ class _Question:
                 why=f"the model reads at most {max_model_length(model)} tokens",
                 fix="shorten the conversation, or clear the history",
             )
-        self.reader = Reader(template, self.config.eos_token_id, stop_words or (), turn.tokenizer_kwargs)
+        self.reader = Reader(
+            template, self.config.eos_token_id, stop_words or (), turn.tokenizer_kwargs, turn.stop_after
+        )
         self.extra: dict[str, Any] = {"adapter_names": adapter_names} if adapter_names else {}
         if draws := take_over(self.config, seed):
             self.extra["logits_processor"] = LogitsProcessorList(draws)
@@ -227,15 +234,17 @@ def _batches(
 ) -> Iterator[tuple[GenerationConfig, list[tuple[int, Turn]]]]:
     """Batches of similar length, longest first, each of one limit of new tokens; what does not fit is left out.
 
-    One limit each, because a longer neighbour must not shorten an answer.
+    One limit each, because a longer neighbour must not shorten an answer; and one kind of end, that with tools or that
+    without.
     """
     batch: list[tuple[int, Turn]] = []
     limit: GenerationConfig | None = None
-    for number, turn in sorted(turns, key=lambda item: -len(item[1].prompt_ids)):
+    for number, turn in sorted(turns, key=lambda item: (item[1].stop_after, -len(item[1].prompt_ids))):
         config = prepare_generation_config(model, template, said, num_prompt_tokens=len(turn.prompt_ids))
         if not turn.prompt_ids or config.max_new_tokens < 1:
             continue
-        if limit is not None and (len(batch) == batch_size or config.max_new_tokens != limit.max_new_tokens):
+        full = len(batch) == batch_size or bool(batch and batch[0][1].stop_after != turn.stop_after)
+        if limit is not None and (full or config.max_new_tokens != limit.max_new_tokens):
             yield limit, batch
             batch = []
         batch.append((number, turn))
@@ -260,7 +269,7 @@ def _generate(
     input_ids = [[config.pad_token_id] * pad + prompt for pad, prompt in zip(pads, prompts, strict=True)]
     attention_mask = [[0] * pad + [1] * (width - pad) for pad in pads]
     inputs = {"input_ids": torch.tensor(input_ids), "attention_mask": torch.tensor(attention_mask)}
-    words = [StopWordsCriteria(reader.tokenizer, reader.stop_words, width)] if reader.stop_words else []
+    words = [StopWordsCriteria(reader.tokenizer, reader.ending_texts, width)] if reader.ending_texts else []
     output = model.generate(
         **to_device(inputs, model.device),
         generation_config=config,

@@ -33,12 +33,12 @@ class Results:
         """Keep and write one answer; `history` is the one before it."""
         return self._keep({"query": query, "response": response, "history": history}, system)
 
-    def add_row(self, messages: Sequence[Mapping[str, Any]], response: str) -> dict[str, Any]:
-        """Keep and write the answer to a row, whose own last answer is the label."""
+    def add_row(self, messages: Sequence[Mapping[str, Any]], response: str, label: str | None = None) -> dict[str, Any]:
+        """Keep and write the answer to a row; the `label` is its own last answer, where nobody says another."""
         rounds = messages_to_history(messages)
         record = {"query": rounds["query"] or "", "response": response, "history": rounds["history"]}
         if rounds["response"] is not None:
-            record["label"] = rounds["response"]
+            record["label"] = rounds["response"] if label is None else label
         return self._keep(record, rounds["system"])
 
     def metrics(self) -> dict[str, float]:

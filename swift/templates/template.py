@@ -149,6 +149,7 @@ class RecordTemplate(Template):
     ) -> None:
         self.record = record
         self.tools = self._style = tools or find_format(record.tools)
+        self.pause = OBSERVATION if self._style.goes_on else ""
 
         def bound(pieces: Iterable[Piece]) -> list[Atom]:
             return bind(pieces, tokenizer, record.name)

@@ -6,6 +6,7 @@ from __future__ import annotations
 class FakeTemplate:
     stop_words: tuple[str, ...] = ()
     lead = ""
+    pause = ""
 
     def __init__(self, tokenizer, max_length=None):
         self.tokenizer, self.max_length = tokenizer, max_length
