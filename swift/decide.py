@@ -76,7 +76,9 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
     raise_all([*check_values(args), *_beyond(args, hardware), *_contradictions(args)])
     at_once = args.use_galore and args.galore_optim_per_parameter
     rows = args.batch_size if at_once else ROWS_PER_STEP / hardware.world_size
-    accumulation = args.gradient_accumulation_steps or math.ceil(rows / args.batch_size)
+    accumulation = args.gradient_accumulation_steps or (
+        1 if args.max_tokens_per_batch else math.ceil(rows / args.batch_size)
+    )
     checkpointing = _or(args.gradient_checkpointing, "prefix_tuning" not in tuner_kinds(args))
     return replace(
         args,
@@ -253,6 +255,10 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    for name in ("streaming", "lazy_tokenize"):
+        if args.max_tokens_per_batch and getattr(args, name):
+            what = f"--max_tokens_per_batch needs the lengths of all rows, which --{name} does not know"
+            errors.append(_conflict(what, "--batch_size"))
     return [*errors, *_stream_contradictions(args), *_packing_contradictions(args)]
 
 

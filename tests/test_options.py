@@ -428,6 +428,8 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "full_determinism": (True, lambda args, place: decided(args).full_determinism),
     "loss_name": ("mine", training("loss_name")),
     "fused_cross_entropy": (False, training("fused_cross_entropy")),
+    "max_tokens_per_batch": (4096, training("max_tokens_per_batch")),
+    "group_by_length": (False, training("train_sampling_strategy")),
     "fused_lora": (False, training("fused_lora")),
     "use_logits_to_keep": (False, training("use_logits_to_keep")),
     "metrics": (["mine"], training("metric_names")),

@@ -22,6 +22,19 @@ class OptimisationOptions:
         help="Batches that make one optimiser step.",
         none="as many as give 16 rows a step over all processes",
     )
+    max_tokens_per_batch: int | None = option(
+        None,
+        group="Optimisation",
+        minimum=1,
+        unit="tokens",
+        help="Tokens of a batch with its padding: as many rows of like length as fit, in place of --batch_size.",
+        none="--batch_size says how many rows",
+    )
+    group_by_length: bool = option(
+        True,
+        group="Optimisation",
+        help="Put rows of like length into a batch, which hardly needs padding then; false draws rows at random.",
+    )
     num_train_epochs: float = option(1, group="Optimisation", minimum=0, help="Times to go over the data.")
     max_steps: int = option(
         -1, group="Optimisation", minimum=-1, help="Optimiser steps; above 0 it overrules the epochs."

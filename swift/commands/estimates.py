@@ -20,6 +20,7 @@ from swift.models.load import TORCH_DTYPES
 from swift.models.outline import outline_model
 from swift.models.source import ModelSource
 from swift.trainers.arguments import Seq2SeqTrainingArguments
+from swift.trainers.batches import TokenBatches, lengths_of
 
 ADAM = ("adamw_torch", "adamw_torch_fused")  # two moments as large as the gradient
 Rows = EncodedDataset | PackedDataset | LazyDataset
@@ -67,12 +68,11 @@ def schedule(training: Seq2SeqTrainingArguments, train: Rows | Stream, processes
     rows_per_step = training.train_batch_size * training.gradient_accumulation_steps * processes
     if isinstance(train, Stream):
         return _scheduled(training, rows_per_step, training.max_steps, None, None, None)
-    rows = len(train)
-    batches = rows / training.train_batch_size
-    batches = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
-    per_process = batches // processes if training.dataloader_drop_last else math.ceil(batches / processes)
+    per_process = _batches(training, train, processes)
     accumulated = training.gradient_accumulation_steps
     steps_per_epoch = max(math.ceil(per_process / accumulated), 1)
+    if training.max_tokens_per_batch:
+        rows_per_step = round(len(train) / steps_per_epoch)
     if training.max_steps > 0:
         steps, epochs = training.max_steps, training.max_steps / steps_per_epoch
     else:
@@ -81,6 +81,16 @@ def schedule(training: Seq2SeqTrainingArguments, train: Rows | Stream, processes
         return _scheduled(training, rows_per_step, steps, epochs, None, None)
     tokens, supervised = round(sum(train.lengths) * epochs), round(train.num_supervised * epochs)
     return _scheduled(training, rows_per_step, steps, epochs, tokens, supervised)
+
+
+def _batches(training: Seq2SeqTrainingArguments, train: Rows, processes: int) -> int:
+    """How many batches of an epoch each process takes."""
+    if training.max_tokens_per_batch:
+        return len(TokenBatches(lengths_of(train), training.max_tokens_per_batch, training.seed, processes))
+    batches = len(train) / training.train_batch_size
+    if training.dataloader_drop_last:
+        return math.floor(batches) // processes
+    return math.ceil(math.ceil(batches) / processes)
 
 
 def _scheduled(

@@ -16,6 +16,7 @@ from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, MissingPackageError, UsageError
 from swift.log import get_logger
 from swift.registry import unknown
+from swift.trainers.batches import GROUPED
 from swift.trainers.galore import GaLoreConfig
 from swift.trainers.optimizers import check_galore
 
@@ -57,6 +58,10 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     logging_dir: str | None = field(default=None, metadata={"help": "TensorBoard's directory; `runs` when None."})
     acc_strategy: str = field(default="token", metadata={"help": "Accuracy per token or per sentence (whole reply)."})
     loss_name: str | None = field(default=None, metadata={"help": "A registered loss; cross-entropy when None."})
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={"help": "Tokens of a batch with its padding, which decide how many rows it has; a number when None."},
+    )
     fused_cross_entropy: bool = field(
         default=True, metadata={"help": "Make the loss of chunks of tokens, in place of all their logits."}
     )
@@ -201,6 +206,8 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         "fused_lora": args.fused_lora,
         "use_logits_to_keep": args.use_logits_to_keep,
         "metric_names": args.metrics,
+        "train_sampling_strategy": GROUPED if groups_by_length(args) else "random",
+        "max_tokens_per_batch": args.max_tokens_per_batch,
         "callback_names": args.callbacks,
         "early_stopping_patience": args.early_stopping_patience,
         "neftune_noise_alpha": args.neftune_noise_alpha if args.neftune_backend != "swift" else None,
@@ -221,6 +228,11 @@ def galore_config(args: SftArguments) -> GaLoreConfig | None:
     """What the options say about GaLore; None without it."""
     if not args.use_galore:
         return None
+def groups_by_length(args: SftArguments) -> bool:
+    """Whether rows of like length make a batch; not where a row is looked at only when it is drawn."""
+    return args.group_by_length and not args.streaming and not args.lazy_tokenize
+
+
     said = args.galore_target_modules
     return GaLoreConfig(
         rank=args.galore_rank,

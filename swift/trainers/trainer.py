@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -34,6 +34,7 @@ from swift.trainers import loss as losses
 from swift.trainers import metrics, saving
 from swift.trainers.adalora import find_ranks
 from swift.trainers.arguments import OwnTrainingArguments, Seq2SeqTrainingArguments, check_steps
+from swift.trainers.batches import GROUPED, Grouped, Measured, TokenBatches, by_length, lengths_of
 from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_callbacks
 from swift.trainers.committing import CommittingTrainer
 from swift.trainers.fused_lora import fused_lora
@@ -129,7 +130,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         self._ops_per_token: int | None = None
         self._galore: GaLore | None = None
         self._lisa: Lisa | None = None
-        self._wants_all_logits = self._evaluating = False
+        self._wants_all_logits = self._evaluating = self._sums_only = False
+        self._sampler: Grouped | TokenBatches | None = None
         self.clock = Clock()
         self._set_up_callbacks(own)
 
@@ -186,6 +188,40 @@ class Seq2SeqTrainer(CommittingTrainer):
                 self._galore.detach()
             if self._lisa is not None:
                 self._lisa.thaw()
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """Rows of like length together where that is asked for, else as transformers draws them."""
+        rows, args = self.train_dataset if train_dataset is None else train_dataset, self.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        if rows is None or not has_length(rows):
+            self._sampler = None
+        elif args.max_tokens_per_batch:
+            lengths, tokens = lengths_of(rows), args.max_tokens_per_batch
+            self._sampler = TokenBatches(lengths, tokens, seed, args.world_size, args.process_index)
+        elif args.train_sampling_strategy == GROUPED:
+            logger.info("batches: rows of like length, in an order of the seed; --group_by_length false mixes lengths")
+            self._sampler = Grouped(lengths_of(rows), args.train_batch_size, seed, args.world_size)
+        else:
+            self._sampler = None
+        return self._sampler or super()._get_train_sampler(train_dataset)
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """The batches of an evaluation; rows of like length together where only sums are taken of them."""
+        self._sums_only = self.args.train_sampling_strategy == GROUPED and self.compute_metrics is None
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self._sums_only = False
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
+        if self._sums_only and isinstance(eval_dataset, Measured):
+            return by_length(eval_dataset.lengths)
+        return SequentialSampler(eval_dataset) if self.args.world_size == 1 and has_length(eval_dataset) else None
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self._sampler is not None:
+            self._sampler.set_epoch(kwargs["epoch"])
+        super()._run_epoch(*args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
@@ -252,7 +288,8 @@ class Seq2SeqTrainer(CommittingTrainer):
     def _mask_repeats(self, batch: dict[str, Tensor]) -> None:
         """Take the loss off the rows that fill up the last batches of an epoch so that all processes have as many."""
         state: Any = self.accelerator.gradient_state
-        if self.args.world_size < 2 or self.args.dataloader_drop_last or not state.end_of_dataloader:
+        even = self.args.dataloader_drop_last or (self.args.max_tokens_per_batch is not None and not self._evaluating)
+        if self.args.world_size < 2 or even or not state.end_of_dataloader:
             return
         dataset, rows = state.active_dataloader.dataset, len(batch["labels"])
         remainder = len(dataset) % (rows * self.args.world_size) if has_length(dataset) else 0
