@@ -113,7 +113,7 @@ def detect(source: str, rows: Iterable[Row], *, answers: bool = True) -> Format:
     best = max(FORMATS, key=lambda known: fitting[known])
     if fitting[best]:
         return best
-    lower = {key for known in FORMATS for need in known.needs for key in need.split("|")}
+    lower = {key for known in FORMATS for key in (*known.uses, *known.questions, *known.answers)}
     cased = [f"{name}={name.lower()}" for name in columns if name.lower() in lower and name not in lower]
     kinds = "; ".join(f"{known.name}: {' + '.join(known.needs)}" for known in FORMATS)
     raise DataError(
@@ -213,7 +213,7 @@ def _listed(names: Iterable[str], most: int = 12) -> str:
 
 
 def _short(text: str, width: int) -> str:
-    line = " ".join(text.split())
+    line = " ".join(text[: 10 * width].split())
     return repr(line if len(line) <= width else line[: width - 1] + "…")
 
 

@@ -207,13 +207,15 @@ class Ledger:
         every, count = [*self.bad_rows, *self.excused], len(self.bad_rows)
         if not self.too_many(count):
             if len(every) > self._told:
-                logger.warning(f"dropped {len(every)} bad rows of {self.rows_read}; the first are:\n{_first(every)}")
+                rows = "1 bad row" if len(every) == 1 else f"{len(every):,} bad rows"
+                logger.warning(f"dropped {rows} of {self.rows_read:,}{_first(every)}")
             self._told = len(every)
             return
         one = self.bad_rows[0]
         if count == 1:
-            raise DataError(one.code, one.what, why=one.why, fix=one.fix or "correct it, or drop it: --max_bad_rows 1")
-        what = f"{count} of {self.rows_read} rows cannot be used; the first are:\n{_first(self.bad_rows)}"
+            fix = f"{one.fix or 'correct it'}, or drop it: --max_bad_rows 1"
+            raise DataError(one.code, one.what, why=one.why, fix=fix)
+        what = f"{count} of {self.rows_read} rows cannot be used{_first(self.bad_rows)}"
         raise DataError(one.code, what, fix=f"correct them, or drop them: --max_bad_rows {count}")
 
     def summary(self) -> str:
@@ -282,7 +284,9 @@ class Ledger:
 
 
 def _first(errors: Sequence[DataError]) -> str:
-    return "\n".join(f"  {error.what}" for error in errors[:SHOWN])
+    """The end of a sentence: the first of them."""
+    lines = ":" if len(errors) <= SHOWN else "; the first are:"
+    return "\n".join([lines, *(f"  {error.what}" for error in errors[:SHOWN])])
 
 
 def _plain(error: DataError) -> list[str | None]:

@@ -15,7 +15,6 @@ from swift.errors import DataError, SwiftError, UsageError, raise_all
 from swift.log import get_logger
 
 logger = get_logger()
-LEFT_OUT = "left out by the data set's own rule"
 NOT_MIXED = "left out of the mix"
 Forms = str | Sequence[str | None] | None  # a name in Chinese, then in English; one serves for both
 
@@ -226,15 +225,15 @@ def _load_one(spec: DatasetSpec, reading: Reading, ledger: Ledger) -> list[Conve
         found += 1
         if isinstance(row, DataError):
             ledger.reject(where, row, excused=source.excused, dataset=spec.text)
-        elif row is None:
-            ledger.drop(LEFT_OUT, where, spec.text)
+        elif isinstance(row, str):
+            ledger.drop(row, where, spec.text)
         else:
             good.append(row)
     ledger.read(spec.text, found)
     for known in source.formats.values():
         ledger.read(spec.text, 0, known.name)
     if found and not source.formats:
-        logger.warning(f"{spec.text}: {found} rows, and none that can be used")
+        logger.warning(f"{spec.text}: {found} row{'s' if found > 1 else ''}, and none that can be used")
     return good
 
 

@@ -108,6 +108,8 @@ def _parse_line(where: str, line: bytes, first: bool) -> Row | DataError:
         return DataError("DATA-02", f"{where}: column {error.colno}: {_reason(error, text)}", fix=fix)
     except (ValueError, RecursionError) as error:
         return DataError("DATA-02", f"{where}: {_refusal(error)}")
+    if fix and isinstance(row, list):
+        return DataError("DATA-02", f"{where}: the row is a list, not an object", fix=fix)
     return checked(where, row, bool(SURROGATE_ESCAPE.search(text)))
 
 

@@ -58,8 +58,12 @@ class Table:
     open: Callable[[int], Iterator[Entry]]
 
 
-Outcome = Conversation | DataError | None
-"""What a row is: a conversation, bad, or left out by the rule of its data set."""
+Outcome = Conversation | DataError | str
+"""What a row is: a conversation, bad, or left out for a reason."""
+LEFT_OUT = "left out by the data set's own rule"
+MOST_CHARACTERS = 1 << 24
+ENDLESS = f"longer than {MOST_CHARACTERS:,} characters"
+"""Tokenising such a row takes gigabytes, and there is no model that reads it."""
 
 
 class Source:
@@ -89,7 +93,7 @@ class Source:
             head = self._head(self.tables[table].open(0) if skip else entries)
             found = self._detect(table, [row for _, row in head if isinstance(row, dict)])
             if not found:
-                yield from ((where, row if isinstance(row, DataError) else None) for where, row in head[skip:])
+                yield from ((where, row if isinstance(row, DataError) else LEFT_OUT) for where, row in head[skip:])
                 return
             if not skip:
                 yield from (self._convert(table, where, row) for where, row in head)
@@ -140,12 +144,14 @@ class Source:
             logger.info(f"  columns not used: {', '.join(unused[:10])}{more}")
 
     def _convert(self, table: int, where: str, row: Row | DataError | None) -> tuple[str, Outcome]:
-        if row is None or isinstance(row, DataError):
-            return where, row
+        if not isinstance(row, dict):
+            return where, row or LEFT_OUT
         try:
             converted = convert_row(self.formats[table], row, where, answers=self.reading.answers)
         except DataError as error:
             return where, error
+        if sum(len(message["content"]) for message in converted["messages"]) > MOST_CHARACTERS:
+            return where, ENDLESS
         converted["dataset"] = self.spec.text
         return where, converted
 

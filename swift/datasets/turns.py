@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
@@ -41,6 +42,7 @@ MAY_FOLLOW = {
 }
 QUESTIONS = ("query", "prompt", "question", "instruction", "input", "inputs")
 ANSWERS = ("completion", "answer", "output", "target", "targets")
+OWN_NAMES = "names of your own, for keys and roles, are told with --custom_dataset_info"
 MORE = ("input", "context")
 """What an instruction is about, set below it."""
 CARRIED = ("loss", "tool_calls", "name", "tool_call_id", "reasoning_content")
@@ -178,7 +180,9 @@ def _is_pair(value: object) -> bool:
 def _role(word: str, name: str, roles: Mapping[str, str] = ROLES) -> str:
     role = roles.get(word) or roles.get(word.strip().lower())
     if role is None:
-        raise field_error(name, f"is {word[:40]!r}, not one of {', '.join(roles)}")
+        near = difflib.get_close_matches(word.strip().lower(), roles, 1)
+        fix = f"did you mean {near[0]}? " if near else ""
+        raise field_error(name, f"is {word[:40]!r}, not one of {', '.join(roles)}", fix=f"{fix}{OWN_NAMES}")
     return role
 
 
@@ -243,6 +247,8 @@ def _turn(
         answer = answer_of(text_of(item, "assistant", f"{name}.assistant"), f"{name}.assistant")
         return [said("user", text_of(item, "human", f"{name}.human")), said("assistant", answer)]
     role_key = from_key or ("from" if "from" in item else "role")
+    if role_key not in item:
+        raise field_error(f"{name}.{role_key}", f"is missing; the keys are {', '.join(map(str, item))}", fix=OWN_NAMES)
     word = text_of(item, role_key, f"{name}.{role_key}")
     role = _role(word, f"{name}.{role_key}", roles)
     more = {carried: item[carried] for carried in CARRIED if item.get(carried) not in (None, [])}

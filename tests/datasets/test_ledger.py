@@ -125,7 +125,7 @@ def test_one_bad_row_is_its_own_error() -> None:
     ledger.reject(*bad(418))
     with pytest.raises(DataError) as caught:
         ledger.check_bad_rows()
-    assert str(caught.value) == "error[DATA-02]: a.jsonl:418: broken\n  fix: mend it"
+    assert str(caught.value) == "error[DATA-02]: a.jsonl:418: broken\n  fix: mend it, or drop it: --max_bad_rows 1"
     ledger.bad_rows[0].fix = None
     with pytest.raises(DataError, match="correct it, or drop it: --max_bad_rows 1"):
         ledger.check_bad_rows()
