@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 from swift.datasets.encode import EncodedDataset, encode
 from swift.datasets.ledger import Ledger
 from swift.datasets.load import load_datasets
-from swift.errors import DataError
+from swift.datasets.source import Reading, Source
+from swift.datasets.spec import parse_spec
+from swift.datasets.stream import Stream
+from swift.errors import ConfigError, DataError
 from tests.datasets.fake import FakeTemplate
 
 MOST = 10**6
@@ -59,7 +63,7 @@ def account(ledger: Ledger) -> tuple[int, int]:
     return placed, report["rows_read"]
 
 
-def refused(error: DataError, *codes: str) -> None:
+def refused(error: DataError | ConfigError, *codes: str) -> None:
     event(f"refused with {error.code}")
     if error.code not in codes:
         raise error
@@ -134,6 +138,83 @@ def test_every_csv_record_is_accounted_for(
         return refused(error, "DATA-05")
     assert account(ledger) == (len(rows) + cut, len(rows) + cut)
     assert ledger.trained + ledger.parts["validation"].rows == sum(bool(answer) for _, answer in rows)
+
+
+def dropped_lines(ledger: Ledger) -> dict[str, list[str]]:
+    return {reason: sorted(places) for reason, places in ledger.dropped.items()}
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(
+    sets=st.lists(files(), min_size=1, max_size=3),
+    share=st.sampled_from(["", "@1", "@0.3"]),
+    sample=st.sampled_from(["", "#2", "#9"]),
+    until=st.sampled_from(["first_exhausted", "all_exhausted"]),
+    interleave=st.booleans(),
+    ratio=st.sampled_from([0.0, 0.3]),
+    further=st.sampled_from([0.0, 0.5, 3.0]),
+    max_length=st.integers(1, 12),
+    strategy=st.sampled_from(["delete", "truncation_left"]),
+)
+def test_every_row_of_a_mix_is_accounted_for(
+    tmp_path_factory: pytest.TempPathFactory,
+    sets: list[tuple[str, str, int]],
+    share: str,
+    sample: str,
+    until: str,
+    interleave: bool,
+    ratio: float,
+    further: float,
+    max_length: int,
+    strategy: str,
+) -> None:
+    place, texts = tmp_path_factory.getbasetemp(), []
+    for k, (ending, content, _) in enumerate(sets):
+        path = place / f"mix{k}{ending}"
+        path.write_bytes(content.encode())
+        texts.append(f"{path}{sample}{share}")
+    how: dict[str, Any] = {"interleave": interleave, "stopping_strategy": until, "test_ratio": ratio}
+    more = place / "more.jsonl"
+    more.write_text("".join(f'{{"text": "{k}"}}\n' for k in range(5)), encoding="utf-8")
+    try:
+        loaded = load_datasets(texts, mix_specs=str(more), mix_ratio=further, max_bad_rows=MOST, **how)
+    except (DataError, ConfigError) as error:
+        return refused(error, "DATA-04", "DATA-05", "CONFIG-02")
+    ledger, template = loaded.ledger, FakeTemplate(max_length, strategy)
+    count = sum(count for _, _, count in sets) + (5 if further else 0)
+    for part, rows in (("train", loaded.train), ("validation", loaded.val)):
+        if rows:
+            encode_or_none(rows, template, ledger, part)
+    assert account(ledger) == (count, count)
+    assert ledger.balanced
+    lines = [line for lines in dropped_lines(ledger).values() for line in lines]
+    cut = list(ledger.cut)
+    assert len({*lines, *cut}) == len(lines) + len(cut)  # one fate each; a row that was cut is used
+    assert bool(cut) == any(share.truncated for share in ledger.parts.values())
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(file=files(), buffer=st.integers(1, 9), max_length=st.integers(1, 12))
+def test_one_epoch_of_a_stream_has_the_account_of_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, file: tuple[str, str, int], buffer: int, max_length: int
+) -> None:
+    ending, content, count = file
+    path = tmp_path_factory.getbasetemp() / f"stream{ending}"
+    path.write_bytes(content.encode())
+    template = FakeTemplate(max_length, "truncation_left")
+    try:
+        loaded = load_datasets(str(path), test_ratio=0, max_bad_rows=-1)
+        examples = len(encode(loaded.train, template, loaded.ledger))
+    except DataError as error:
+        return refused(error, "DATA-04", "DATA-05")
+    source = Source(parse_spec(str(path)), Reading({}, None, True))
+    stream = Stream([source], template, Ledger(-1), buffer_size=buffer)
+    given = list(itertools.islice(stream, examples + 1))  # one more, so that the epoch's end was reached
+    assert len(given) == examples + 1
+    stream.settle(examples + 1)
+    assert account(stream.ledger) == (count, count)
+    assert dropped_lines(stream.ledger) == dropped_lines(loaded.ledger)
+    assert sorted(stream.ledger.cut) == sorted(loaded.ledger.cut)
 
 
 def test_two_files_and_a_repeated_one(tmp_path: Path) -> None:
