@@ -29,6 +29,7 @@ from swift.tuners.fingerprint import remembered, take
 from swift.tuners.groups import param_groups
 from swift.tuners.lora import LoRAConfig, check_plain, kind_of
 from swift.tuners.offload import Offloaded, check_place
+from swift.tuners.positions import say_no_positions
 from swift.tuners.relative import fold
 
 logger = get_logger()
@@ -405,6 +406,7 @@ class SwiftModel(nn.Module):
         self.base_model = model.get_base_model()
         active = model.active_adapters
         if model.active_peft_config.is_prompt_learning:
+            say_no_positions(self.base_model)
             for name, config in model.peft_config.items():
                 self._surround(name, config, config.inference_mode)
                 self._prompts[name].prompt_encoder[name].load_state_dict(model.prompt_encoder[name].state_dict())

@@ -25,6 +25,7 @@ from swift.tuners.branch import Active, ActiveHere, Branch, Idle, branches_aside
 from swift.tuners.guards import guard_saving
 from swift.tuners.layers import check_no_copies
 from swift.tuners.lora import LoRAConfig, cast, kind_of
+from swift.tuners.positions import say_positions
 from swift.tuners.relative import as_ours, base_kept, saves_plainly
 from swift.tuners.sizes import check_sizes
 
@@ -108,7 +109,9 @@ def get_peft_model(model: Any, config: peft.PeftConfig, name: str) -> peft.PeftM
     except (ValueError, TypeError) as error:
         raise ConfigError("CONFIG-02", f"{kind} cannot be added: {error}") from error
     assert isinstance(tuned, peft.PeftModel)
-    guard_saving(tuned.get_base_model())
+    guard_saving(model)
+    if config.is_prompt_learning:
+        say_positions(model)
     cast(tuned, config, list(owned(tuned, config, name)))
     return saves_plainly(tuned)
 

@@ -12,17 +12,23 @@ from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 from torch import nn
 
 from swift.errors import ConfigError, DataError
-from swift.tuners.branch import Active, Branch, attach
+from swift.tuners.branch import Active, attach
 from swift.tuners.layers import prefixed
 from swift.tuners.lora import kind_of
+from swift.tuners.positions import Positions
 from swift.tuners.sizes import check_sizes
 
 
-class Prompt(Branch):
-    """What a prompt method trains. It changes nothing itself; as a child of the base it is saved and moved with it."""
+class Prompt(Positions):
+    """What a prompt method trains. It only says positions itself; as a child of the base it is saved and moved with it.
 
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
+    Args:
+        encoder: PEFT's module with the learnt tokens.
+        model: the base.
+    """
+
+    def __init__(self, encoder: nn.Module, model: nn.Module) -> None:
+        super().__init__(model)
         self.encoder = encoder
 
 
@@ -47,7 +53,7 @@ def surround(model: Any, config: peft.PeftConfig, name: str, active: Active, *, 
     finally:
         for parameter, trained in trains:  # PEFT freezes all that it finds, also other adapters
             parameter.requires_grad_(trained)
-    prompt = Prompt(around.prompt_encoder[name])
+    prompt = Prompt(around.prompt_encoder[name], model)
     prompt.adapter, prompt.active = name, active
     for parameter in prompt.parameters():
         parameter.requires_grad_(parameter.requires_grad and not inference_mode)

@@ -9,13 +9,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError
 from swift.tuners.branch import Active, Branch, attach, edit, hosts
 from swift.tuners.config import SwiftConfig, place
+from swift.tuners.layers import LABELS, put
 from swift.tuners.places import Place, item, per_place, positive
+from swift.tuners.positions import Positions
 
 # Tensor names end in their shape: B rows, T tokens, P prompts, D channels, Q queries, K keys, H a head's channels.
 
@@ -116,6 +119,28 @@ class Prompts(Branch):
             raise ConfigError("CONFIG-02", what, fix="extract_embedding=True with a dynamic cache, or use_cache=False")
 
 
+class Whole(Positions):
+    """Sits on the whole model: says positions in a text, and refuses labels for one that prompts stay in.
+
+    Args:
+        model: the model.
+        stays: what it returns has the prompts in it.
+    """
+
+    def __init__(self, model: nn.Module, stays: bool) -> None:
+        super().__init__(model)
+        self.stays = stays
+
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments, with the positions of the tokens where the model takes them."""
+        named = {"labels": LABELS.get(), **dict(zip(self.names, args, strict=False)), **kwargs}
+        labels, ids = named["labels"], named.get("input_ids")
+        if self.stays and isinstance(labels, Tensor) and isinstance(ids, Tensor) and labels.shape == ids.shape:
+            what = "the model returns the prompts with the text, for which there are no labels"
+            raise ConfigError("CONFIG-02", what, fix="PromptConfig(extract_embedding=True, ...) takes them out again")
+        return super().before(args, kwargs)
+
+
 @dataclass(kw_only=True)
 class PromptConfig(SwiftConfig):
     """Prompts: P learnt tokens among the tokens that a layer is given.
@@ -150,7 +175,7 @@ class PromptConfig(SwiftConfig):
             negative.
         prompt_length: P.
         attach_front: prompts come before the tokens, not behind them.
-        extract_embedding: take the prompts out of what a target returns.
+        extract_embedding: take the prompts out of what a target returns; a text that is to be learnt needs it.
     """
 
     kind: ClassVar[str] = "prompt"
@@ -184,6 +209,8 @@ class PromptConfig(SwiftConfig):
             branch.to(**place(host, model))
             branch.adapter, branch.active = name, active
             attach(host, f"{self.kind}_{name}", branch)
+        if isinstance(model, PreTrainedModel):
+            put(model, f"{self.kind}_{name}", Whole(model, stays=not self.extract_embedding), name, active)
 
     @classmethod
     def from_options(cls, args: SftArguments, model: Any, default_targets: Sequence[str] = ()) -> PromptConfig:

@@ -12,6 +12,7 @@ from transformers import StaticCache
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, UnknownNameError
 from swift.tuners import LLaMAProConfig, PromptConfig, Swift
+from swift.tuners.layers import telling
 from swift.tuners.methods.prompt import find_layers, widen_mask
 from tests.tuners.cases import HOSTS, run, stir
 from tests.tuners.vision import IMAGES, tiny_vit
@@ -175,6 +176,19 @@ def test_a_padded_row_is_the_row_alone():
         both = model(input_ids=ids, attention_mask=mask).logits
         alone = model(input_ids=ids[:1, :5]).logits
     assert torch.allclose(both[0, :5], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lm", "llama", "gpt2", "bert"])
+def test_text_that_prompts_stay_in_has_no_labels_for_them(kind):
+    host = HOSTS[kind]
+    model, labels = prompted(host.make()), host.inputs["labels"]
+    with pytest.raises(ConfigError, match="no labels") as caught:
+        model(**host.inputs)
+    assert "extract_embedding=True" in caught.value.fix
+    with telling(labels), pytest.raises(ConfigError, match="no labels"):
+        model(host.inputs["input_ids"])
+    model.set_active_adapters([])
+    assert model(**host.inputs).loss is not None
 
 
 def test_a_copy_counts_its_own_prompts():
