@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 from swift.datasets.places import Places
@@ -17,7 +18,7 @@ logger = get_logger()
 Part = Literal["train", "validation"]
 PARTS: tuple[Part, ...] = ("train", "validation")
 BAD = "bad row"
-NOT_SAMPLED = "not sampled"
+NOT_SAMPLED, NOT_MIXED = "not sampled", "left out of the mix"
 SHOWN = 5
 
 
@@ -234,15 +235,23 @@ class Ledger:
 
     def screen(self) -> str:
         """Some lines: the account of every data set, its tokens, and of all together."""
-        lines = [self.summary(), *_table([*map(_cells, self.accounts.values())])]
+        lines = [self.summary(), *_table([*map(_cells, self.accounts.values())]), *self._named()]
         train = self.parts["train"]
         tokens = train.supervised + train.masked
         if tokens:
             share = f"{100 * train.supervised / tokens:.1f} %"
             lines.append(f"training tokens: {tokens:,}, of which {train.supervised:,} are learnt ({share})")
-        lines += [f"tokens cut off: {train.truncated:,}"] if train.truncated else []
         lines += [f"tokens of padding: {self.padded:,}"] if self.padded is not None else []
         return "\n".join(lines)
+
+    def _named(self) -> Iterator[str]:
+        """The first rows of every reason that nobody asked for."""
+        reasons = {reason: rows for reason, rows in self.dropped.items() if reason not in (NOT_SAMPLED, NOT_MIXED)}
+        reasons |= {"cut to the maximal length": self.cut} if len(self.cut) else {}
+        for reason, rows in reasons.items():
+            first = list(islice(rows, SHOWN))
+            more = f" and {len(rows) - len(first):,} more" if len(rows) > len(first) else ""
+            yield f"{reason}: {', '.join(first)}{more}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as `data_report.json` holds it: dropped rows as lines by file."""
@@ -297,14 +306,14 @@ def _error(saved: Sequence[Any]) -> DataError:
     return DataError(saved[0], saved[1], why=saved[2], fix=saved[3])
 
 
-HEADS = ("data set", "read", "train", "validation", "dropped", "learnt tokens", "other tokens")
+HEADS = ("data set", "read", "train", "validation", "dropped", "learnt tokens", "other tokens", "cut off")
 
 
 def _cells(account: Account) -> tuple[str, ...]:
     name = account.dataset if len(account.dataset) <= 40 else f"…{account.dataset[-39:]}"
     train = account.train
     numbers = (account.rows, train.rows, account.validation.rows, sum(account.dropped.values()))
-    return (name, *(f"{number:,}" for number in (*numbers, train.supervised, train.masked)))
+    return (name, *(f"{number:,}" for number in (*numbers, train.supervised, train.masked, train.truncated)))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

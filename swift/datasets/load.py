@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from swift.datasets.convert import Conversation
-from swift.datasets.ledger import NOT_SAMPLED, Ledger
+from swift.datasets.ledger import NOT_MIXED, NOT_SAMPLED, Ledger
 from swift.datasets.mix import FIRST, Mix, choose_mix, mix_rows
 from swift.datasets.sample import split_rows
 from swift.datasets.source import Reading, Source, every_row
@@ -15,7 +15,6 @@ from swift.errors import DataError, SwiftError, UsageError, raise_all
 from swift.log import get_logger
 
 logger = get_logger()
-NOT_MIXED = "left out of the mix"
 Forms = str | Sequence[str | None] | None  # a name in Chinese, then in English; one serves for both
 
 

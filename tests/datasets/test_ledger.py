@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from swift.datasets.ledger import BAD, Ledger
+from swift.datasets.ledger import BAD, NOT_SAMPLED, Ledger
 from swift.datasets.places import Places
 from swift.errors import DataError
 
@@ -70,12 +70,25 @@ def test_every_data_set_has_its_own_account() -> None:
     ledger.padded = 12
     assert ledger.screen().splitlines() == [
         "rows: 8 read = 5 trained + 0 validation + 3 not sampled (2 drawn again)",
-        "  data set  read  train  validation  dropped  learnt tokens  other tokens",
-        "  a#5          4      2           0        2          1,000         3,000",
-        "  b            4      3           0        1              0             0",
+        "  data set  read  train  validation  dropped  learnt tokens  other tokens  cut off",
+        "  a#5          4      2           0        2          1,000         3,000        7",
+        "  b            4      3           0        1              0             0        0",
         "training tokens: 4,000, of which 1,000 are learnt (25.0 %)",
-        "tokens cut off: 7",
         "tokens of padding: 12",
+    ]
+
+
+def test_rows_that_nobody_asked_to_leave_out_are_named() -> None:
+    ledger = Ledger(max_bad_rows=9)
+    ledger.read("a", 9)
+    for line in range(1, 8):
+        ledger.drop("longer than 9 tokens", f"a.jsonl:{line}")
+    ledger.drop(NOT_SAMPLED, "a.jsonl:8")
+    ledger.cut.append("a.jsonl:9")
+    named = [line for line in ledger.screen().splitlines() if "a.jsonl" in line]
+    assert named == [
+        "longer than 9 tokens: a.jsonl:1, a.jsonl:2, a.jsonl:3, a.jsonl:4, a.jsonl:5 and 2 more",
+        "cut to the maximal length: a.jsonl:9",
     ]
 
 
