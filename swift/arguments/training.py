@@ -126,6 +126,11 @@ class RunOptions:
         group="Output",
         help="Take only the weights of --resume_from_checkpoint: a fresh optimiser, other data, any PEFT adapter.",
     )
+    allow_inexact_resume: bool = option(
+        False,
+        group="Output",
+        help="Go on from a checkpoint although data, options, processes or versions differ, and name the differences.",
+    )
     ignore_data_skip: bool = option(False, group="Output", help="When resuming, start the data from its beginning.")
     early_stopping_patience: int | None = option(
         None,

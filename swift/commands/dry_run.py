@@ -26,7 +26,6 @@ from swift.commands.pictures import wants_colour
 from swift.commands.prepare import load_plugins, load_template
 from swift.commands.ready import Data, find_inputs, new_ids, read_data, spell_out
 from swift.commands.run import check_disk, check_writable, plan_run
-from swift.datasets.stream import Stream
 from swift.decide import decide_sft, tidy
 from swift.errors import SeveralErrors, SwiftError, raise_all
 from swift.models.load import detect_hardware
@@ -36,9 +35,9 @@ from swift.registry import unknown
 from swift.templates.template import Template
 from swift.trainers.arguments import Seq2SeqTrainingArguments, training_arguments
 from swift.trainers.callbacks import CALLBACKS
-from swift.trainers.committing import check_same_run
 from swift.trainers.loss import find_loss
 from swift.trainers.metrics import compute_metrics
+from swift.trainers.sameness import check_same_run, facts_of
 
 LAUNCH_NAMES = ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "USE_HF")
 DRY_RUN = re.compile(r"--dry[-_]run(=.*)?")
@@ -172,14 +171,14 @@ def _estimate(found: Rehearsal, training: Seq2SeqTrainingArguments) -> None:
 
 def _check_resumed(found: Rehearsal, training: Seq2SeqTrainingArguments, checkpoint: Path, data: Data) -> None:
     """Whether going on from a checkpoint would be exact."""
-    now = {
-        "world_size": found.processes,
-        "per_device_train_batch_size": training.per_device_train_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
-        "rows": None if isinstance(data.train, Stream) else len(data.train),
-        "seed": training.seed,
-    }
-    check_same_run(checkpoint, now, found.args.sft_type != "full", data_too=not training.ignore_data_skip)
+    check_same_run(
+        checkpoint,
+        facts_of(training, data.train, found.processes),
+        tuned=found.args.sft_type != "full",
+        data_too=not training.ignore_data_skip,
+        options=found.args,
+        allow=training.allow_inexact_resume,
+    )
 
 
 def launch_line(said: SftArguments, words: Sequence[str] | None) -> str:

@@ -79,6 +79,9 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     additional_saved_files: list[str] = field(
         default_factory=list, metadata={"help": "Files that are copied into every checkpoint."}
     )
+    allow_inexact_resume: bool = field(
+        default=False, metadata={"help": "Go on from a checkpoint of a run that differed, and say in what."}
+    )
     galore_config: GaLoreConfig | None = field(
         default=None, metadata={"help": "Optimiser states in low-rank subspaces; whole ones when None."}
     )
@@ -184,6 +187,7 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         "save_total_limit": limit if limit > 0 else None,
         "save_only_model": args.save_only_model,
         "ignore_data_skip": args.ignore_data_skip,
+        "allow_inexact_resume": args.allow_inexact_resume,
         "logging_steps": args.logging_steps,
         "logging_first_step": True,
         "report_to": trackers(args.report_to),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import peft
-import torch
 import transformers
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
@@ -16,28 +15,25 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import TrainOutput, has_length
+from transformers.trainer_utils import TrainOutput
 
 from swift import checkpoint, storage
-from swift._version import __version__
 from swift.arguments.sft import SftArguments
 from swift.datasets.stream import Stream
-from swift.errors import ConfigError
 from swift.log import get_logger
 from swift.trainers import saving
 from swift.trainers.adalora import Ranks
 from swift.trainers.arguments import OwnTrainingArguments
+from swift.trainers.sameness import check_same_run, facts_of, progress_of, versions
 from swift.trainers.stopping import StopEvaluation, Stops
 from swift.trainers.streaming import examples_of, go_on, without_draws, write_state
 from swift.trainers.tally import Clock
-from swift.tuners import files
 from swift.tuners.model import SwiftModel
 
 if TYPE_CHECKING:
     from swift.templates.template import Template
 
 logger = get_logger()
-EXACT = ("world_size", "per_device_train_batch_size", "gradient_accumulation_steps", "rows", "seed")
 
 
 class CommittingTrainer(transformers.Trainer):
@@ -68,7 +64,8 @@ class CommittingTrainer(transformers.Trainer):
 
         Raises:
             DataError: the checkpoint is incomplete, damaged, or does not fit the model.
-            ConfigError: going on could not be exact, because the run differs from the checkpoint's.
+            ConfigError: going on could not be exact, because the run differs from the checkpoint's, and
+                `allow_inexact_resume` is off.
             InternalError: the loss or a gradient is not finite; nothing of it was saved.
             KeyboardInterrupt: SIGINT came; the step at hand was finished and saved, or the signal came twice.
             SystemExit: SIGTERM or SIGUSR1 came, with 143; the step at hand was finished and saved.
@@ -80,10 +77,18 @@ class CommittingTrainer(transformers.Trainer):
         found = self._from_main(found)
         if found is not None:
             tuned = isinstance(self.model, (PeftModel, SwiftModel))
-            check_same_run(found, self._facts()["run"], tuned, data_too=not self.args.ignore_data_skip)
+            check_same_run(
+                found,
+                self._run,
+                tuned=tuned,
+                data_too=not self.args.ignore_data_skip,
+                options=self.sft_args,
+                model=self.model,
+                allow=self.args.allow_inexact_resume,
+            )
             step = checkpoint.step_of(found) or 0
             self.evaluation_due = bool(storage.read_manifest(found).get("evaluation_due"))
-            logger.info("going on from %s", found)
+            logger.info("going on from %s: %s", found, progress_of(found))
         self.clock = Clock(step)
         with self.stops.listening(), self._stream_goes_on(found):
             return super().train(str(found) if found else None, trial, ignore_keys_for_eval)
@@ -107,26 +112,22 @@ class CommittingTrainer(transformers.Trainer):
 
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about the run."""
-        args, base = self.args, saving.base_of(self.model)
+        base = saving.base_of(self.model)
         return {
             "step": self.state.global_step,
             **({"evaluation_due": True} if self.evaluation_due else {}),
             "run": {
-                "world_size": args.world_size,
-                "per_device_train_batch_size": args.per_device_train_batch_size,
-                "gradient_accumulation_steps": args.gradient_accumulation_steps,
-                "rows": len(self.train_dataset) if has_length(self.train_dataset) else None,
-                "seed": args.seed,
+                **self._run,
                 "model": base.name_or_path if isinstance(base, PreTrainedModel) else type(base).__name__,
                 "template": self.template.name if self.template is not None else None,
             },
-            "versions": {
-                "swift": __version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "peft": peft.__version__,
-            },
+            "versions": versions(),
         }
+
+    @cached_property
+    def _run(self) -> dict[str, Any]:
+        """What decides the numbers of this run."""
+        return facts_of(self.args, self.train_dataset, self.args.world_size)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.evaluation_due:
@@ -285,28 +286,3 @@ def _use_cache(model: nn.Module, value: bool | None) -> Iterator[None]:
         yield
     finally:
         model.config.use_cache = in_training
-
-
-def check_same_run(directory: Path, now: Mapping[str, Any], tuned: bool, *, data_too: bool = True) -> None:
-    """Refuse to go on from a checkpoint in a run that would see other rows than the one that wrote it.
-
-    Args:
-        directory: the checkpoint.
-        now: the values of `EXACT` in this run.
-        tuned: whether this run trains adapters and not a whole model.
-        data_too: False where the data starts anew anyway: only the number of processes counts then.
-
-    Raises:
-        ConfigError: the runs differ.
-    """
-    then = storage.read_manifest(directory).get("run", {})
-    names = EXACT if data_too else EXACT[:1]
-    differing = [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
-    if bool(files.folders(directory)) != tuned:
-        differing.append("it holds " + ("a whole model, not adapters" if tuned else "adapters, not a whole model"))
-    if differing:
-        raise ConfigError(
-            "CONFIG-02",
-            f"going on from {directory} would not be exact: {'; '.join(differing)}",
-            fix="use the same values, or take its weights alone with --resume_only_model true",
-        )

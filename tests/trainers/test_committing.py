@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,8 +95,8 @@ def test_what_was_just_written_stays_beside_newer_ones_that_are_damaged(tmp_path
     assert checkpoint.latest(tmp_path) == tmp_path / "checkpoint-5"
 
 
-@pytest.mark.parametrize("end", [{}, {"max_steps": 7}])
-def test_a_run_that_is_over_stays_as_it_is(tmp_path: Path, end: dict[str, int]) -> None:
+@pytest.mark.parametrize("end", [{}, {"max_steps": 7, "allow_inexact_resume": True}])
+def test_a_run_that_is_over_stays_as_it_is(tmp_path: Path, end: dict[str, Any]) -> None:
     straight = trainer_of(lora(0.2), tmp_path, **SAVING)
     straight.train()
     again = trainer_of(lora(0.2), tmp_path, **{**SAVING, **end})
@@ -128,13 +130,107 @@ def test_damage_and_absence_are_refused(tmp_path: Path) -> None:
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps was 1, is 2"),
         ({"seed": 7}, "seed was 42, is 7"),
         ({"train": Rows(17)}, "rows was 16, is 17"),
+        ({"learning_rate": 1e-3}, r"learning_rate was 0\.01, is 0\.001"),
+        ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type was linear, is cosine"),
+        ({"warmup_steps": 2}, "warmup_steps was 0, is 2"),
+        ({"max_steps": 12}, "length was 9 steps, is 12 steps"),
+        ({"weight_decay": 0.5}, r"weight_decay was 0, is 0\.5"),
+        ({"learning_rate": 1e-3, "seed": 7}, r"seed was 42, is 7; learning_rate was"),
     ],
 )
-def test_another_run_is_refused(tmp_path: Path, changed: dict[str, Any], word: str) -> None:
-    trainer_of(lora(), tmp_path, **SAVING).train()
+def test_another_run_is_refused(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: dict[str, Any], word: str
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
     with pytest.raises(ConfigError, match=word) as caught:
-        trainer_of(lora(), tmp_path, **{**SAVING, **changed}).train(resume_from_checkpoint="auto")
+        trainer_of(lora(), tmp_path / "run", **{**SAVING, **changed}).train(resume_from_checkpoint="auto")
     assert caught.value.exit_code == 78
+    assert "--allow_inexact_resume" in str(caught.value)
+    on = trainer_of(lora(), tmp_path / "run", **{**SAVING, **changed}, allow_inexact_resume=True)
+    on.train(resume_from_checkpoint="auto")
+    assert re.search(f"resume: inexact because .*{word}", caplog.text)
+    assert on.state.global_step >= 9
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that came to its end."""
+    place = tmp_path_factory.mktemp("whole")
+    trainer_of(lora(), place, **SAVING).train()
+    return place
+
+
+def rewritten(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Give a checkpoint another manifest, which is sound."""
+    body = storage.read_manifest(directory)
+    change(body)
+    storage.write_bytes(directory / storage.MANIFEST, storage._sealed(body))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda body: body["versions"].update(transformers="5.0.0"), r"transformers was 5\.0\.0, is "),
+        (lambda body: body["run"].update(world_size=2), "world_size was 2, is 1"),
+        (lambda body: body["run"].update(device="NVIDIA H200"), "device was NVIDIA H200, is cpu"),
+        (lambda body: body.pop("run"), "world_size was None, is 1"),
+    ],
+)
+def test_another_machine_is_refused(whole: Path, tmp_path: Path, change: Any, word: str) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    rewritten(tmp_path / "run" / "checkpoint-9", change)
+    with pytest.raises(ConfigError, match=word):
+        trainer_of(lora(), tmp_path / "run", **SAVING).train(resume_from_checkpoint="auto")
+
+
+def test_what_was_not_yet_written_down_is_not_asked_for(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    rewritten(tmp_path / "run" / "checkpoint-9", lambda body: [body["run"].pop("device"), body.pop("versions")])
+    trainer_of(lora(), tmp_path / "run", **SAVING).train(resume_from_checkpoint="auto")
+
+
+def test_a_constant_rate_may_go_on_longer(tmp_path: Path) -> None:
+    said = {**SAVING, "lr_scheduler_type": "constant"}
+    straight = trainer_of(lora(0.2), tmp_path / "straight", **{**said, "max_steps": 12})
+    straight.train()
+    trainer_of(lora(0.2), tmp_path / "on", **said).train()
+    on = trainer_of(lora(0.2), tmp_path / "on", **{**said, "max_steps": 12})
+    on.train(resume_from_checkpoint="auto")
+    same, other = weights(straight.model), weights(on.model)
+    assert all(torch.equal(same[name], other[name]) for name in same)
+
+
+def test_another_base_or_scale_under_the_same_shapes_is_refused(tmp_path: Path) -> None:
+    def tuned(seed: int = 0, **config: Any) -> Any:
+        own = {"r": 4, "target_modules": ["q_proj"], **config}
+        return Swift.prepare_model(tiny_model(vocab_size=VOCAB, hidden=32, seed=seed), LoraConfig(**own))
+
+    trainer_of(tuned(), tmp_path, **SAVING).train()
+    for model, word in (
+        (tuned(seed=1), "the base model has other weights"),
+        (tuned(lora_alpha=32), "lora_alpha of default was 8, is 32"),
+        (tuned(lora_dropout=0.5), r"lora_dropout of default was 0(\.\d+)?, is 0\.5"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            trainer_of(model, tmp_path, **SAVING).train(resume_from_checkpoint="auto")
+
+
+def test_a_batch_that_was_learnt_is_not_made_again(tmp_path: Path) -> None:
+    class Counted(Rows):
+        def __getitem__(self, index: int) -> dict[str, list[int]]:
+            asked.append(index)
+            return super().__getitem__(index)
+
+    asked: list[int] = []
+    said = {**SAVING, "per_device_train_batch_size": 2, "max_steps": 20, "save_steps": 5}
+    trainer_of(lora(), tmp_path, train=Counted(16), **said).train()
+    order = list(asked)
+    asked.clear()
+    shutil.rmtree(tmp_path / "checkpoint-20")
+    trainer_of(lora(), tmp_path, train=Counted(16), **said).train(resume_from_checkpoint="auto")
+    assert asked == order[30:]  # from within epoch 1 on, whose order is another than that of epoch 0
+    assert sorted(order[:16]) == sorted(order[16:32]) == list(range(16))
+    assert order[:16] != order[16:32]
 
 
 def test_other_data_may_follow_when_its_start_is_asked_for(tmp_path: Path) -> None:
@@ -236,7 +332,8 @@ def test_any_module_is_saved(tmp_path: Path) -> None:
             return self.inner(input_ids=input_ids, attention_mask=attention_mask)
 
     trainer_of(Wrapped(), tmp_path, **SAVING).train()
-    trainer_of(Wrapped(), tmp_path, **{**SAVING, "max_steps": 12}).train(resume_from_checkpoint="auto")
+    said = {**SAVING, "max_steps": 12, "allow_inexact_resume": True}
+    trainer_of(Wrapped(), tmp_path, **said).train(resume_from_checkpoint="auto")
     assert (tmp_path / "checkpoint-12" / "model.safetensors").is_file()
 
 
