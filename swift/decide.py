@@ -23,6 +23,7 @@ from swift.arguments.tuner import TunerOptions
 from swift.datasets.spec import absolute_spec
 from swift.dist import Hardware
 from swift.errors import ConfigError, SwiftError, UsageError, raise_all
+from swift.memory import decide_checkpointing
 from swift.models.source import ModelSource
 from swift.models.unsloth import check_unsloth
 from swift.registry import unknown
@@ -79,7 +80,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
     accumulation = args.gradient_accumulation_steps or (
         1 if args.max_tokens_per_batch else math.ceil(rows / args.batch_size)
     )
-    checkpointing = _or(args.gradient_checkpointing, "prefix_tuning" not in tuner_kinds(args))
+    checkpointing = _or(args.gradient_checkpointing, why_checkpointing(args, hardware, source)[0])
     return replace(
         args,
         loss_scale=decide_loss_scale(args),
@@ -93,6 +94,11 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
         dataset_test_ratio=0.0 if args.val_dataset else args.dataset_test_ratio,
         lora_target_modules=_targets(args, source),
     )
+
+
+def why_checkpointing(args: SftArguments, hardware: Hardware, source: ModelSource) -> tuple[bool, str]:
+    """Whether activations are computed twice where nobody says, and why."""
+    return decide_checkpointing(args, tuner_kinds(args), source.config, source.weight_bytes, hardware.memory)
 
 
 def decide_infer(said: InferArguments, hardware: Hardware, source: ModelSource) -> InferArguments:

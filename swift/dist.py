@@ -25,6 +25,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_world_size() -> int:
+    """How many of them are on this machine, 1 when alone."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def is_main() -> bool:
     """Whether this process is the one that prints and writes."""
     return rank() == 0
@@ -40,11 +45,27 @@ def record_run(directory: str) -> bool:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What decisions about dtype and batch need to know of the machine.
+    """What decisions about dtype, batch and memory need to know of the machine.
 
-    `accelerator` is "cuda", "npu", "mps" or None for a CPU; `bf16` says whether it computes in bfloat16.
+    `accelerator` is "cuda", "npu", "mps" or None for a CPU; `bf16` says whether it computes in bfloat16; `memory` is
+    what is free for a process there, in bytes, None where that is not known.
     """
 
     accelerator: str | None = None
     bf16: bool = False
     world_size: int = 1
+    memory: int | None = None
+
+
+def free_memory() -> int | None:
+    """Bytes of main memory that can be had, within the limit of the container; None where the system does not tell."""
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
+        found += [int(limit) - used] if limit.isdigit() else []
+    except (OSError, ValueError):
+        pass
+    return min(found, default=None)

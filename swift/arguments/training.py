@@ -61,7 +61,10 @@ class OptimisationOptions:
         0.5, group="Optimisation", minimum=0, help="Gradient norm above which it is scaled down; 0 is off."
     )
     gradient_checkpointing: bool | None = option(
-        None, group="Optimisation", help="Compute activations twice to save memory.", none="on where the model can"
+        None,
+        group="Optimisation",
+        help="Compute activations twice to save memory: true, false or auto.",
+        none="on where the memory would not do without, which is said",
     )
     fused_cross_entropy: bool = option(
         True,

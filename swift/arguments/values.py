@@ -65,6 +65,8 @@ def _means_none(given: Any, info: OptionInfo) -> bool:
     word = given[0] if isinstance(given, list) and len(given) == 1 else given
     if info.choices and word in info.choices:
         return False
+    if info.optional and info.kind is bool and str(resolve(word)).lower() == "auto":
+        return True
     if not isinstance(given, list):
         return resolve(given) is None
     return info.optional and (word == "None" or (info.kind is not str and str(word).lower() in ("none", "null")))

@@ -20,7 +20,7 @@ from swift.commands.ready import Data, add_tuner, find_inputs, load_base, new_id
 from swift.commands.report import save_arguments, write_report
 from swift.commands.run import check_disk, choose_run, no_empty_run, what_is_saved
 from swift.datasets.lazy import LazyDataset
-from swift.decide import decide_sft, tidy, without_effect
+from swift.decide import decide_sft, tidy, why_checkpointing, without_effect
 from swift.log import get_logger
 from swift.models.load import detect_hardware
 from swift.templates.publish import settle_chat_template
@@ -49,7 +49,11 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         return dry_run(args, command_words(said, options))
     load_plugins(args.custom_register_path)
     source = find_inputs(args)
-    args = decide_sft(spell_out(args), detect_hardware(), source)
+    spelt, hardware = spell_out(args), detect_hardware()
+    args = decide_sft(spelt, hardware, source)
+    if spelt.gradient_checkpointing is None:
+        on, why = why_checkpointing(args, hardware, source)
+        logger.info(f"gradient checkpointing is {'on' if on else 'off'}: {why}")
     for name in without_effect(args):
         kinds = f"--tuner {' '.join(args.tuner)}" if args.tuner else f"--sft_type {args.sft_type}"
         logger.warning(f"--{name} has no effect with {kinds}")

@@ -42,9 +42,11 @@ def detect_hardware() -> Hardware:
     """What this machine computes on, and how many processes train together."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
-        return Hardware(world_size=dist.world_size())
+        free = dist.free_memory()
+        return Hardware(world_size=dist.world_size(), memory=free and free // dist.local_world_size())
     bf16 = accelerator.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)  # needs-cuda
-    return Hardware(accelerator.type, bf16, dist.world_size())  # needs-cuda
+    memory = torch.cuda.mem_get_info(dist.local_rank())[0] if accelerator.type == "cuda" else None  # needs-cuda
+    return Hardware(accelerator.type, bf16, dist.world_size(), memory)  # needs-cuda
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
