@@ -19,7 +19,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 LAYERS = [
     {"agent", "cli", "completion", "launch"},
     {"commands", "ui"},
-    {"decide", "trainers", "checkpoint", "inference"},
+    {"decide", "memory", "trainers", "checkpoint", "inference"},
     {"models", "templates", "datasets", "tuners", "peft"},
     {"arguments"},
     {"registry", "hub", "storage", "dist", "log", "redact", "errors"},
@@ -34,6 +34,7 @@ LIGHT = {
     "completion",
     "launch",
     "decide",
+    "memory",
     "registry",
     "log",
     "errors",
