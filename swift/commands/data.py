@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
+import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from swift import storage
 from swift.arguments.data_verbs import DataArguments
 from swift.arguments.help import width
 from swift.arguments.sft import SftArguments
 from swift.commands.chat import say
-from swift.commands.pictures import histogram, row_text, segments, wants_colour
+from swift.commands.pictures import histogram, row_text, wants_colour
 from swift.commands.prepare import load_plugins, load_template
+from swift.commands.preview_page import draw_lengths, to_html
 from swift.commands.ready import find_inputs
 from swift.commands.rows import encode_rows, load_rows, made_of
 from swift.datasets import cache
 from swift.datasets.convert import Conversation
-from swift.datasets.encode import encode, length_statistics
+from swift.datasets.encode import encode, length_statistics, problem
 from swift.datasets.ledger import Ledger
 from swift.datasets.pack import PackedDataset
-from swift.datasets.show import STYLE, Elements, elements_of, printable
+from swift.datasets.show import Elements, elements_of
+from swift.datasets.turns import Message
 from swift.decide import decide_sft, tidy
-from swift.errors import OutputError, UsageError
+from swift.errors import DataError, OutputError, UsageError
 from swift.models.load import detect_hardware
 from swift.templates.template import Template
 
 PAGE, PICTURE, REPORT = "preview.html", "lengths.png", "data_report.json"
-BINS = 40
-LEARNT = "#1b7f3b"
-OWN_STYLE = (
-    "body{font-family:sans-serif;margin:2em}pre{white-space:pre-wrap;overflow-wrap:anywhere;color:#777}"
-    f".learnt{{color:{LEARNT}}}"
-)
-HEAD = f'<head><meta charset="utf-8"><title>Data preview</title><style>{STYLE}{OWN_STYLE}</style></head>'
 
 
 def data_main(said: DataArguments) -> dict[str, Any]:
@@ -77,10 +67,13 @@ def prepare(said: DataArguments) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Preview:
-    """What there is to see of data sets: some rows, the same encoded, lengths, and the account of all rows."""
+    """What there is to see of data sets: some rows, the same encoded, lengths, and the account of all rows.
+
+    In place of a row that is dropped stands the reason.
+    """
 
     rows: list[Conversation]
-    encoded: list[dict[str, list[int]]]
+    encoded: list[Mapping[str, Any] | str]
     lengths: list[int]
     ledger: Ledger
     template: Template
@@ -95,7 +88,12 @@ def preview(said: DataArguments) -> dict[str, Any]:
     """Show random rows of data sets, what is learnt of them, lengths and the account; return the account.
 
     With `output`, the same is written there as a page, a picture and a report.
+
+    Raises:
+        OutputError: `output` is a file.
     """
+    if said.output and Path(said.output).is_file():
+        raise OutputError("OUTPUT-01", f"--output {said.output} is a file", fix="name a directory")
     args, template = decided(replace(as_training(said), evaluation_strategy="no"))
     loaded = load_rows(args)
     rows = [*loaded.train, *(loaded.val or [])]
@@ -103,13 +101,19 @@ def preview(said: DataArguments) -> dict[str, Any]:
     parts += [encode(loaded.val, template, loaded.ledger, split="validation")] if loaded.val else []
     lengths = [length for part in parts for length in part.lengths]
     drawn = random.Random(args.dataset_seed).sample(rows, min(said.rows, len(rows)))
-    samples = [template.encode_batch([row], [])[0] for row in drawn]
-    found = Preview(drawn, [dict(sample) for sample in samples], lengths, loaded.ledger, template)
+    found = Preview(drawn, [_encoded(row, template) for row in drawn], lengths, loaded.ledger, template)
     say("\n".join(to_text(found, wants_colour())))
     if said.output:
         write(found, Path(said.output))
         say(f"written: {Path(said.output) / PAGE}, {PICTURE}, {REPORT}")
     return loaded.ledger.to_json()
+
+
+def _encoded(row: Conversation, template: Template) -> Mapping[str, Any] | str:
+    """A row encoded, or why it is dropped."""
+    errors: list[tuple[int, DataError]] = []
+    inputs = template.encode_batch([row], errors)[0]
+    return errors[0][1].what if errors else problem(inputs, template) or inputs
 
 
 def as_training(said: DataArguments) -> SftArguments:
@@ -136,24 +140,30 @@ def to_text(found: Preview, colour: bool) -> list[str]:
     ]
     mark = "in green" if colour else "between ⟦ and ⟧"
     for row, inputs in zip(found.rows, found.encoded, strict=True):
-        lines.append(f"{row['where']}: {_told(inputs, mark)}")
-        lines += [row_text(inputs, found.template.tokenizer, colour)] if inputs else []
+        lines.append(f"{row['where']}: {_told(inputs)}{'' if isinstance(inputs, str) else f', {mark}'}")
+        lines += [] if isinstance(inputs, str) else [row_text(inputs, found.template.tokenizer, colour)]
     lines += ["", f"Tokens per row: {length_statistics(found.lengths)}", *histogram(found.lengths), ""]
     return [*lines, found.template.describe_end(), found.ledger.screen()]
 
 
-def _told(inputs: Mapping[str, Any], mark: str) -> str:
-    if not inputs:
-        return "dropped: too long, or refused by the template"
+def _told(inputs: Mapping[str, Any] | str) -> str:
+    if isinstance(inputs, str):
+        return f"dropped: {inputs}"
     learnt = sum(label >= 0 for label in inputs["labels"])
-    return f"{len(inputs['input_ids']):,} tokens, {learnt:,} of them learnt, {mark}"
+    return f"{len(inputs['input_ids']):,} tokens, {learnt:,} of them learnt"
 
 
 def _columns(row: Conversation) -> dict[str, Any]:
     """A conversation as columns: where it stands, what is said, and whatever goes with it."""
-    said = "\n".join(f"{message['role']}: {message['content']}" for message in row["messages"])
+    said = "\n".join(f"{message['role']}: {_content(message)}" for message in row["messages"])
     more = {name: value for name, value in row.items() if name not in ("messages", "where", "dataset")}
     return {"where": row["where"], "conversation": said, **more}
+
+
+def _content(message: Message) -> str:
+    """What a message says, or the calls of tools that it is."""
+    calls = message.get("tool_calls")
+    return message["content"] or (json.dumps(calls, ensure_ascii=False, default=str) if calls else "")
 
 
 def write(found: Preview, directory: Path) -> None:
@@ -164,45 +174,17 @@ def write(found: Preview, directory: Path) -> None:
         OutputError: nothing can be written there.
     """
     storage.make_directory(directory)
-    picture = draw_lengths(found.lengths)
+    picture = draw_lengths(found.lengths, found.template.max_length)
+    told = zip(found.rows, found.encoded, strict=True)
+    page = to_html(
+        found.elements,
+        [(row["where"], _told(inputs), {} if isinstance(inputs, str) else inputs) for row, inputs in told],
+        found.template.tokenizer,
+        length_statistics(found.lengths),
+        picture,
+        found.ledger,
+        found.template.describe_end(),
+    )
     storage.write_bytes(directory / PICTURE, picture)
-    storage.write_text(directory / PAGE, to_html(found, picture))
+    storage.write_text(directory / PAGE, page)
     storage.write_json(directory / REPORT, found.ledger.to_json())
-
-
-def to_html(found: Preview, picture: bytes) -> str:
-    """One page that needs no other file; nothing of the data is read as markup."""
-    tokenizer = found.template.tokenizer
-    body = ["<h1>Data preview</h1>", f"<h2>{len(found.rows)} rows drawn at random</h2>", found.elements.to_html()]
-    body.append("<h2>As the model meets them</h2>")
-    for row, inputs in zip(found.rows, found.encoded, strict=True):
-        body.append(f"<p>{_escaped(row['where'])}: {_escaped(_told(inputs, 'in green'))}</p>")
-        spans = [
-            f'<span class="learnt">{_escaped(text)}</span>' if learnt else _escaped(text)
-            for learnt, text in (segments(inputs, tokenizer) if inputs else ())
-        ]
-        body.append(f"<pre>{''.join(spans)}</pre>")
-    body.append(f"<h2>Tokens per row</h2><p>{_escaped(length_statistics(found.lengths))}</p>")
-    body.append(f'<img alt="lengths" src="data:image/png;base64,{base64.b64encode(picture).decode()}">')
-    account = f"{found.template.describe_end()}\n{found.ledger.screen()}"
-    body.append(f"<h2>Account</h2><pre>{_escaped(account)}</pre>")
-    body += ["</body>", "</html>", ""]
-    return "\n".join(["<!doctype html>", "<html>", HEAD, "<body>", *body])
-
-
-def _escaped(text: str) -> str:
-    return html.escape(printable(text))
-
-
-def draw_lengths(lengths: Sequence[int]) -> bytes:
-    """A PNG that shows how many rows have which length."""
-    figure = Figure(figsize=(8, 4), dpi=100)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.hist(lengths, bins=min(BINS, max(lengths) - min(lengths) + 1), color=LEARNT)
-    axes.set_xlabel("tokens")
-    axes.set_ylabel("rows")
-    figure.tight_layout()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()

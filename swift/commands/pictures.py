@@ -26,25 +26,27 @@ def wants_colour() -> bool:
 
 
 def row_text(inputs: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, colour: bool) -> str:
-    """An encoded row as text, what is supervised in green; without colour between ⟦ and ⟧.
+    """An encoded row as text, what is supervised in green; without colour between ⟦ and ⟧; `2×` is a weight.
 
     Where the label is not the token shown, the label is shown: it is what the model learns to say there.
     """
     pieces = []
-    for supervised, text in segments(inputs, tokenizer):
-        text = printable(text)
+    for weight, text in segments(inputs, tokenizer):
+        text = printable(text) if weight in (0, 1) else f"{weight:g}× {printable(text)}"
         if colour:
-            pieces.append(f"{GREEN}{text}{END}" if supervised else f"{GREY}{text}{END}")
+            pieces.append(f"{GREEN}{text}{END}" if weight else f"{GREY}{text}{END}")
         else:
-            pieces.append(f"{OPEN}{text}{CLOSE}" if supervised else _shortened(text))
+            pieces.append(f"{OPEN}{text}{CLOSE}" if weight else _shortened(text))
     return textwrap.indent("".join(pieces), "  ", lambda line: True)
 
 
-def segments(inputs: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
-    """The stretches of an encoded row: whether it is supervised, and its text, or what is learnt in its place."""
-    pairs = zip(inputs["input_ids"], inputs["labels"], strict=True)
-    for supervised, group in groupby(pairs, lambda pair: pair[1] >= 0):
-        yield supervised, str(tokenizer.decode([label if supervised else token for token, label in group]))
+def segments(inputs: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[float, str]]:
+    """The stretches of an encoded row: how much they weigh, and their text, or what is learnt in its place."""
+    weights = inputs.get("loss_scale") or [1.0] * len(inputs["labels"])
+    weights = [weight if label >= 0 else 0.0 for weight, label in zip(weights, inputs["labels"], strict=True)]
+    tokens = zip(inputs["input_ids"], inputs["labels"], weights, strict=True)
+    for weight, group in groupby(tokens, lambda found: found[2]):
+        yield weight, str(tokenizer.decode([label if weight else token for token, label, _ in group]))
 
 
 def row_tokens(inputs: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, colour: bool) -> str:

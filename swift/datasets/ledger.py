@@ -235,7 +235,7 @@ class Ledger:
 
     def screen(self) -> str:
         """Some lines: the account of every data set, its tokens, and of all together."""
-        lines = [self.summary(), *_table([*map(_cells, self.accounts.values())]), *self._named()]
+        lines = [self.summary(), *_table([*map(cells, self.accounts.values())]), *self._named()]
         train = self.parts["train"]
         tokens = train.supervised + train.masked
         if tokens:
@@ -309,7 +309,8 @@ def _error(saved: Sequence[Any]) -> DataError:
 HEADS = ("data set", "read", "train", "validation", "dropped", "learnt tokens", "other tokens", "cut off")
 
 
-def _cells(account: Account) -> tuple[str, ...]:
+def cells(account: Account) -> tuple[str, ...]:
+    """What a table says of a data set, under `HEADS`."""
     name = account.dataset if len(account.dataset) <= 40 else f"…{account.dataset[-39:]}"
     train = account.train
     numbers = (account.rows, train.rows, account.validation.rows, sum(account.dropped.values()))
@@ -319,5 +320,5 @@ def _cells(account: Account) -> tuple[str, ...]:
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]
     for row in (HEADS, *rows):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        yield "  " + "  ".join(cells).rstrip()
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        yield "  " + "  ".join([row[0].ljust(widths[0]), *numbers]).rstrip()

@@ -34,7 +34,8 @@ def test_preview_shows_rows_masks_lengths_and_the_account(here: Path, capsys: py
     assert "###" in shown
     assert "rows: 40 read = 40 trained + 0 validation" in shown
     page = (here / "seen" / "preview.html").read_text(encoding="utf-8")
-    assert page.count('<span class="learnt">') >= 2
+    assert page.count("<mark>") >= 3
+    assert "The capital is" in page.partition("As the model meets them")[2]
     assert "data:image/png;base64," in page
     assert (here / "seen" / "lengths.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((here / "seen" / "data_report.json").read_text())["rows_read"] == 40
@@ -53,16 +54,55 @@ def test_preview_escapes_what_rows_say(here: Path, capsys: pytest.CaptureFixture
     assert "&lt;script&gt;" in page
 
 
+def test_preview_shows_weights_calls_and_the_lines_that_are_dropped(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
+    ask = {"role": "user", "content": "What is it?"}
+    rows = [
+        {"messages": [ask, {"role": "assistant", "content": "A cat.", "loss": 2.5}]},
+        {"messages": [ask, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "purr"}, {"role": "assistant", "content": "A cat."}], "tools": [call]},
+        {"messages": [ask]},
+        {"messages": [ask, {"role": "assistant", "content": "Cat, cat, cat. " * 99}]},
+    ]  # fmt: skip
+    write_jsonl(here / "odd.jsonl", rows)
+    words = [
+        "--rows",
+        "9",
+        "--output",
+        "seen",
+        "--max_bad_rows",
+        "1",
+        "--max_length",
+        "1000",
+        "--template_type",
+        "qwen",
+    ]
+    assert main(["data", "preview", "odd.jsonl", *MODEL, *words]) == 0
+    shown = capsys.readouterr().out
+    assert "⟦2.5× A cat." in shown
+    assert '"name": "look"' in shown.partition("As the model")[0]
+    page = (here / "seen" / "preview.html").read_text(encoding="utf-8")
+    assert '<mark class="weighed" title="weight 2.5">A cat.' in page
+    file = str(here / "odd.jsonl")
+    assert f"<td>bad row</td><td>1</td><td>{file}</td><td>3</td>" in page
+    assert f"<td>longer than 1000 tokens</td><td>1</td><td>{file}</td><td>4</td>" in page
+    assert f"{file}:3: &quot;messages&quot; ends with the user" in page
+    assert f"longer than 1000 tokens: {file}:4" in shown
+
+
 def test_preview_tells_rows_that_are_too_long(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "preview", "chat.jsonl", *MODEL, "--max_length", "45", "--rows", "40"]) == 0
     shown = capsys.readouterr().out
-    assert "dropped: too long" in shown
+    assert "dropped: longer than 45 tokens" in shown
     assert "longer than 45 tokens" in shown
 
 
 def test_what_is_missing_is_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "prepare", "chat.jsonl", *MODEL]) == 2
     assert "--output is missing" in capsys.readouterr().err
+    assert main(["data", "preview", "chat.jsonl", *MODEL, "--output", "chat.jsonl"]) == 73
+    assert "chat.jsonl is a file" in capsys.readouterr().err
     assert main(["data"]) == 2
     assert "--action is missing" in capsys.readouterr().err
     assert main(["data", "preview", *MODEL]) == 2
