@@ -125,6 +125,7 @@ def templates(path: Path) -> str:
     users: dict[str, set[str]] = {}
     for row in MODELS.values():
         users.setdefault(row.template, set()).add(row.family)
+    auto = ("`auto`", " ".join(sorted(users["auto"])), "it is the model's own", "the model's own", "the model's own")
     rows = (
         (
             f"`{row.name}`",
@@ -135,7 +136,7 @@ def templates(path: Path) -> str:
         )
         for row in TEMPLATES.values()
     )
-    lines = table(("template", "families", "compared with", "tools", "thoughts"), rows)
+    lines = table(("template", "families", "compared with", "tools", "thoughts"), [auto, *rows])
     return head + start + "\n" + "\n".join(lines) + "\n\n" + (end or TABLE_END) + tail
 
 
