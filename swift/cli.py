@@ -85,6 +85,13 @@ COMMANDS = {
         needs=(("ckpt_dir",),),
         defaults={"merge_lora": True},
     ),
+    "rerun": Command(
+        "swift.arguments.verbs:RerunArguments",
+        "swift.commands.rerun:rerun_main",
+        needs=(("receipt",),),
+        distributed=True,
+        word="receipt",
+    ),
     "template": Command(
         "swift.arguments.template:TemplateArguments",
         "swift.commands.template:template_main",

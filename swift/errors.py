@@ -33,6 +33,8 @@ CODES = {
     "PACKAGE-01": "A package is missing, too old or broken.",
     "RUN-01": "Training produced a number that is not finite.",
     "RUN-02": "A worker process failed.",
+    "RUN-03": "A run that was repeated gave other numbers.",
+    "RECEIPT-01": "A receipt of a run cannot be read.",
     "INTERNAL-01": "An unexpected error: a bug of ours.",
     "OUTPUT-01": "An output path cannot be written or is in use.",
     "DISK-01": "The disk is full or will be.",

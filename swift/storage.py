@@ -7,11 +7,13 @@ renamed as the last act. Whoever finds the final name therefore finds all of it,
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -21,6 +23,8 @@ from swift.errors import DiskError, OutputError
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
 STAGE, TRASH, OLD = ".tmp-", ".trash-", ".old-"
+HOLDER = ".in-use"
+_HELD: set[Path] = set()
 # What the writers of torch and safetensors say when a write fails: never why.
 NOT_WRITABLE = {
     errno.EACCES,
@@ -192,6 +196,49 @@ def sweep(parent: Path | str) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(directory: Path | str) -> Iterator[None]:
+    """Keep every other run out of `directory` inside the block; the system lets go of it when this process ends.
+
+    Raises:
+        OutputError: another run of this machine holds it.
+    """
+    place = Path(directory).resolve()
+    if place in _HELD:  # by this process, further up
+        yield
+        return
+    make_directory(place)
+    handle = _hold(place / HOLDER, directory)
+    _HELD.add(place)
+    try:
+        yield
+    finally:
+        _HELD.discard(place)
+        (place / HOLDER).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _hold(path: Path, directory: Path | str) -> int:
+    """The open and locked file that says who holds a directory."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 32).decode("ascii", "replace").strip() or "of another process"
+            os.close(handle)
+            fix = "wait for it, or name another --output_dir"
+            raise OutputError("OUTPUT-01", f"{directory} is in use by pid {holder}", fix=fix) from None
+        except OSError as error:  # a file system without locks
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            return handle
+        os.close(handle)  # who held it took it away meanwhile
 
 
 def read_manifest(directory: Path | str) -> dict[str, Any]:

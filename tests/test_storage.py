@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from swift import storage
-from swift.errors import DiskError
+from swift.errors import DiskError, OutputError
 
 
 def no_space(*_: object, **__: object) -> None:
@@ -275,3 +275,31 @@ def test_killed_at_any_point_a_directory_is_old_or_new(tmp_path: Path) -> None:
         storage.remove(tmp_path / "final")
     assert survived > 8
     assert kept == {"old", "new"}
+
+
+HOLDER = """
+import sys, time
+from swift import storage
+with storage.held(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_directory_is_of_one_run_at_a_time(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    words = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    other = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env)
+    try:
+        assert other.stdout
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(OutputError, match=f"in use by pid {other.pid}") as caught, storage.held(tmp_path / "run"):
+            pass
+        assert caught.value.exit_code == 73
+    finally:
+        other.kill()
+        other.wait()
+    assert (tmp_path / "run" / storage.HOLDER).is_file()  # it had no time to tidy up, and yet holds nobody off
+    with storage.held(tmp_path / "run"), storage.held(tmp_path / "run" / ".." / "run"):
+        assert (tmp_path / "run" / storage.HOLDER).read_text() == f"{os.getpid()}\n"
+    assert list((tmp_path / "run").iterdir()) == []

@@ -15,6 +15,7 @@ ALIASES = {
     "eval_strategy": "evaluation_strategy",
     "torch_dtype": "dtype",
     "data_seed": "dataset_seed",
+    "deterministic": "full_determinism",
     "max_seq_length": "max_length",
     "revision": "model_revision",
     # peft

@@ -1,4 +1,4 @@
-"""Options of the small commands: `swift models`, `datasets`, `doctor`, `schema` and `completion`."""
+"""Options of the small commands: `swift models`, `datasets`, `doctor`, `rerun`, `schema` and `completion`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,22 @@ class DatasetsArguments:
 class DoctorArguments:
     """Say whether this machine is ready: packages, extras, devices, disk, hub."""
 
+    json: bool = option(False, group="Output", help="One line of JSON for machines instead of text.")
+
+
+@dataclass(kw_only=True)
+class RerunArguments:
+    """Do a run again from its receipt, run.lock.json, and say whether the loss curve and the weights are identical."""
+
+    receipt: str | None = option(
+        None,
+        group="Input",
+        help="A run.lock.json, a run, or what is above it (its newest run); the word after `swift rerun`.",
+        none="it has to be said",
+    )
+    output_dir: str | None = option(
+        None, group="Output", help="Where the run is written again.", none="`rerun-of-<run>` beside the run"
+    )
     json: bool = option(False, group="Output", help="One line of JSON for machines instead of text.")
 
 

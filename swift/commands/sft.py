@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,22 +12,25 @@ import torch
 import torch.distributed
 from transformers import TrainerCallback
 
-from swift import dist
+from swift import dist, storage
 from swift.arguments.reading import command_words, read_arguments
 from swift.arguments.sft import SftArguments
 from swift.commands.dry_run import dry_run
 from swift.commands.prepare import load_plugins, load_template
 from swift.commands.ready import Data, add_tuner, find_inputs, load_base, new_ids, read_data, spell_out
+from swift.commands.receipt import write_receipt
 from swift.commands.report import save_arguments, write_report
 from swift.commands.run import check_disk, choose_run, no_empty_run, what_is_saved
 from swift.datasets.lazy import LazyDataset
 from swift.decide import decide_sft, tidy, why_checkpointing, without_effect
 from swift.log import get_logger
 from swift.models.load import detect_hardware
+from swift.models.source import ModelSource
 from swift.templates.publish import settle_chat_template
 from swift.trainers.arguments import training_arguments
 from swift.trainers.lazy import FollowLazy
 from swift.trainers.old_rows import OldRows
+from swift.trainers.order import NoteOrder
 from swift.trainers.packs import check_rows_apart
 from swift.trainers.trainer import Seq2SeqTrainer
 
@@ -59,24 +63,30 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         logger.warning(f"--{name} has no effect with {kinds}")
     join_group(args)
     args = replace(args, **choose_run(args, source))
-    with no_empty_run(args):
-        check_disk(args, source)
-        training = training_arguments(args)  # before the data: it refuses what transformers does not know
-        template = load_template(args, source)
-        settle_chat_template(template)
-        new = new_ids(args, template)
-        data = read_data(args, template)
-        logger.info(template.show(data.example))
-        logger.info(data.ledger.screen())
-        if data.val is None:
-            args = replace(args, evaluation_strategy="no")
-            training = training_arguments(args)
-        save_arguments(args, training, data.ledger)
+    with no_empty_run(args), storage.held(args.output_dir) if dist.is_main() else nullcontext():
+        return _train(args, source)
+
+
+def _train(args: SftArguments, source: ModelSource) -> dict[str, Any]:
+    """Train in the run's directory, which nobody else writes into meanwhile."""
+    check_disk(args, source)
+    training = training_arguments(args)  # before the data: it refuses what transformers does not know
+    template = load_template(args, source)
+    settle_chat_template(template)
+    new = new_ids(args, template)
+    data = read_data(args, template)
+    logger.info(template.show(data.example))
+    logger.info(data.ledger.screen())
+    if data.val is None:
+        args = replace(args, evaluation_strategy="no")
+        training = training_arguments(args)
+    save_arguments(args, training, data.ledger)
 
     torch.manual_seed(args.seed)
     model = add_tuner(args, load_base(args, source, new), source, new)
     if args.packing:
         check_rows_apart(model)
+    order = NoteOrder()
     trainer = Seq2SeqTrainer(
         model=model,
         args=training,
@@ -86,12 +96,13 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         tokenizer=template.tokenizer,
         sft_args=args,
         template=template,
-        callbacks=followers(model, new, args, data),
+        callbacks=[order, *followers(model, new, args, data)],
     )
     with what_is_saved(args):
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
     data.ledger.padded = trainer.padded
     report = write_report(args, trainer, data.ledger)
+    write_receipt(args, trainer, template, order.digest)
     leave_group()
     return report
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,9 +67,14 @@ class CommittingTrainer(transformers.Trainer):
             ConfigError: going on could not be exact, because the run differs from the checkpoint's, and
                 `allow_inexact_resume` is off.
             InternalError: the loss or a gradient is not finite; nothing of it was saved.
+            OutputError: another run writes into the same directory.
             KeyboardInterrupt: SIGINT came; the step at hand was finished and saved, or the signal came twice.
             SystemExit: SIGTERM or SIGUSR1 came, with 143; the step at hand was finished and saved.
         """
+        with storage.held(self.args.output_dir) if self.is_world_process_zero() else nullcontext():
+            return self._train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _train(self, resume_from_checkpoint: Any, trial: Any, ignore_keys_for_eval: list[str] | None) -> TrainOutput:
         found, step = None, 0
         if self.is_world_process_zero():
             storage.sweep(self.args.output_dir)
