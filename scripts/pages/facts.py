@@ -169,13 +169,14 @@ TUNERS = (
         "LoRA in some of the parts of one weight for query, key and value",
         "Some models make queries, keys and values in one weight. `use_merged_linear` gives each chunk that "
         "`enable_lora` names a LoRA of its own and leaves the others, as the LoRA paper does with query and value. "
-        "For models such as GPT-2, BLOOM, ChatGLM or Qwen of the first generation; from Python only.",
+        "For models such as GPT-2, BLOOM, ChatGLM or Qwen of the first generation.",
         "K r (in + out / chunks) a layer, K tuned chunks",
         "LoRAConfig",
         'r=8, target_modules=["gate_proj"], use_merged_linear=True, enable_lora=[True, False]',
         "y_k = W_k x + (alpha / r) B_k A_k drop(x)    for each tuned chunk k\n"
         "y_k = W_k x                                  for the others",
         "LoRA, <https://arxiv.org/abs/2106.09685>, section 4.2",
+        "fused",
         cost="LoRA, two of three fused",
         merges=True,
     ),

@@ -23,7 +23,8 @@ class ChoiceOptions:
     tuner: list[str] = option(
         [],
         group="Tuner",
-        help="Several tuners at once instead of --sft_type, such as `lora:rank=8,targets=ALL adapter:length=64`.",
+        help="Several tuners at once instead of --sft_type, such as `lora:rank=8,targets=ALL adapter:length=64`; "
+        "`name=` names an adapter, which is called by its kind otherwise.",
     )
     tuner_backend: str = option(
         "peft",

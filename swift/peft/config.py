@@ -74,7 +74,11 @@ class Options:
         """
         file = Path(pretrained_model_name_or_path) / cls.file_name
         if not file.is_file():
-            raise DataError("CKPT-01", f"{pretrained_model_name_or_path} has no {cls.file_name}")
+            raise DataError(
+                "CKPT-01",
+                f"{pretrained_model_name_or_path} has no {cls.file_name}",
+                fix="give the directory that save_pretrained was given",
+            )
         return cls(**cls.from_json_file(file))
 
     @classmethod
@@ -87,13 +91,19 @@ class Options:
         try:
             values = json.loads(Path(path_json_file).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise DataError("CKPT-01", f"{path_json_file} is not JSON: {error}") from error
+            raise DataError(
+                "CKPT-01", f"{path_json_file} is not JSON: {error}", fix="copy it again from where it was made"
+            ) from error
         if not isinstance(values, dict):
-            raise DataError("CKPT-01", f"{path_json_file} is not a JSON object")
+            raise DataError(
+                "CKPT-01", f"{path_json_file} is not a JSON object", fix="copy it again from where it was made"
+            )
         known = {field.name for field in fields(cls)}
         on = [key for key, value in values.items() if key not in known and value is True]
         if on:
-            raise DataError("CKPT-01", f"{path_json_file}: {', '.join(on)} is not offered here")
+            raise DataError(
+                "CKPT-01", f"{path_json_file}: {', '.join(on)} is not offered here", fix="train it anew without"
+            )
         ignored = sorted(values.keys() - known - {"scaling"})
         if ignored:
             get_logger().warning(f"{path_json_file}: ignored {', '.join(ignored)}")

@@ -251,6 +251,8 @@ def _replace(model: nn.Module, config: LoRAConfig) -> dict[str, nn.Module]:
                 if id(module) not in made:
                     made[id(module)] = with_lora(path, module, config, parts)
                 new[path], replaced[path] = made[id(module)], module
+    if config.target_modules is None:
+        get_logger().warning("target_modules is None: no layer gets LoRA; name some, such as '.*q_proj.*'")
     if config.target_modules is not None and not new:
         fix = "a regular expression has to match the whole path, such as '.*q_proj.*'"
         raise ConfigError(CONFIG, f"target_modules {config.target_modules!r} matches no module", fix=fix)

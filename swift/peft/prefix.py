@@ -99,9 +99,17 @@ class PrefixModelForCausalLM(Wrapper):
             UsageError: also a ValueError; `input_ids` is missing, or a cache that is not empty is given.
         """
         if kwargs.get("input_ids") is None:
-            raise UsageError("USAGE-03", "input_ids must be given to generate() by its name")
+            raise UsageError(
+                "USAGE-03",
+                "input_ids must be given to generate() by its name",
+                fix="model.generate(input_ids=input_ids, ...)",
+            )
         if _length(kwargs.get("past_key_values")):
-            raise UsageError("USAGE-02", "generate() starts from the prefix: past_key_values must be empty")
+            raise UsageError(
+                "USAGE-02",
+                "generate() starts from the prefix: past_key_values must be empty",
+                fix="leave past_key_values out",
+            )
         model: Any = self.model
         own, prepare = vars(model).get("prepare_inputs_for_generation"), model.prepare_inputs_for_generation
 
@@ -258,7 +266,9 @@ def load_pre_caches(directory: str | Path, model: nn.Module, batch_size: int = 1
     try:
         caches_L2HND = torch.from_numpy(np.load(file, allow_pickle=False))
     except (OSError, ValueError, EOFError, TypeError) as error:
-        raise DataError("CKPT-01", f"{file} cannot be read", why=str(error)) from error
+        raise DataError(
+            "CKPT-01", f"{file} cannot be read", why=str(error), fix="copy it again from where it was made"
+        ) from error
     layers = _text_config(model)["num_hidden_layers"]
     if caches_L2HND.ndim != 5 or caches_L2HND.shape[:2] != (layers, 2):
         what = f"{file} has the shape {tuple(caches_L2HND.shape)}, not [{layers}, 2, heads, tokens, head_dim]"

@@ -88,11 +88,19 @@ def read_shards(model: nn.Module, directory: Path, stem: str, degree: int) -> di
     files = [directory / weights_name(stem, f"tp{rank:02d}") for rank in range(degree)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise DataError("CKPT-01", f"{directory} lacks {', '.join(missing[:SHOWN])} of {degree} tensor-parallel files")
+        raise DataError(
+            "CKPT-01",
+            f"{directory} lacks {', '.join(missing[:SHOWN])} of {degree} tensor-parallel files",
+            fix="copy all files of the checkpoint into one directory",
+        )
     shards = [paddle_layout(model, own_names(model, pdparams.read(file))) for file in files]
     odd = sorted(set.union(*map(set, shards)) - set.intersection(*map(set, shards)))
     if odd:
-        raise DataError("CKPT-01", f"{directory}: not in every tensor-parallel file: {', '.join(odd[:SHOWN])}")
+        raise DataError(
+            "CKPT-01",
+            f"{directory}: not in every tensor-parallel file: {', '.join(odd[:SHOWN])}",
+            fix="copy all files of one and the same checkpoint",
+        )
     whole = model.state_dict()
     return {key: _join([shard[key] for shard in shards], whole.get(key)) for key in shards[0]}
 

@@ -189,7 +189,11 @@ def hosts(model: nn.Module, target: str | Sequence[str]) -> list[tuple[str, nn.M
     found = [(path, module) for path, module in places.items() if path and matches(target, path)]
     for path, module in found:
         if isinstance(module, nn.ModuleList | nn.ModuleDict):
-            raise ConfigError("CONFIG-02", f"target {path!r} is a list of modules, which cannot be tuned as one")
+            raise ConfigError(
+                "CONFIG-02",
+                f"target {path!r} is a list of modules, which cannot be tuned as one",
+                fix=f"{path}.0 for its first member; r'{re.escape(path)}\\.\\d+' for all of them",
+            )
     if not found:
         raise no_target(model, target)
     return found
@@ -216,7 +220,11 @@ def matches(target: str | Sequence[str], path: str) -> bool:
         try:
             return re.fullmatch(target, path) is not None
         except re.error as error:
-            raise ConfigError("CONFIG-02", f"{target!r} is no regular expression: {error}") from error
+            raise ConfigError(
+                "CONFIG-02",
+                f"{target!r} is no regular expression: {error}",
+                fix="a list of endings of paths, such as ['q_proj'], needs no expression",
+            ) from error
     return any(path.endswith(ending) for ending in target)
 
 

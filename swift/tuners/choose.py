@@ -15,6 +15,7 @@ from swift.errors import ConfigError, MissingPackageError, SwiftError
 from swift.registry import unknown
 from swift.tuners.config import SwiftConfig, find_kind
 from swift.tuners.keys import typed_values
+from swift.tuners.lora import OURS, LoRAConfig
 from swift.tuners.methods import available_sft_types, available_tuners, method_names
 from swift.tuners.peft_options import PEFT, Values
 from swift.tuners.targets import find_modules_to_save, find_targets
@@ -76,12 +77,18 @@ def config_of(spec: Spec, args: SftArguments, model: nn.Module, default_targets:
     try:
         return kind(**said)
     except TypeError as error:
-        raise ConfigError("CONFIG-02", f"--tuner {spec.kind} is incomplete: {error}") from error
+        raise ConfigError(
+            "CONFIG-02",
+            f"--tuner {spec.kind} is incomplete: {error}",
+            fix=f"say what is missing: --tuner {spec.kind}:<field>=<value>",
+        ) from error
 
 
 def _class_of(kind: str) -> type:
     if kind not in available_tuners():
         raise unknown("tuner", kind, available_tuners())
+    if kind == LoRAConfig.kind:
+        return LoRAConfig  # which has more fields than the one for a tuner alone
     return PEFT[kind].config if kind in PEFT else find_kind(kind)
 
 
@@ -99,8 +106,9 @@ def _peft_config(
     values = row.finish({**values, **said}, args, model)
     if row.targets is not None:
         values["modules_to_save"] = find_modules_to_save(model, values["modules_to_save"] or []) or None
+    config = LoRAConfig if kind == LoRAConfig.kind and set(said) & set(OURS) else row.config
     try:
-        return row.config(**values)
+        return config(**values)
     except SwiftError:
         raise
     except ImportError as error:

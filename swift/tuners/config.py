@@ -103,7 +103,11 @@ class SwiftConfig:
         try:
             return cls(**values)
         except TypeError as error:
-            raise DataError("CKPT-01", f"{cls.__name__} is incomplete: {error}") from error
+            raise DataError(
+                "CKPT-01",
+                f"{cls.__name__} is incomplete: {error}",
+                fix="copy adapter_config.json again from where it was made",
+            ) from error
 
 
 def check_type(what: str, value: Any, hint: Any) -> None:

@@ -35,6 +35,7 @@ from swift.tuners.methods import method_names
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE, SAFE_WEIGHTS_FILE = "adapter_model.bin", "adapter_model.safetensors"
 OTHER_WEIGHTS_FILE = {WEIGHTS_FILE: SAFE_WEIGHTS_FILE, SAFE_WEIGHTS_FILE: WEIGHTS_FILE}
+MODEL_FILE = "model.safetensors"
 DIGEST = "sha256"
 DIRECTORY_FILE = "configuration.json"
 CARD_FILE = "README.md"
@@ -42,6 +43,7 @@ EXTRA_STATES = "extra_states"
 RUN_FILE = "trainer_state.json"
 OURS = {"swift_type", "model_key_mapping", REMEMBERED}
 RETIRED = {"ranknum"}  # of AdaLoRA, which earlier files have: its rank as a number, which follows from the config
+AGAIN = "copy it again from where it was made"
 SHOWN = 5
 LARGEST_JSON = 8 << 20  # bytes; the config of a model with a thousand layers, each named, is a tenth of it
 
@@ -74,21 +76,33 @@ def find(directory: Path) -> dict[str, Stored]:
     if directory.is_file():
         raise UsageError("USAGE-02", f"{directory} is a file", fix="give the directory that holds it")
     if not directory.is_dir():
-        raise NotFoundError("FOUND-01", f"{directory} does not exist")
+        raise NotFoundError(
+            "FOUND-01",
+            f"{directory} does not exist",
+            fix="give the directory of a checkpoint, or the id of one on a hub",
+        )
     found = {
         name: Stored(name, folder, *read_config(folder), read_base(folder))
         for name, folder in folders(directory).items()
     }
     if not found:
-        runs = sorted((file.parent for file in directory.glob(f"*/{RUN_FILE}")), key=lambda run: run.stat().st_mtime)
-        raise NotFoundError(
-            "FOUND-01",
-            f"no adapter in {directory}",
-            why=f"neither it nor a folder of an adapter in it has {CONFIG_FILE}",
-            fix=f"give one of its checkpoints, such as {runs[-1]}" if runs else None,
-        )
+        raise _no_adapter(directory)
     order = read_order(directory)
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def _no_adapter(directory: Path) -> NotFoundError:
+    """The error for a directory without an adapter, which may be a run, or a checkpoint that lacks the configs."""
+    what, why = f"no adapter in {directory}", f"neither it nor a folder of an adapter in it has {CONFIG_FILE}"
+    if (directory / MODEL_FILE).is_file() and not (directory / "config.json").is_file():
+        why = f"it has the tensors alone, in {MODEL_FILE}, as transformers' Trainer writes them of a SwiftModel"
+        fix = "swift's Seq2SeqTrainer, or model.save_pretrained(directory) after training, saves the adapters; these "
+        fix += "tensors: model = Swift.prepare_model(model, <the same configs>), then "
+        fix += f"model.load_state_dict(safetensors.torch.load_file({str(directory / MODEL_FILE)!r}))"
+        return NotFoundError("FOUND-01", what, why=why, fix=fix)
+    runs = sorted((file.parent for file in directory.glob(f"*/{RUN_FILE}")), key=lambda run: run.stat().st_mtime)
+    fix = f"give one of its checkpoints, such as {runs[-1]}" if runs else "give what model.save_pretrained was given"
+    return NotFoundError("FOUND-01", what, why=why, fix=fix)
 
 
 def folders(directory: Path) -> dict[str, Path]:
@@ -117,14 +131,14 @@ def read_json(file: Path) -> dict[str, Any]:
         with file.open("rb") as opened:
             text = opened.read(LARGEST_JSON + 1)
         if len(text) > LARGEST_JSON:
-            raise DataError("CKPT-01", f"{file} is larger than {LARGEST_JSON >> 20} MB")
+            raise DataError("CKPT-01", f"{file} is larger than {LARGEST_JSON >> 20} MB", fix=AGAIN)
         values = json.loads(text.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
     except DataError:
         raise
     except (ValueError, RecursionError, OSError) as error:
-        raise DataError("CKPT-01", f"{file} is not JSON: {error}") from error
+        raise DataError("CKPT-01", f"{file} is not JSON: {error}", fix=AGAIN) from error
     if not isinstance(values, dict):
-        raise DataError("CKPT-01", f"{file} is not a JSON object")
+        raise DataError("CKPT-01", f"{file} is not a JSON object", fix=AGAIN)
     return values
 
 
@@ -140,7 +154,7 @@ def read_config(folder: Path) -> tuple[Config, bool]:
         extras = read_json(folder / EXTRAS_FILE) if (folder / EXTRAS_FILE).is_file() else {}
         return _peft_config(folder, values, extras), True
     if not isinstance(kind, str):
-        raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: swift_type is no text: {kind!r}")
+        raise DataError("CKPT-01", f"{folder / CONFIG_FILE}: swift_type is no text: {kind!r}", fix=AGAIN)
     if "peft_type" in values and kind.lower() not in method_names():
         if kind.upper() != str(values["peft_type"]).upper():
             what = f"swift_type is {kind!r} and peft_type is {values['peft_type']!r}"
@@ -184,7 +198,7 @@ def read_extra_keys(folder: Path) -> list[str]:
     """Which tensors of the base a folder of extra states holds. Raises DataError when it does not say."""
     keys = read_json(folder / CONFIG_FILE).get("extra_state_keys")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise DataError("CKPT-01", f"{folder / CONFIG_FILE} has no list extra_state_keys")
+        raise DataError("CKPT-01", f"{folder / CONFIG_FILE} has no list extra_state_keys", fix=AGAIN)
     return keys
 
 
@@ -203,19 +217,21 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     safe, plain = folder / SAFE_WEIGHTS_FILE, folder / WEIGHTS_FILE
     file = safe if safe.is_file() else plain
     if not file.is_file():
-        raise NotFoundError("FOUND-01", f"{folder} has no {SAFE_WEIGHTS_FILE} or {WEIGHTS_FILE}")
+        raise NotFoundError("FOUND-01", f"{folder} has no {SAFE_WEIGHTS_FILE} or {WEIGHTS_FILE}", fix=AGAIN)
     try:
         values = _load_safe(safe) if file == safe else torch.load(plain, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         why = "it is damaged, or holds more than tensors"
-        raise DataError(
-            "CKPT-01", f"{file} cannot be read", why=why, fix="copy it again from where it was made"
-        ) from error
+        raise DataError("CKPT-01", f"{file} cannot be read", why=why, fix=AGAIN) from error
     if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
-        raise DataError("CKPT-01", f"{file} holds something else than named tensors")
+        raise DataError("CKPT-01", f"{file} holds something else than named tensors", fix="save a dict of tensors")
     wild = [key for key, value in values.items() if value.is_floating_point() and not value.float().isfinite().all()]
     if wild:
-        raise DataError("CKPT-01", f"{file} holds numbers that are not finite: {', '.join(wild[:SHOWN])}")
+        raise DataError(
+            "CKPT-01",
+            f"{file} holds numbers that are not finite: {', '.join(wild[:SHOWN])}",
+            fix="take an earlier checkpoint: this one was saved after training had failed",
+        )
     return {key: value for key, value in values.items() if not RETIRED & set(key.split("."))}
 
 

@@ -60,7 +60,11 @@ class Fingerprint:
             weights = torch.tensor(list(data), dtype=torch.uint8).view(torch.bfloat16) if data else None
             return cls(values["name"], weights, bool(values["half"]))
         except (TypeError, KeyError, ValueError, RuntimeError) as error:
-            raise DataError("CKPT-01", f"the fingerprint of the base cannot be read: {error}") from error
+            raise DataError(
+                "CKPT-01",
+                f"the fingerprint of the base cannot be read: {error}",
+                fix="copy the checkpoint again from where it was made",
+            ) from error
 
     def differing(self, base: Fingerprint) -> list[str] | None:
         """The sampled parameters of `base` that are not those of this one; None when the two cannot be compared."""

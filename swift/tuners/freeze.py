@@ -26,8 +26,16 @@ def freeze_parameters(model: nn.Module, share: float, thawed: Sequence[str] = ()
     for prefix in thawed:
         matched = [p for name, p in model.named_parameters() if name.startswith(prefix)]
         if not matched:
-            raise UsageError("USAGE-02", f"--additional_trainable_parameters {prefix}: no parameter starts so")
+            raise UsageError(
+                "USAGE-02",
+                f"--additional_trainable_parameters {prefix}: no parameter starts so",
+                fix="the beginning of a parameter's name, such as model.layers.31",
+            )
         for parameter in matched:
             parameter.requires_grad_(True)
     if not any(p.requires_grad for p in model.parameters()):
-        raise UsageError("USAGE-02", f"--freeze_parameters {share} leaves nothing to train")
+        raise UsageError(
+            "USAGE-02",
+            f"--freeze_parameters {share} leaves nothing to train",
+            fix="a smaller share, or --additional_trainable_parameters for what is to train",
+        )

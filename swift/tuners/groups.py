@@ -40,7 +40,11 @@ def param_groups(model: nn.Module, configs: Mapping[str, Any], **defaults: Any) 
             for rate, parameters in _lora_plus(model, config, name, float(defaults["lr"])):
                 trained = {id(parameter): parameter for parameter in parameters if parameter.requires_grad}
                 if any(rates.get(key, rate) != rate for key in trained):
-                    raise ConfigError("CONFIG-02", f"adapter {name!r} shares a parameter that learns at another rate")
+                    raise ConfigError(
+                        "CONFIG-02",
+                        f"adapter {name!r} shares a parameter that learns at another rate",
+                        fix="give both adapters the same lorap_lr_ratio",
+                    )
                 groups += _by_decay([p for key, p in trained.items() if key not in rates], **{**defaults, "lr": rate})
                 rates |= dict.fromkeys(trained, rate)
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in rates]

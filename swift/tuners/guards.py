@@ -1,4 +1,4 @@
-"""What a model refuses while there are adapters in it: to be saved as if there were none, to train what is merged."""
+"""What a model refuses while there are adapters in it: to be saved as if there were none; and what it warns of."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def _is_foreign(module: nn.Module) -> bool:
 
 
 def guard_training(model: nn.Module) -> None:
-    """Let calls of `model` refuse to train adapters that are merged, until `release_training`."""
+    """Let calls of `model` warn, once, when they train adapters that are merged, until `release_training`."""
     release_training(model)
-    model.register_forward_pre_hook(_check_not_training)
+    model.register_forward_pre_hook(_note_training)
 
 
 def release_training(model: nn.Module) -> None:
     """Let them train again."""
     hooks = model._forward_pre_hooks
-    for key in [key for key, hook in hooks.items() if hook is _check_not_training]:
+    for key in [key for key, hook in hooks.items() if hook is _note_training]:
         del hooks[key]
 
 
-def _check_not_training(model: nn.Module, args: Any) -> None:
-    """Raise ConfigError if a gradient is wanted of what is merged, which gets none: only the weights run."""
+def _note_training(model: nn.Module, args: Any) -> None:
+    """Warn if a gradient may be wanted of what is merged, which gets none: only the weights run."""
     if not (model.training and torch.is_grad_enabled()):
         return
     merged = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer) and layer.merged]
@@ -63,8 +63,10 @@ def _check_not_training(model: nn.Module, args: Any) -> None:
         for key, parameter in layer.named_parameters():
             name = next((part for part in key.split(".") if part in layer.merged_adapters), None)
             if parameter.requires_grad and name is not None:
-                what = f"adapter {name!r} is merged into the weights and cannot train"
-                raise ConfigError("CONFIG-02", what, fix="Swift.unmerge(model) to train it, model.eval() to use it")
+                fix = "Swift.unmerge(model) to train it, model.eval() to use it"
+                logger.warning("adapter %r is merged into the weights and does not train: %s", name, fix)
+                release_training(model)
+                return
 
 
 def note_threads(model: nn.Module, active: Active) -> bool:

@@ -40,7 +40,9 @@ def typed_values(kind: str, config: type, said: Mapping[str, str]) -> dict[str, 
     for key, text in said.items():
         name = field_of(kind, config, key)
         if name in values:
-            raise UsageError("USAGE-02", f"--tuner {kind}: {key} says {name} a second time")
+            raise UsageError(
+                "USAGE-02", f"--tuner {kind}: {key} says {name} a second time", fix="leave one of them out"
+            )
         values[name] = _typed(f"--tuner {kind}: {key}", text, _hints(config)[name])
     return values
 
@@ -131,5 +133,7 @@ def _mapping(place: str, text: str) -> dict[str, Any]:
     except yaml.YAMLError:
         value = None
     if not isinstance(value, dict):
-        raise UsageError("USAGE-02", f"{place} takes a mapping, not {text!r}")
+        raise UsageError(
+            "USAGE-02", f"{place} takes a mapping, not {text!r}", fix="{key: value, key: value}, in quotes"
+        )
     return value

@@ -37,7 +37,11 @@ def find_layers(model: nn.Module, key: str | None = None) -> tuple[str, nn.Modul
         return named[0], lists[named[0]]
     outer = {path: found for path, found in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
     if not outer:
-        raise ConfigError("CONFIG-02", f"{type(model).__name__} has no list of layers")
+        raise ConfigError(
+            "CONFIG-02",
+            f"{type(model).__name__} has no list of layers",
+            fix="name the modules by target_modules, where the tuner has them",
+        )
     depth = layer_count(model)
     path = [path for path in outer if len(outer[path]) == (depth or max(map(len, outer.values())))] or [
         max(outer, key=lambda path: len(outer[path]))

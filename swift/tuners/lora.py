@@ -170,7 +170,11 @@ def check_plain(configs: Mapping[str, Any]) -> None:
             what = f"adapter {name!r} trains from a start inside the weight and cannot be combined with others yet"
             raise ConfigError("CONFIG-02", what, fix="save it and load it again: it is plain LoRA then")
         if isinstance(config, LoRAConfig) and config.use_merged_linear:
-            raise ConfigError("CONFIG-02", f"adapter {name!r} has use_merged_linear and cannot be combined with others")
+            raise ConfigError(
+                "CONFIG-02",
+                f"adapter {name!r} has use_merged_linear and cannot be combined with others",
+                fix="activate both together instead",
+            )
 
 
 def folded(config: Any) -> Any:

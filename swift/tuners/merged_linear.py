@@ -70,7 +70,11 @@ def install(model: nn.Module, config: peft.PeftConfig, name: str) -> None:
     for layer in layers:
         if name not in layer.lora_A or layer.out_features % len(config.enable_lora):
             what = f"{type(layer.get_base_layer()).__name__} with {layer.out_features} outputs"
-            raise ConfigError("CONFIG-02", f"{what} does not fall into the {len(config.enable_lora)} of enable_lora")
+            raise ConfigError(
+                "CONFIG-02",
+                f"{what} does not fall into the {len(config.enable_lora)} of enable_lora",
+                fix="as many entries in enable_lora as the projection has equal chunks",
+            )
     for layer in layers:
         first, rank = layer.lora_A[name].weight, layer.r[name]
         stacked = nn.Linear(layer.in_features, rank * sum(config.enable_lora), bias=False)

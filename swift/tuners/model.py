@@ -162,11 +162,17 @@ class SwiftModel(nn.Module):
         for name in adapters:
             self._bring_back(self._known(name))
         if adapter_name in self.adapters:
-            raise UsageError("USAGE-02", f"adapter {adapter_name!r} is there already")
+            raise UsageError(
+                "USAGE-02",
+                f"adapter {adapter_name!r} is there already",
+                fix="another name, or model.delete_adapter(name) first",
+            )
         _check_name(adapter_name)
         self._check_not_merged()
         if any(not isinstance(self.adapters[name], peft.LoraConfig) for name in adapters):
-            raise ConfigError("CONFIG-02", "only LoRA adapters can be combined into one")
+            raise ConfigError(
+                "CONFIG-02", "only LoRA adapters can be combined into one", fix="give the names of LoRA adapters"
+            )
         check_plain({name: self.adapters[name] for name in adapters})
         tuner = self._tuners["LORA"]
         try:

@@ -68,7 +68,7 @@ class Offloaded:
 def check_place(where: str | None) -> None:
     """Raise UsageError if `where` is no place for what does not run."""
     if where is not None and where not in WHERE:
-        raise UsageError("USAGE-02", f"offload is None, 'cpu' or 'meta', not {where!r}")
+        raise UsageError("USAGE-02", f"offload is None, 'cpu' or 'meta', not {where!r}", fix="offload='cpu'")
 
 
 def _tensor(model: nn.Module, key: str) -> Tensor:

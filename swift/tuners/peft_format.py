@@ -26,7 +26,11 @@ def save_to_peft_format(ckpt_dir: Path, output_dir: Path) -> None:
     """
     stored = files.find(ckpt_dir)
     if (ckpt_dir / files.EXTRA_STATES).is_dir():
-        raise DataError("CKPT-03", f"{ckpt_dir} holds extra states, for which PEFT has no place")
+        raise DataError(
+            "CKPT-03",
+            f"{ckpt_dir} holds extra states, for which PEFT has no place",
+            fix="save without them: model.save_pretrained(directory, adapter_name=[...])",
+        )
     for one in stored.values():
         _check(one)
     tensors = {name: files.read_tensors(one.folder) for name, one in stored.items() if not one.in_peft_layout}
@@ -52,11 +56,19 @@ def _check(stored: Stored) -> None:
     config = stored.config
     if not isinstance(config, peft.PeftConfig):
         what = f"{stored.folder}: PEFT has nothing like {config.swift_type}"
-        raise DataError("CKPT-03", what, why="only LoRA and PEFT's other methods can be converted")
+        raise DataError(
+            "CKPT-03",
+            what,
+            why="only LoRA and PEFT's other methods can be converted",
+            fix="convert the others alone: copy their folders elsewhere first",
+        )
     if isinstance(config, LoraConfig) and config.lora_dtype is not None:
         what = f"{stored.folder}: PEFT has no field lora_dtype"
         raise DataError("CKPT-03", what, fix=f"remove it from {stored.folder / files.CONFIG_FILE}")
     if isinstance(config, LoRAConfig) and config.use_merged_linear:
         raise DataError(
-            "CKPT-03", f"{stored.folder}: PEFT has no field use_merged_linear", why="nor has its LoRA chunks"
+            "CKPT-03",
+            f"{stored.folder}: PEFT has no field use_merged_linear",
+            why="nor has its LoRA chunks",
+            fix="Swift.merge_and_unload(model), and save the whole model",
         )

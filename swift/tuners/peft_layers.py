@@ -213,7 +213,7 @@ def nothing_to_tune(model: nn.Module, config: peft.PeftConfig) -> SwiftError:
         keeping = [field for field in NARROWING if vars(config).get(field)]
         what = f"none of the modules that target_modules names is left by {' and '.join(keeping) or 'the other fields'}"
         said = ", ".join(f"{field}={vars(config)[field]!r}" for field in keeping)
-        return ConfigError("CONFIG-02", what, why=said or None)
+        return ConfigError("CONFIG-02", what, why=said or None, fix="leave one of them out")
     return no_target(model, targets)
 
 
@@ -234,7 +234,11 @@ def _check_alone(model: nn.Module, tuners: Tuners, name: str) -> None:
 def tuner_of(model: peft.PeftModel) -> Any:
     """PEFT's tuner in its model. Raises ConfigError for prompt methods, which change no weights and have none."""
     if not isinstance(model.base_model, BaseTuner):
-        raise ConfigError("MERGE-01", "a prompt method adds tokens and changes no weights: nothing can be merged")
+        raise ConfigError(
+            "MERGE-01",
+            "a prompt method adds tokens and changes no weights: nothing can be merged",
+            fix="keep the adapter; it is loaded with Swift.from_pretrained",
+        )
     return model.base_model
 
 

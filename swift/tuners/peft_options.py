@@ -60,7 +60,9 @@ def _ia3(values: Values, args: SftArguments, model: Any) -> Values:
     said = values["feedforward_modules"]
     feedforward = find_targets(model, [said] if isinstance(said, str) else said)
     if isinstance(feedforward, str) or isinstance(values["target_modules"], str):
-        raise ConfigError("CONFIG-02", "ia3 takes names of modules, not regular expressions")
+        raise ConfigError(
+            "CONFIG-02", "ia3 takes names of modules, not regular expressions", fix="--ia3_target_modules k_proj v_proj"
+        )
     targets = list(dict.fromkeys([*values["target_modules"], *feedforward]))
     return {**values, "target_modules": targets, "feedforward_modules": feedforward}
 

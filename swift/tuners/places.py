@@ -117,4 +117,6 @@ def positive(**sizes: float) -> None:
     """See that all sizes are positive. Raises ConfigError for the first that is not."""
     for field, size in sizes.items():
         if size <= 0:
-            raise ConfigError("CONFIG-02", f"{field} is {size}, which has to be positive")
+            raise ConfigError(
+                "CONFIG-02", f"{field} is {size}, which has to be positive", fix=f"{field}=16, for example"
+            )

@@ -28,7 +28,11 @@ def find_targets(model: nn.Module, said: Sequence[str], default_targets: Sequenc
     targets: list[str] = []
     for word in said:
         if REGEX_SIGNS.search(word) and not _names_a_module(model, word):
-            raise ConfigError("CONFIG-02", f"{word!r} is a regular expression, which has to be the only target")
+            raise ConfigError(
+                "CONFIG-02",
+                f"{word!r} is a regular expression, which has to be the only target",
+                fix="join them to one: '.*(q_proj|v_proj)'",
+            )
         if word == "DEFAULT":
             targets += default_targets or find_all_linears(model)
         elif word == "ALL":

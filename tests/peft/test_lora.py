@@ -418,8 +418,9 @@ def test_lora_twice_is_refused() -> None:
         LoRAModel(base, config())
 
 
-def test_no_targets_is_the_base_model() -> None:
+def test_no_targets_is_the_base_model_and_is_said(said: list[str]) -> None:
     assert LoRAModel(tiny_model("llama"), LoRAConfig()).layers() == {}
+    assert any(line.startswith("target_modules is None: no layer gets LoRA") for line in said)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ NEEDED = {
 VARIANTS = {
     "several": ["--tuner", "lora:rank=4,targets=ALL", "--tuner", "adapter:length=16"],
     "several of PEFT's": ["--tuner", "lora", "--tuner", "ia3:feedforward_modules=down_proj", "--tuner", "lora:rank=2"],
+    "fused": ["--tuner", "lora:name=f,targets=[gate_proj],use_merged_linear=true,enable_lora=[true,false]"],
     "neftune": ["--neftune_noise_alpha", "5"],
     "neftune beside LoRA": ["--neftune_noise_alpha", "5", "--neftune_backend", "swift"],
     "adalora in folders": ["--sft_type", "adalora", "--tuner_backend", "swift"],

@@ -10,7 +10,7 @@ from torch import nn
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, MissingPackageError, UnknownNameError, UsageError
-from swift.tuners import AdapterConfig, LoraConfig, Swift, SwiftModel
+from swift.tuners import AdapterConfig, LoRAConfig, LoraConfig, Swift, SwiftModel
 from swift.tuners.choose import check_tuners, choose_tuner
 from swift.tuners.methods import PEFT_TYPES, available_sft_types, available_tuners, method_names
 from swift.tuners.peft_options import PEFT
@@ -51,6 +51,20 @@ def test_lora_as_the_options_say(model):
     assert (config.use_rslora, config.use_dora, config.init_lora_weights) == (True, True, "gaussian")
     assert config.extras == {"lora_dtype": "bf16", "lorap_lr_ratio": 8.0, "lorap_emb_lr": 1e-6}
     assert config.task_type == "CAUSAL_LM"
+
+
+def test_some_chunks_of_a_fused_projection_by_tuner():
+    model = tiny_model("gpt2", vocab_size=64, hidden=32)
+    said = "lora:name=qv,rank=4,targets=[c_attn],use_merged_linear=true,enable_lora=[true,false,true]"
+    configs = choose_tuner(SftArguments(tuner=[said, "lora"]), model)
+    config = configs["qv"]
+    assert isinstance(config, LoRAConfig)
+    assert (config.r, config.target_modules) == (4, {"c_attn"})
+    assert (config.use_merged_linear, config.enable_lora) == (True, [True, False, True])
+    assert not isinstance(configs["lora"], LoRAConfig)
+    tuned = Swift.prepare_model(model, {"qv": config})
+    assert tuned.state_dict(adapter_name="qv")
+    assert not check_tuners(SftArguments(tuner=[said]))
 
 
 def test_plain_lora_is_plain(model):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from swift.errors import NotFoundError
 from swift.tuners import Swift
 from tests.tuners.cases import HOSTS, METHODS, Host, loss_of, rows, run, tuned
 
@@ -88,3 +90,18 @@ def test_its_own_loss_is_trained_too(tmp_path):
     trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[losses := Losses()])
     trainer.train()
     assert sum(losses.values[-5:]) < sum(losses.values[:5])
+
+
+def test_what_the_trainer_saves_alone_is_told_from_a_checkpoint_and_can_be_used(tmp_path):
+    host = HOSTS["lm"]
+    model = tuned(host, "adapter", None, "two", tuned(host, "lora", None))
+    fit(model, host, tmp_path, 0.02, 2)
+    trainer = Trainer(model=model, args=TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
+    trainer.save_model(str(tmp_path / "saved"))
+    with pytest.raises(NotFoundError, match="tensors alone") as caught:
+        Swift.from_pretrained(host.make(), tmp_path / "saved")
+    assert "save_pretrained" in caught.value.fix
+    assert "Seq2SeqTrainer" in caught.value.fix
+    again = tuned(host, "adapter", 3, "two", tuned(host, "lora", 3))
+    again.load_state_dict(load_file(tmp_path / "saved" / "model.safetensors"))  # as the message says
+    assert torch.equal(run(again, host), run(model.cpu(), host))

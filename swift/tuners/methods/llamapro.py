@@ -146,7 +146,11 @@ def new_block(source: nn.Module) -> nn.Module:
     """
     block = plain_copy(source)
     if not all(parameter.dtype.is_floating_point for parameter in block.parameters()):
-        raise ConfigError("CONFIG-02", "the layers are quantised: a copy of one cannot train")
+        raise ConfigError(
+            "CONFIG-02",
+            "the layers are quantised: a copy of one cannot train",
+            fix="load the model without quantization",
+        )
     block.to(**place(block)).requires_grad_(True)
     written = [parameter for _, parameter in outputs_of(block)]
     if not written:
@@ -236,7 +240,7 @@ class LLaMAProConfig(SwiftConfig):
         groups = self.num_new_blocks if self.num_groups is None else self.num_groups
         for what, number_of in (("num_new_blocks", self.num_new_blocks), ("num_groups", groups)):
             if number_of < 1:
-                raise ConfigError("CONFIG-02", f"{what}={number_of} is below 1")
+                raise ConfigError("CONFIG-02", f"{what}={number_of} is below 1", fix=f"{what}=1")
         if depth % groups:
             fix = ", ".join(str(n) for n in range(1, depth + 1) if depth % n == 0)
             raise ConfigError(

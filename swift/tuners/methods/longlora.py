@@ -194,7 +194,11 @@ class LongLoRAConfig(LoRAConfig):
         super().__post_init__()
         check_type("LongLoRAConfig.group_size_ratio", self.group_size_ratio, float)
         if not 0 < self.group_size_ratio <= 1:
-            raise ConfigError("CONFIG-02", f"group_size_ratio={self.group_size_ratio} is not above 0 and at most 1")
+            raise ConfigError(
+                "CONFIG-02",
+                f"group_size_ratio={self.group_size_ratio} is not above 0 and at most 1",
+                fix="0.25, as in the paper",
+            )
 
     def fit(self, model: nn.Module) -> None:
         """Add to `modules_to_save` the embeddings and norms of `model`.

@@ -76,13 +76,19 @@ class PartConfig(SwiftConfig):
         for path, host in hosts(model, self.target_modules):
             inside = [module for _, module in outside(host) if own_parameters(bare(module))]
             if not inside:
-                raise ConfigError("CONFIG-02", f"target {path!r} has no parameters to train")
+                raise ConfigError(
+                    "CONFIG-02",
+                    f"target {path!r} has no parameters to train",
+                    fix="a module with weights, such as ['lm_head']",
+                )
             found |= {id(module): module for module in inside}
         for host in found.values():
             owner = bare(host)
             if not all(parameter.dtype.is_floating_point for parameter in own_parameters(owner).values()):
                 raise ConfigError(
-                    "CONFIG-02", f"the weights of {type(owner).__name__} are quantised: no copy can train"
+                    "CONFIG-02",
+                    f"the weights of {type(owner).__name__} are quantised: no copy can train",
+                    fix="load the model without quantization, or use LoRA",
                 )
         for host in found.values():
             owner = bare(host)

@@ -274,7 +274,9 @@ class ReftConfig(SwiftConfig):
         config = text_config(model)
         if config is None or not 1 <= self.r <= config.hidden_size:
             size = "unknown: it is no transformers model" if config is None else config.hidden_size
-            raise ConfigError("CONFIG-02", f"r={self.r} does not fit hidden states whose size is {size}")
+            raise ConfigError(
+                "CONFIG-02", f"r={self.r} does not fit hidden states whose size is {size}", fix="r=4, as by default"
+            )
         positions = Positions(model, settings)
         for host in layers:
             branch = Intervention(KINDS[self.intervention_type], config.hidden_size, self.r, settings, positions)
@@ -289,7 +291,11 @@ class ReftConfig(SwiftConfig):
         chosen = range(len(layers)) if self.layers is None else self.layers
         for index in chosen:
             if not -len(layers) <= index < len(layers):
-                raise ConfigError("CONFIG-02", f"there is no layer {index}: {path} has {len(layers)}")
+                raise ConfigError(
+                    "CONFIG-02",
+                    f"there is no layer {index}: {path} has {len(layers)}",
+                    fix=f"0 to {len(layers) - 1}, or -1 for the last",
+                )
         return [layers[index] for index in sorted({index % len(layers) for index in chosen})]
 
     def settings(self) -> Settings:
@@ -307,11 +313,19 @@ class ReftConfig(SwiftConfig):
         for key in ("first_n", "last_n"):
             value = getattr(settings, key)
             if value is not None and (not isinstance(value, int) or value < 0):
-                raise ConfigError("CONFIG-02", f"{key}={value!r} is no number of positions")
+                raise ConfigError(
+                    "CONFIG-02",
+                    f"{key}={value!r} is no number of positions",
+                    fix=f"{key}=7, or None for the whole prompt",
+                )
         if settings.first_n == settings.last_n == 0:
-            raise ConfigError("CONFIG-02", "first_n and last_n are both 0: nothing would be edited")
+            raise ConfigError(
+                "CONFIG-02",
+                "first_n and last_n are both 0: nothing would be edited",
+                fix="first_n=7, last_n=7, as by default",
+            )
         if not 0 <= settings.dropout < 1:
-            raise ConfigError("CONFIG-02", f"dropout={settings.dropout} is no share below 1")
+            raise ConfigError("CONFIG-02", f"dropout={settings.dropout} is no share below 1", fix="dropout=0.05")
         return settings
 
     @classmethod

@@ -325,7 +325,11 @@ class ResTuningConfig(SwiftConfig):
         dims = per_place(self.dims, count, "dims")
         said = self.tuner_cfg if isinstance(self.tuner_cfg, list) else [self.tuner_cfg] * count
         if len(said) != count:
-            raise ConfigError("CONFIG-02", f"tuner_cfg has {len(said)} entries for {count} stems")
+            raise ConfigError(
+                "CONFIG-02",
+                f"tuner_cfg has {len(said)} entries for {count} stems",
+                fix="one for each stem, or one text for all",
+            )
         given = [*dims[1:], dims[-1]] if self.upsample_out_channels is None else self.upsample_out_channels
         outs = per_place(given, count, "upsample_out_channels")
         parts = [find_parts(cfg, self.use_upsample) for cfg in said]

@@ -175,7 +175,11 @@ class SCETuningConfig(SwiftConfig):
         for host, branch in branches:
             key = f"{self.kind}_{name}"
             if key in dict(host.named_children()):
-                raise ConfigError("CONFIG-02", "a module cannot be a target twice, or give the hint for itself")
+                raise ConfigError(
+                    "CONFIG-02",
+                    "a module cannot be a target twice, or give the hint for itself",
+                    fix="each module once, and hint modules that are none of the targets",
+                )
             branch.to(**place(host, model))
             branch.adapter, branch.active = name, active
             attach(host, key, branch)
