@@ -19,7 +19,7 @@ from swift.arguments.sft import SftArguments
 from swift.commands.streams import open_stream
 from swift.datasets import cache
 from swift.datasets.convert import Conversation
-from swift.datasets.encode import EncodedDataset, encode
+from swift.datasets.encode import EncodedDataset, encode, uncollected
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.ledger import Ledger, Part
 from swift.datasets.load import Loaded, load_datasets, parse_specs
@@ -52,21 +52,23 @@ class Data:
 
 def load_rows(args: SftArguments) -> Loaded:
     """Read and split the data sets."""
-    return load_datasets(
-        args.dataset,
-        val_specs=args.val_dataset,
-        test_ratio=args.dataset_test_ratio if args.evaluation_strategy != "no" else 0.0,
-        seed=args.dataset_seed,
-        columns=args.columns,
-        model_name=args.model_name,
-        model_author=args.model_author,
-        max_bad_rows=args.max_bad_rows,
-        interleave=args.interleave,
-        interleave_prob=args.interleave_prob,
-        stopping_strategy=args.stopping_strategy,
-        mix_specs=args.train_dataset_mix_ds,
-        mix_ratio=args.train_dataset_mix_ratio,
-    )
+    with uncollected():
+        return load_datasets(
+            args.dataset,
+            val_specs=args.val_dataset,
+            test_ratio=args.dataset_test_ratio if args.evaluation_strategy != "no" else 0.0,
+            seed=args.dataset_seed,
+            columns=args.columns,
+            model_name=args.model_name,
+            model_author=args.model_author,
+            max_bad_rows=args.max_bad_rows,
+            interleave=args.interleave,
+            interleave_prob=args.interleave_prob,
+            stopping_strategy=args.stopping_strategy,
+            mix_specs=args.train_dataset_mix_ds,
+            mix_ratio=args.train_dataset_mix_ratio,
+            in_little_memory=True,
+        )
 
 
 def read_data(args: SftArguments, template: Template) -> Data:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from swift.datasets.blocks import Block, Blocks, block_of
+from swift.datasets.compact import opened
 from swift.datasets.convert import Conversation, at
 from swift.datasets.ledger import BAD, Ledger, Part
 from swift.errors import DataError, InternalError
@@ -102,27 +104,47 @@ def encode(
         DataError: rows that do not fit the template, beyond the ledger's `max_bad_rows`, or no row is left (DATA-05).
         InternalError: a process was killed.
     """
-    copies = Counter(id(row) for row in rows)
-    different = list({id(row): row for row in rows}.values())
+    different, which, copies = different_rows(rows)
     batches = [different[start : start + batch_size] for start in range(0, len(different), batch_size)]
-    place: dict[int, int] = {}
+    used: list[bool] = []
 
     def blocks() -> Iterator[Block]:
         for batch, (block, fates) in zip(batches, judged_in_order(batches, template, processes), strict=True):
-            kept = [row for row, fate in zip(batch, fates, strict=True) if fate.reason is None]
-            place.update({id(row): len(place) + k for k, row in enumerate(kept)})
-            _enter(batch, fates, block, ledger, split, copies)
+            _enter(batch, fates, block, ledger, split, copies[len(used) :].tolist())
+            used.extend(fate.reason is None for fate in fates)
             if len(block):
                 yield block
 
-    stored = Blocks(keep(blocks()))
+    with uncollected():
+        stored = Blocks(keep(blocks()))
     ledger.check_bad_rows()
-    order = np.array([place[id(row)] for row in rows if id(row) in place], np.int64)
+    is_used = np.array(used, bool)
+    order = (np.cumsum(is_used) - 1)[which[is_used[which]]]
     if not len(order):
         raise nothing_left(split, ledger)
     encoded = EncodedDataset(stored, order)
     logger.info(f"{split}: tokens per row {length_statistics(encoded.lengths)}")
     return encoded
+
+
+def different_rows(rows: Sequence[Conversation]) -> tuple[list[Conversation], np.ndarray, np.ndarray]:
+    """The different rows as they first come; which of them each row is; how often each comes."""
+    ids = np.fromiter(map(id, rows), np.int64, len(rows))
+    _, first, which, copies = np.unique(ids, return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(first)
+    return [rows[k] for k in first[order].tolist()], np.argsort(order)[which], copies[order]
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Leave the collector of cycles off while many rows come to be: it would look through all, again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class Fate(NamedTuple):
@@ -142,7 +164,7 @@ class Fate(NamedTuple):
 def judge(batch: Sequence[Conversation], template: Encoder) -> tuple[Block, list[Fate]]:
     """The rows that can be used, encoded, and what became of each."""
     errors: list[tuple[int, DataError]] = []
-    results = template.encode_batch(batch, errors)
+    results = template.encode_batch([opened(row) for row in batch], errors)
     refused = dict(errors)
     fates: list[Fate] = []
     for i, (row, inputs) in enumerate(zip(batch, results, strict=True)):
@@ -160,12 +182,12 @@ def _enter(
     block: Block,
     ledger: Ledger,
     split: Part,
-    copies: Mapping[int, int],
+    copies: Sequence[int],
 ) -> None:
-    """Enter in the ledger what became of the rows of a batch; `block` holds those that are used."""
+    """Enter in the ledger what became of the rows of a batch, each so often; `block` holds those that are used."""
     tokens = iter(zip(Blocks([block]).supervised.tolist(), np.diff(block.offsets).tolist(), strict=True))
-    for row, fate in zip(batch, fates, strict=True):
-        dataset, count = row.get("dataset"), copies[id(row)]
+    for row, fate, count in zip(batch, fates, copies, strict=False):
+        dataset = row.get("dataset")
         if fate.reason is not None:
             ledger.withdraw(split, fate.reason, row["where"], count, fate.error, dataset)
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from swift.datasets.compact import opened
 from swift.datasets.convert import Conversation, at
-from swift.datasets.encode import IGNORED, Encoder, Inputs, nothing_left, problem
+from swift.datasets.encode import IGNORED, Encoder, Inputs, different_rows, nothing_left, problem
 from swift.datasets.ledger import BAD, Ledger
 from swift.errors import DataError
 
@@ -29,11 +29,8 @@ class LazyDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, rows: Sequence[Conversation], template: Encoder, ledger: Ledger) -> None:
         self.template, self.ledger = template, ledger
-        copies = Counter(id(row) for row in rows)
-        self.rows = list({id(row): row for row in rows}.values())
-        self.copies = [copies[id(row)] for row in self.rows]
-        place = {id(row): k for k, row in enumerate(self.rows)}
-        self.order = np.array([place[id(row)] for row in rows], np.int64)
+        self.rows, self.order, copies = different_rows(rows)
+        self.copies: list[int] = copies.tolist()
         self.found = torch.zeros(len(self.rows), 5, dtype=torch.int32).share_memory_()  # a loader's processes write too
         self._entered = np.zeros(len(self.rows), bool)
 
@@ -55,7 +52,7 @@ class LazyDataset(Dataset[dict[str, Any]]):
     def _encode(self, k: int) -> tuple[Inputs, str | None, DataError | None]:
         """A row encoded, or why it cannot be used."""
         errors: list[tuple[int, DataError]] = []
-        inputs = self.template.encode_batch([self.rows[k]], errors)[0]
+        inputs = self.template.encode_batch([opened(self.rows[k])], errors)[0]
         error = at(self.rows[k]["where"], errors[0][1]) if errors else None
         return inputs, BAD if error else problem(inputs, self.template), error
 

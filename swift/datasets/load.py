@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from swift.datasets.compact import compact
 from swift.datasets.convert import Conversation
 from swift.datasets.ledger import NOT_MIXED, NOT_SAMPLED, Ledger
 from swift.datasets.mix import FIRST, Mix, choose_mix, mix_rows
@@ -43,6 +44,7 @@ def load_datasets(
     stopping_strategy: str = FIRST,
     mix_specs: str | Sequence[str] = (),
     mix_ratio: float = 0.0,
+    in_little_memory: bool = False,
 ) -> Loaded:
     """Read, convert, sample and split data sets.
 
@@ -61,6 +63,7 @@ def load_datasets(
         stopping_strategy: when that ends.
         mix_specs: sets to draw further rows to train on from.
         mix_ratio: how many, as a share of the rows that train; 0 reads none of them.
+        in_little_memory: whether rows wait as bytes, which read as dicts do but are no dicts.
 
     Raises:
         DataError: bad rows beyond `max_bad_rows`, columns of no known format, or no row at all.
@@ -73,8 +76,8 @@ def load_datasets(
     mix = choose_mix(train_specs, interleave, interleave_prob, stopping_strategy)
     reading = how_to_read([*train_specs, *held_out, *added], columns, model_name, model_author, answers=answers)
     ledger = Ledger(max_bad_rows)
-    sets = [_load_one(spec, reading, ledger) for spec in [*train_specs, *held_out]]
-    more = [_load_one(spec, reading, ledger) for spec in added]
+    sets = [_load_one(spec, reading, ledger, in_little_memory) for spec in [*train_specs, *held_out]]
+    more = [_load_one(spec, reading, ledger, in_little_memory) for spec in added]
     check_columns(reading)
     ledger.check_bad_rows()
     ratio = 0.0 if held_out else test_ratio
@@ -215,9 +218,9 @@ def _both(value: Forms) -> tuple[str, str] | None:
     return (said[0], said[-1]) if said else None
 
 
-def _load_one(spec: DatasetSpec, reading: Reading, ledger: Ledger) -> list[Conversation]:
+def _load_one(spec: DatasetSpec, reading: Reading, ledger: Ledger, small: bool) -> list[Conversation]:
     """The good rows of one data set; the others are entered in the ledger."""
-    source = Source(spec, reading)
+    source, files = Source(spec, reading), dict[str, str]()
     good: list[Conversation] = []
     found = 0
     for where, row in every_row(source):
@@ -227,7 +230,7 @@ def _load_one(spec: DatasetSpec, reading: Reading, ledger: Ledger) -> list[Conve
         elif isinstance(row, str):
             ledger.drop(row, where, spec.text)
         else:
-            good.append(row)
+            good.append(compact(row, files) if small else row)
     ledger.read(spec.text, found)
     for known in source.formats.values():
         ledger.read(spec.text, 0, known.name)
