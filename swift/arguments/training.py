@@ -52,7 +52,9 @@ class OptimisationOptions:
     warmup_steps: int = option(
         0, group="Optimisation", minimum=0, unit="steps", help="The same in steps; above 0 it wins."
     )
-    optim: str = option("adamw_torch", group="Optimisation", help="Optimiser, by its transformers name.")
+    optim: str = option(
+        "adamw_torch_fused", group="Optimisation", help="Optimiser, by its transformers name, or `muon`."
+    )
     adam_beta1: float = option(0.9, group="Optimisation", minimum=0, maximum=1, help="Adam's beta 1.")
     adam_beta2: float = option(0.999, group="Optimisation", minimum=0, maximum=1, help="Adam's beta 2.")
     adam_epsilon: float = option(1e-8, group="Optimisation", minimum=0, help="Adam's epsilon.")

@@ -18,6 +18,7 @@ from swift.log import get_logger
 from swift.registry import unknown
 from swift.trainers.batches import GROUPED
 from swift.trainers.galore import GaLoreConfig
+from swift.trainers.muon import MUON, OLD_OPTIMISERS, check_optimiser
 from swift.trainers.optimizers import check_galore
 
 logger = get_logger()
@@ -46,7 +47,7 @@ WITHOUT_EFFECT = {
     "use_ipex",
     "use_mps_device",
 }
-OLD_OPTIMISERS = {"adamw_hf": "adamw_torch"}
+FUSED = "adamw_torch_fused"
 WHOLE_RUN = 1 - 1e-9  # transformers reads a warm-up of 1 as one step, below it as a share of the steps
 
 
@@ -81,6 +82,9 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     )
     allow_inexact_resume: bool = field(
         default=False, metadata={"help": "Go on from a checkpoint of a run that differed, and say in what."}
+    )
+    own_optim: str | None = field(
+        default=None, metadata={"help": "`muon`, which transformers does not have; `optim` says when None."}
     )
     galore_config: GaLoreConfig | None = field(
         default=None, metadata={"help": "Optimiser states in low-rank subspaces; whole ones when None."}
@@ -147,12 +151,10 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
     Raises:
         UnknownNameError: an optimiser, or a name in `--training_options`, that transformers does not have.
         UsageError: a schedule that it does not have or that cannot be set so; values that it refuses.
-        MissingPackageError: a tracker in `--report_to` that is not installed.
+        MissingPackageError: an optimiser's package, or a tracker in `--report_to`, that is not installed.
         ConfigError: GaLore with an optimiser or a step that it cannot work with.
     """
-    optimisers = [*OLD_OPTIMISERS, *(name.value for name in OptimizerNames)]
-    if args.optim not in optimisers:
-        raise unknown("optimiser", args.optim, optimisers)
+    check_optimiser(args.optim)
     check_schedule(args)
     on_gpu = torch.cuda.is_available()
     limit = args.save_total_limit
@@ -167,7 +169,8 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         "lr_scheduler_type": args.lr_scheduler_type,
         "lr_scheduler_kwargs": args.lr_scheduler_kwargs,
         "warmup_steps": args.warmup_steps or min(args.warmup_ratio, WHOLE_RUN),
-        "optim": args.optim,
+        "optim": FUSED if args.optim == MUON else args.optim,
+        "own_optim": args.optim if args.optim == MUON else None,
         "adam_beta1": args.adam_beta1,
         "adam_beta2": args.adam_beta2,
         "adam_epsilon": args.adam_epsilon,
@@ -206,12 +209,12 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         **({"accelerator_config": {"dispatch_batches": False}} if args.streaming else {}),
         "acc_strategy": args.acc_strategy,
         "loss_name": args.loss_name,
+        "train_sampling_strategy": GROUPED if groups_by_length(args) else "random",
+        "max_tokens_per_batch": args.max_tokens_per_batch,
         "fused_cross_entropy": args.fused_cross_entropy,
         "fused_lora": args.fused_lora,
         "use_logits_to_keep": args.use_logits_to_keep,
         "metric_names": args.metrics,
-        "train_sampling_strategy": GROUPED if groups_by_length(args) else "random",
-        "max_tokens_per_batch": args.max_tokens_per_batch,
         "callback_names": args.callbacks,
         "early_stopping_patience": args.early_stopping_patience,
         "neftune_noise_alpha": args.neftune_noise_alpha if args.neftune_backend != "swift" else None,
@@ -228,15 +231,15 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
     return made
 
 
-def galore_config(args: SftArguments) -> GaLoreConfig | None:
-    """What the options say about GaLore; None without it."""
-    if not args.use_galore:
-        return None
 def groups_by_length(args: SftArguments) -> bool:
     """Whether rows of like length make a batch; not where a row is looked at only when it is drawn."""
     return args.group_by_length and not args.streaming and not args.lazy_tokenize
 
 
+def galore_config(args: SftArguments) -> GaLoreConfig | None:
+    """What the options say about GaLore; None without it."""
+    if not args.use_galore:
+        return None
     said = args.galore_target_modules
     return GaLoreConfig(
         rank=args.galore_rank,

@@ -42,6 +42,7 @@ from swift.trainers.galore import GaLoreConfig
 from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
+from swift.trainers.muon import MUON, Muon
 from swift.trainers.optimizers import GaLore, create_galore_optimizer
 from swift.trainers.progress import MEMORY, STEP_SPEED, TOKEN_SPEED, progress
 from swift.trainers.stopping import StopEvaluation, Stops
@@ -248,6 +249,10 @@ class Seq2SeqTrainer(CommittingTrainer):
         if config is not None:
             self._make_galore(tuned, config)
             return super().create_optimizer(model)
+        if self.args.own_optim == MUON and self.optimizer is None:
+            betas = self.args.adam_beta1, self.args.adam_beta2
+            rate, decay = self.args.learning_rate, self.args.weight_decay
+            self.optimizer = Muon(tuned, rate, decay, betas, self.args.adam_epsilon)
         groups = saving.tuner_groups(tuned, self.args.learning_rate, self.args.weight_decay)
         if self.optimizer is None and groups is not None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, tuned)
