@@ -10,6 +10,10 @@ from typing import Generic, Protocol, TypeVar
 
 from swift.errors import UnknownNameError
 
+SHOWN = 20
+# what lists all names of a kind, where they are too many for a message
+LISTS = {"model": "swift models", "template": "swift template list", "dataset": "swift datasets"}
+
 
 class Record(Protocol):
     """Whatever has a name."""
@@ -104,5 +108,7 @@ def unknown(kind: str, name: str, known: Iterable[object]) -> UnknownNameError:
     """The error for a `name` that none of the `known` ones is, with the nearest of them."""
     names = [str(k) for k in known]
     near = difflib.get_close_matches(str(name), names, 3, cutoff=0.5)
-    fix = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(names)[:20])}"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    more += f"; {LISTS[kind]} lists them" if more and kind in LISTS else ""
+    fix = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(names)[:SHOWN])}{more}"
     return UnknownNameError("USAGE-04", f"no {kind} is called {name!r}", fix=fix)

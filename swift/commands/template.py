@@ -29,6 +29,7 @@ from swift.templates import TEMPLATES
 from swift.templates.check import EQUAL, Case, Finding, cases, check
 from swift.templates.encoding import Template
 from swift.templates.jinja import read_source
+from swift.templates.kin import rows_like
 from swift.templates.template import get_template
 
 RED, YELLOW = "\x1b[1;31m", "\x1b[33m"
@@ -93,17 +94,19 @@ def template_main(said: TemplateArguments) -> dict[str, Any]:
     report = Report(str(source.path), template.name, describe_end(template, source.path), check(template, more))
     _say(json.dumps(report.to_json(), ensure_ascii=False) if args.json else "\n".join(lines_of(report, tokenizer)))
     if not report.good:
-        raise _error(report)
+        raise _error(report, rows_like(tokenizer))
     return report.to_json()
 
 
-def _error(report: Report) -> DataError:
-    """What is wrong, in one sentence, and what to type."""
+def _error(report: Report, like: Sequence[str]) -> DataError:
+    """What is wrong, in one sentence, and what to type; the rows `like` write the same prompt."""
     bad = [finding for finding in report.findings if not finding.good]
     names = ", ".join(finding.case for finding in bad) or "the end of a turn"
     fixes = [finding.fix for finding in bad if finding.fix]
     if report.template != "auto":
+        others = " or ".join(name for name in like[:3] if name != report.template)
         what, fix = f"template {report.template!r} is not the model's own: {names}", "--template_type auto is its own"
+        fix += f"; {others} has the same prompt" if others else ""
     else:
         what, fix = f"the model's own template cannot be trained as it is: {names}", "choose a --template_type"
     return DataError("TEMPLATE-01", what, fix=fixes[0] if fixes else fix)

@@ -19,6 +19,7 @@ from swift.templates.jinja import read_source
 from swift.templates.publish import settle_chat_template
 from swift.templates.template import get_template
 from tests.templates.chats import CHATS, MARKS, THINK, chat_tokenizer, marked_tokenizer, talk
+from tests.templates.own import own_tokenizer
 from tests.tiny import CHATML, tiny_tokenizer
 
 CALLS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
@@ -134,6 +135,7 @@ def test_the_command_says_different(model, capsys):
     said = capsys.readouterr()
     assert "theirs" in said.out
     assert "error[TEMPLATE-01]" in said.err
+    assert "--template_type auto is its own; chatml" in said.err
 
 
 def test_the_command_for_machines(model, tmp_path, capsys):
@@ -216,3 +218,20 @@ def test_a_chat_template_that_is_equal_stays():
     before = tokenizer.chat_template
     assert settle_chat_template(get_template("qwen2_5", tokenizer))
     assert tokenizer.chat_template == before
+
+
+def test_the_command_names_the_cause_where_auto_cannot_be_trained(tmp_path, capsys):
+    tokenizer_of(shipped("qwen3_5_nothink")).save_pretrained(tmp_path)
+    assert cli.main(["template", "check", str(tmp_path)]) == 65
+    said = capsys.readouterr()
+    assert "cannot be trained as it is: a thought" in said.err
+    assert "leave thoughts out of the data, or --template_type" in said.err
+    assert "says that it has no thought" in said.out
+
+
+def test_the_command_knows_a_template_that_opens_a_thought(tmp_path, capsys):
+    own_tokenizer("deepseek-r1").save_pretrained(tmp_path)
+    assert cli.main(["template", "check", str(tmp_path)]) == 0
+    assert "begins as the prompt of inference does" in capsys.readouterr().out
+    assert cli.main(["template", "check", "qwen3", "--model_id_or_path", str(tmp_path)]) == 65
+    assert "deepseek-r1 has the same prompt" in capsys.readouterr().err
