@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from swift import storage
@@ -105,6 +108,69 @@ def test_what_is_damaged_is_never_used(name: str, harm: str) -> None:
         cache.read(place)
     assert cache.find(made) is None
     assert not place.exists()
+
+
+def killed(work: Callable[[], object]) -> None:
+    """Do something in a process of its own, which is killed on the way."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+
+
+def die(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+MOMENTS = {
+    "while rows are encoded": (pa.ipc.RecordBatchFileWriter, "write_batch"),
+    "before the account": (storage, "write_json"),
+    "before the manifest": (storage, "_sealed"),
+    "before it has its name": (Path, "rename"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_leaves_nothing_half_valid(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {"n": 5}
+    place = cache.place_of(made)
+
+    def work() -> None:
+        monkeypatch.setattr(*MOMENTS[moment], die)
+        kept(place, made)
+
+    killed(work)
+    assert len(list(cache.cache_directory().iterdir())) == 1  # the stage it was at work in
+    assert cache.find(made) is None
+    assert not cache.is_kept(place)
+    encoded, _ = kept(place, made)
+    cache.tidy()
+    assert cache.find(made) == place
+    assert rows_of(cache.read(place).parts["train"]) == rows_of(encoded)
+    assert list(cache.cache_directory().iterdir()) == [place]
+
+
+def test_a_run_that_is_killed_while_it_replaces_leaves_what_was_there(tmp_path: Path) -> None:
+    kept(tmp_path / "ready", {"n": 1})
+    rename, calls = Path.rename, 0
+
+    def second(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        return rename(self, target) if calls == 1 else die()  # type: ignore[return-value]
+
+    def work() -> None:
+        Path.rename = second  # type: ignore[method-assign]
+        kept(tmp_path / "ready", {"n": 2})
+
+    killed(work)
+    storage.sweep(tmp_path)
+    assert cache.made_of(tmp_path / "ready") == {"n": 1}
+    assert not storage.verify(tmp_path / "ready")
+    assert [path.name for path in tmp_path.iterdir()] == ["ready"]
 
 
 def test_another_thing_under_the_same_name_is_not_taken() -> None:
