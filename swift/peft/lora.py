@@ -87,14 +87,22 @@ class LoRAModel(Wrapper):
         degree = config.tensor_parallel_degree
         check_degree(directory, degree, merge_tensor_parallel)
         lora = cls(model, config)
-        if degree > 1:
-            found = read_shards(model, directory, STEM, degree)
-        else:
-            found = read_weights(model, directory, [weights_name(STEM, None), MISPRINT])
-        if found is not None:
-            needed = [f"{path}.{name}" for path in lora.layers() for name in ("lora_A", "lora_B")]
-            lora._load(found, needed, str(directory))
+        lora.load_pretrained(directory, degree)
         return lora
+
+    def load_pretrained(self, directory: Path, degree: int = 1) -> None:
+        """Read the weights that a directory holds, those of `degree` tensor-parallel ranks; without a file all stays.
+
+        Raises:
+            DataError: they are damaged, or do not fit the model.
+        """
+        if degree > 1:
+            found: dict[str, Tensor] | None = read_shards(self.model, directory, STEM, degree)
+        else:
+            found = read_weights(self.model, directory, [weights_name(STEM, None), MISPRINT])
+        if found is not None:
+            needed = [f"{path}.{name}" for path in self.layers() for name in ("lora_A", "lora_B")]
+            self._load(found, needed, str(directory))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """All tensors, as `nn.Module.state_dict`; unfolded where they are folded."""

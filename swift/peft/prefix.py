@@ -196,15 +196,23 @@ class PrefixModelForCausalLM(Wrapper):
         degree = config.tensor_parallel_degree
         check_degree(directory, degree, merge_tensor_parallel)
         prefix = cls(model, config, postprocess_past_key_value, pad_attention_mask)
-        encoder = prefix.prefix_encoder
+        prefix.load_pretrained(directory, degree)
+        return prefix
+
+    def load_pretrained(self, directory: Path, degree: int = 1) -> None:
+        """Read the weights that a directory holds, those of `degree` tensor-parallel ranks; without a file all stays.
+
+        Raises:
+            DataError: they are damaged, or do not fit the model.
+        """
+        encoder = self.prefix_encoder
         if degree > 1:
             found: dict[str, Tensor] | None = read_shards(encoder, directory, STEM, degree)
         else:
             found = read_weights(encoder, directory, [weights_name(STEM, None)])
         if found is not None:
             check_fit(encoder, found, encoder.state_dict(), str(directory))
-            put(encoder, _heads_together(found, 2 * (config.num_hidden_layers or 0), max(degree, 1)))
-        return prefix
+            put(encoder, _heads_together(found, 2 * (self.prefix_config.num_hidden_layers or 0), max(degree, 1)))
 
     def set_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load the encoder's tensors, named as in `prefix_encoder.state_dict()`; all others stay.

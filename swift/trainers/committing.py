@@ -21,6 +21,8 @@ from swift import checkpoint, storage
 from swift.arguments.sft import SftArguments
 from swift.datasets.stream import Stream
 from swift.log import get_logger
+from swift.peft.lora import LoRAModel
+from swift.peft.prefix import PrefixModelForCausalLM
 from swift.trainers import saving
 from swift.trainers.adalora import Ranks
 from swift.trainers.arguments import OwnTrainingArguments
@@ -166,6 +168,9 @@ class CommittingTrainer(transformers.Trainer):
         if isinstance(target, SwiftModel):
             saving.load_adapters(target, Path(resume_from_checkpoint))
             return
+        if isinstance(target, LoRAModel | PrefixModelForCausalLM):
+            target.load_pretrained(Path(resume_from_checkpoint))
+            return
         if saving.read_encoder(target, Path(resume_from_checkpoint)):
             return
         if isinstance(target, PeftModel):
@@ -178,7 +183,7 @@ class CommittingTrainer(transformers.Trainer):
             self.ranks.load(Path(checkpoint))
 
     def _load_best_model(self) -> None:
-        if isinstance(self.model, SwiftModel):
+        if isinstance(self.model, SwiftModel | LoRAModel | PrefixModelForCausalLM):
             self._load_from_checkpoint(str(self.state.best_model_checkpoint))
         else:
             super()._load_best_model()

@@ -18,6 +18,9 @@ from swift.arguments.fields import to_json
 from swift.arguments.sft import SftArguments
 from swift.errors import DataError
 from swift.models import new_tokens
+from swift.peft.lora import LoRAModel
+from swift.peft.prefix import PrefixModelForCausalLM
+from swift.peft.wrapper import Wrapper
 from swift.trainers.adalora import whole_ranks
 from swift.tuners import files
 from swift.tuners.groups import param_groups
@@ -42,12 +45,16 @@ ADAPTER_OPTIONS = (
 
 def base_of(model: nn.Module) -> nn.Module:
     """The model under its tuners."""
+    if isinstance(model, Wrapper):
+        return model.model
     return model.get_base_model() if isinstance(model, (PeftModel, SwiftModel)) else model
 
 
 def tuner_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]] | None:
     """The optimiser's parameter groups that the model's tuners ask for, None when they ask for nothing special."""
     if isinstance(model, SwiftModel):
+        return model.create_optimizer_param_groups(lr=lr, weight_decay=weight_decay)
+    if isinstance(model, LoRAModel) and model.lora_config.lora_plus_scale != 1:
         return model.create_optimizer_param_groups(lr=lr, weight_decay=weight_decay)
     configs = model.peft_config if isinstance(model, PeftModel) else {}
     if any(isinstance(config, LoraConfig) and config.lorap_lr_ratio is not None for config in configs.values()):
@@ -59,7 +66,8 @@ def write_weights(model: nn.Module, directory: Path, state_dict: dict[str, Tenso
     """Write the weights of a tuner, or of a whole model with its config, as safetensors.
 
     Args:
-        model: a PeftModel or SwiftModel (tuner weights only), a PreTrainedModel, or any module.
+        model: a PeftModel or SwiftModel (tuner weights only), a PreTrainedModel, or any module; one of `swift.peft`
+            writes its own files.
         directory: an existing directory.
         state_dict: the weights where `model` does not hold them all, as when they are sharded; None where it does.
     """
@@ -69,6 +77,8 @@ def write_weights(model: nn.Module, directory: Path, state_dict: dict[str, Tenso
     elif isinstance(model, (PeftModel, PreTrainedModel)):
         with whole_ranks(model):
             model.save_pretrained(str(directory), state_dict=state_dict, **_rows_alone(model))
+    elif isinstance(model, (LoRAModel, PrefixModelForCausalLM)):
+        model.save_pretrained(directory)
     else:
         weights = {name: tensor.contiguous() for name, tensor in (state_dict or model.state_dict()).items()}
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
