@@ -19,7 +19,16 @@ from swift.errors import DataError
 from swift.templates.align import Marked, align
 from swift.templates.conversation import Message, Talk, split_system
 from swift.templates.encoding import Laid, Said, Shown, Template, attempt
-from swift.templates.jinja import PROBE_SECONDS, ROW_SECONDS, check_source, refuse, render, time_limit
+from swift.templates.jinja import (
+    PROBE_BYTES,
+    PROBE_SECONDS,
+    ROW_SECONDS,
+    check_source,
+    memory_limit,
+    refuse,
+    render,
+    time_limit,
+)
 from swift.templates.kin import advice
 from swift.templates.probe import Probe, as_text, end_ids_of, frame_of, shows
 from swift.templates.replies import Replies, Span, said_after, unused
@@ -75,7 +84,7 @@ class AutoTemplate(Template):
         self.tokenizer, self.tools = tokenizer, tools
         source = tokenizer.get_chat_template(tools=[{}] if isinstance(tokenizer.chat_template, dict) else None)
         check_source(source)
-        with time_limit(PROBE_SECONDS, "a few short messages"):
+        with time_limit(PROBE_SECONDS, "a few short messages"), memory_limit(PROBE_BYTES):
             self.facts = facts = Probe(tokenizer, source).facts(with_tools=tools is None)
         self._frame = frame_of(tokenizer, facts)
         self._replies = Replies(tokenizer, facts.end_text, facts.opened)

@@ -1,7 +1,7 @@
 """Chat templates in Jinja: rendered within limits, read from a file, and written from a registry row.
 
 transformers renders in Jinja's immutable sandbox. What that does not bound is bounded here: the size of the source, the
-time, and the length of what comes out.
+time, the memory of the first conversations, and the length of what comes out.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from swift.templates.conversation import Message, Tool
 MAX_SOURCE_BYTES = 64 * 1024
 MAX_TEXT_CHARS = 16 * 1024 * 1024
 PROBE_SECONDS, ROW_SECONDS = 10.0, 0.5
+PROBE_BYTES = 1 << 30
 RENDER_ERRORS = (
     jinja2.TemplateError,
     ArithmeticError,
@@ -131,6 +132,31 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
             yield
     except _Late:
         refuse(f"the chat template takes more than {seconds:g} seconds for {what}")
+
+
+@contextmanager
+def memory_limit(size: int) -> Iterator[None]:
+    """Let this process have at most `size` bytes more, so that one expression of a template cannot take all there is.
+
+    A template that wants more gets a MemoryError, which `render` refuses. Where the system knows no such limit, or says
+    not how much there is, nothing happens.
+    """
+    try:
+        import resource
+    except ModuleNotFoundError:  # only Unix has it
+        yield
+        return
+    statm = Path("/proc/self/statm")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if not statm.is_file() or soft != resource.RLIM_INFINITY:
+        yield
+        return
+    now = int(statm.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @contextmanager

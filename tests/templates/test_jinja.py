@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +102,21 @@ def test_the_sandbox_holds(source):
     tokenizer.chat_template = source + CHATML
     with pytest.raises(DataError, match="refuses"):
         get_template("auto", tokenizer).encode(talk("a", "b"))
+
+
+DOUBLING = (
+    "{% set ns = namespace(x='x') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"
+    "{% for m in messages %}{{ m.content }}{% endfor %}"
+)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="the system does not say how much memory there is")
+@pytest.mark.parametrize("source", ["{{ 'x' * 6000000000 }}", "{{ '%6000000000d' % 1 }}", DOUBLING])
+def test_a_template_cannot_take_all_memory(source):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = source
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(DataError, match="chat template"):
+        get_template("auto", tokenizer)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20  # kB
