@@ -45,6 +45,7 @@ FROM_CHECKPOINT = (
     "dtype",
 )
 DATA_FROM_CHECKPOINT = (
+    "custom_dataset_info",
     "dataset",
     "val_dataset",
     "dataset_seed",
@@ -239,7 +240,8 @@ def _decide_data(said: D) -> D:
     own = said.chat_template and str(Path(said.chat_template).expanduser().resolve())
     sets = options_of(type(said)).keys() & {"dataset", "val_dataset", "train_dataset_mix_ds"}
     files = {name: [absolute_spec(text) for text in getattr(said, name)] for name in sets}
-    return replace(said, system=system, chat_template=own, **names, **files)
+    infos = [text if text.lstrip().startswith("{") else str(Path(text).absolute()) for text in said.custom_dataset_info]
+    return replace(said, system=system, chat_template=own, custom_dataset_info=infos, **names, **files)
 
 
 def _targets(args: SftArguments, source: ModelSource) -> list[str]:

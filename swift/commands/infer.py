@@ -18,6 +18,7 @@ from swift.arguments.reading import read_arguments
 from swift.commands.chat import LINE, Chat, Growing, say
 from swift.commands.merge import merge_lora
 from swift.commands.prepare import find_decided, load_template, load_tuned_model
+from swift.datasets.cache import originals
 from swift.datasets.convert import Conversation
 from swift.datasets.info import register_infos
 from swift.datasets.load import load_datasets
@@ -97,6 +98,9 @@ def read_rows(args: InferArguments, template: Template, *, inherited: bool) -> l
     share = args.dataset_test_ratio
     if not inherited and share == InferArguments().dataset_test_ratio:
         share = 1.0
+    if inherited:
+        train, validation = originals(args.dataset)
+        args = replace(args, dataset=train, val_dataset=[*args.val_dataset, *validation])
     register_infos(args.custom_dataset_info)
     loaded = load_datasets(
         () if args.val_dataset else args.dataset,

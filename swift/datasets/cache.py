@@ -23,9 +23,10 @@ from swift import storage
 from swift.datasets.blocks import COLUMNS, Block, Blocks
 from swift.datasets.encode import EncodedDataset
 from swift.datasets.ledger import PARTS, Ledger, Part
+from swift.datasets.source import ENCODED, is_encoded
 from swift.errors import DataError
 
-KIND, FORMAT = "encoded rows", 1
+KIND, FORMAT = ENCODED, 1
 LEDGER, PACKS = "ledger.json", "train-packs.npy"
 KEPT = 20
 TYPES = {np.int32: pa.list_(pa.int32()), np.float32: pa.list_(pa.float32())}
@@ -118,10 +119,7 @@ def facts(made_of: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_kept(directory: Path) -> bool:
     """Whether a directory was written by `swift data prepare`, or is one of the cache."""
-    try:
-        return storage.read_manifest(directory).get("kind") == KIND
-    except ValueError:
-        return False
+    return is_encoded(directory)
 
 
 def made_of(directory: Path) -> dict[str, Any]:
@@ -134,6 +132,25 @@ def made_of(directory: Path) -> dict[str, Any]:
     if manifest["format"] != FORMAT:
         raise DataError("DATA-07", f"{directory}: written in a format that is not known here", fix="prepare it anew")
     return manifest["made_of"]
+
+
+def originals(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Data sets to train and to validate on, in place of directories with encoded rows that were made of them.
+
+    Raises:
+        DataError: it is not known what one was made of.
+    """
+    train: list[str] = []
+    validation: list[str] = []
+    for text in texts:
+        directory = Path(text).expanduser()
+        made = made_of(directory) if is_kept(directory) else {"dataset": [text], "val_dataset": []}
+        if "dataset" not in made:
+            what = f"{directory} holds tokens, and does not know the conversations that it was made of"
+            raise DataError("DATA-07", what, fix="name the data sets themselves")
+        train += made["dataset"]
+        validation += made["val_dataset"]
+    return train, validation
 
 
 def read(directory: Path, max_bad_rows: int = 0) -> Kept:

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from swift import hub
+from swift import hub, storage
 from swift.datasets import DatasetRecord
 from swift.datasets.convert import (
     PASSED_ON,
@@ -29,6 +29,8 @@ from swift.log import get_logger
 logger = get_logger()
 HERE = Path(__file__).parent
 HIDDEN = "-"
+ENCODED = "encoded rows"
+"""What the manifest of a directory calls itself that `swift data prepare` wrote."""
 HEAD = 1000
 """Rows from which the format is read."""
 
@@ -218,8 +220,20 @@ def _introduce(row: Row, identity: Mapping[str, tuple[str, str]]) -> Row:
     return {**row, **fill}
 
 
+def is_encoded(directory: Path) -> bool:
+    """Whether `swift data prepare` wrote it."""
+    try:
+        return storage.read_manifest(directory).get("kind") == ENCODED
+    except ValueError:
+        return False
+
+
 def _tables(spec: DatasetSpec, streaming: bool) -> Iterator[Table]:
     record = spec.record
+    for directory in {file.parent for file in spec.files}:
+        if is_encoded(directory):
+            fix = "name what it was made of; `swift sft --dataset` trains from it, alone"
+            raise UsageError("USAGE-02", f"--dataset {spec.text} holds encoded rows, not conversations", fix=fix)
     if record is not None and record.path is not None:
         path = HERE / record.path if not Path(record.path).is_absolute() else Path(record.path)
         inside = path.is_relative_to(HERE.parent)

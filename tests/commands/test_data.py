@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from swift.cli import main
+from swift.datasets import DATASETS
 from tests.road.conftest import conversations, write_jsonl
 
 
@@ -131,6 +132,49 @@ def test_training_from_prepared_rows_is_training(here: Path, capsys: pytest.Capt
     assert {**one, "padded": 0} == {**other, "padded": 0}
     assert main(["data", "prepare", "chat.jsonl", *MODEL, "--output", "ready"]) == 0  # replaced
     assert main(["data", "prepare", "chat.jsonl", *MODEL, "--output", "my-model"]) == 73
+
+
+def asked(output: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The questions that a run held out, which inference asks again; from another directory, so that paths hold."""
+    here = Path.cwd()
+    (here / "elsewhere").mkdir(exist_ok=True)
+    os.chdir(here / "elsewhere")
+    words = [
+        "infer",
+        "--ckpt_dir",
+        f"../{output}",
+        "--load_dataset_config",
+        "--max_new_tokens",
+        "2",
+        "--result_dir",
+        ".",
+    ]
+    assert main(words) == 0
+    os.chdir(here)
+    answers = sorted((here / "elsewhere").glob("**/*.jsonl"), key=lambda path: path.stat().st_mtime)[-1]
+    return [json.loads(line)["query"] for line in answers.read_text(encoding="utf-8").splitlines()]
+
+
+def test_inference_finds_the_rows_that_prepared_ones_were_made_of(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "prepare", "chat.jsonl", *MODEL, "--output", "ready"]) == 0
+    assert main([*TRAIN, "--dataset", "ready", "--output_dir", "prepared"]) == 0
+    assert main([*TRAIN, "--dataset", "chat.jsonl", "--output_dir", "plain"]) == 0
+    assert asked("prepared", capsys) == asked("plain", capsys) != []
+    for words in (["infer", "--max_new_tokens", "2"], ["data", "preview"]):
+        assert main([*words, "--dataset", "ready", *MODEL]) == 2
+        assert "ready holds encoded rows, not conversations" in capsys.readouterr().err
+
+
+def test_inference_knows_the_data_sets_that_training_was_told_of(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "info.json").write_text('{"mine-alone": {"dataset_path": "chat.jsonl"}}', encoding="utf-8")
+    words = ["--custom_dataset_info", "info.json", "--dataset", "mine-alone"]
+    assert main([*TRAIN, *words, "--output_dir", "told"]) == 0
+    monkeypatch.delitem(DATASETS._records, "mine-alone")
+    assert len(asked("told", capsys)) == 1
 
 
 @pytest.mark.parametrize(
