@@ -1,7 +1,8 @@
 """Chat formats as rows: `TEMPLATES["qwen"]` says how a conversation is written for Qwen.
 
-Read `template.py` for how a row becomes token ids and labels, `thinking.py` for how a reply with a thought is written,
-`auto.py` for a tokenizer's own chat template.
+Read `template.py` for how a row becomes token ids and labels (`rounds.py` its rounds, `encoding.py` its labels),
+`thinking.py` for how a reply with a thought is written, `auto.py` for a tokenizer's own chat template (`probe.py` what
+is learnt of it, `replies.py` where its replies are), and `check.py` for how the two are compared.
 """
 
 from __future__ import annotations

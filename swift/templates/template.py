@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,13 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.errors import ConfigError, DataError
 from swift.templates import TEMPLATES, Piece, TemplateRecord
-from swift.templates.align import shared
 from swift.templates.atoms import SYSTEM, Atom, Place, bind, ids_of, text_of, without_piece, without_place
 from swift.templates.auto import AutoTemplate, has_chat_template
-from swift.templates.conversation import Message, Talk, split_system
-from swift.templates.encoding import MASKED, Laid, Said, Shown, Template, attempt, logger
+from swift.templates.conversation import Talk, split_system
+from swift.templates.encoding import MASKED, Laid, Template, attempt, logger
 from swift.templates.jinja import Pieces
 from swift.templates.replies import unused
+from swift.templates.rounds import Round, Run, apart, part_of, rounds_of
 from swift.templates.thinking import Text, opened, plain_lead, trimmed, wording
 from swift.templates.tokens import added_texts, any_of, cuts, split
 from swift.templates.tools import OBSERVATION, ToolFormat, find_format, spell
@@ -68,70 +67,6 @@ def get_template(
         return AutoTemplate(tokenizer, *common)
     logger.warning("the tokenizer has no chat template: using --template_type default")
     return RecordTemplate(TEMPLATES["default"], tokenizer, *common)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a reply says up to the answer of a tool that stands inside it."""
-
-    said: str
-    observed: str
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """A question and its reply; `reply` None is still to come, `steps` come before it."""
-
-    query: str
-    reply: str | None
-    from_tool: bool = False
-    weight: float = 1.0
-    steps: tuple[Step, ...] = ()
-
-
-class Run:
-    """Texts and ids of one status, in order; texts that touch are one text.
-
-    Attributes:
-        said: whether the model says them.
-        weight: how much they are learnt.
-        goes_on: whether no end of a turn comes after them.
-        pieces: stretches of the text by their ends and weights; [] where all of it weighs the same.
-    """
-
-    def __init__(self, said: bool, weight: float = 1.0, goes_on: bool = False) -> None:
-        self.said, self.weight, self.goes_on = said, weight, goes_on
-        self.units: list[str | list[int]] = []
-        self.pieces: list[tuple[int, float]] = []
-
-    def text(self, *parts: str) -> None:
-        """Add text; between `parts` the tokenizer must not look across."""
-        if self.units and isinstance(self.units[-1], str):
-            self.units[-1] += parts[0]
-            parts = parts[1:]
-        self.units += parts
-
-    def ids(self, ids: list[int]) -> None:
-        """Add ids."""
-        self.units.append(ids)
-
-    @property
-    def windows(self) -> list[str]:
-        """For every piece, the beginning of its unit up to its end."""
-        windows = []
-        for end, _ in self.pieces:
-            for unit in self.units:
-                if end <= len(unit):
-                    windows.append(str(unit[:end]))
-                    break
-                end -= len(unit)
-        return windows
-
-    @property
-    def texts(self) -> list[str]:
-        """All that has to be tokenised."""
-        return [unit for unit in self.units if isinstance(unit, str)] + self.windows
 
 
 class RecordTemplate(Template):
@@ -228,7 +163,7 @@ class RecordTemplate(Template):
         if isinstance(row, DataError):
             raise row
         # every part is made before `lay` can refuse the row, so that the next row finds its own ids
-        laid = self.lay([_part(run, ids) for run in row])
+        laid = self.lay([part_of(run, ids) for run in row])
         if self._bos is None or laid.ids[:1] == [self._bos]:
             return laid
         return Laid([self._bos, *laid.ids], [MASKED, *laid.labels], laid.scales and [0.0, *laid.scales])
@@ -248,7 +183,7 @@ class RecordTemplate(Template):
         if system and not self.takes_system:
             raise DataError("DATA-06", self._no_system("the conversation has"), fix=ANOTHER)
         system = self.default_system if system is None else system
-        rounds = list(_rounds(rest, self.loss_scale.of_replies(rest), goes_on))
+        rounds = list(rounds_of(rest, self.loss_scale.of_replies(rest), goes_on))
         if len(rounds) > 1 and self.record.chat_sep is None:
             raise DataError(
                 "DATA-06", f"template {self.name!r} has a single round, the conversation {len(rounds)}", fix=ANOTHER
@@ -273,7 +208,7 @@ class RecordTemplate(Template):
             weight = step.weight if step else turn.weight
             self._say(runs, said, turn.query, weight, mark=mark, goes_on=step is not None)
             if step:
-                runs[-1].text(*_apart(step.observed, self._not_for_users, mark))
+                runs[-1].text(*apart(step.observed, self._not_for_users, mark))
         if turn.reply is not None and not last:
             self._fill(runs[-1], self._separator, {})
 
@@ -299,7 +234,7 @@ class RecordTemplate(Template):
         """Add a reply, and a run for what is shown after it."""
         reply = Run(True, weight, goes_on)
         for text, own in texts:
-            reply.text(*([text] if own else _apart(text, self._not_for_replies, mark)))
+            reply.text(*([text] if own else apart(text, self._not_for_replies, mark)))
         pieces = self.loss_scale.pieces("".join(map(str, reply.units)), query)
         reply.pieces = [(end, weight * factor) for end, factor in pieces]
         runs += [reply, Run(False)]
@@ -317,7 +252,7 @@ class RecordTemplate(Template):
         for atom in atoms:
             if isinstance(atom, Place):
                 text = texts[atom.name]
-                run.text(*_apart(text, self._not_for_users, mark))
+                run.text(*apart(text, self._not_for_users, mark))
             elif isinstance(atom, str):
                 run.text(atom)
             else:
@@ -325,66 +260,6 @@ class RecordTemplate(Template):
 
     def _no_system(self, who: str) -> str:
         return f"{who} a system text, and template {self.name!r} has no place for one"
-
-
-def _apart(text: str, forbidden: re.Pattern[str] | None, mark: str) -> list[str]:
-    """The parts of a text between which no token may reach: at its marks, where there are any."""
-    return text.split(mark) if mark else split(text, cuts(text, forbidden))
-
-
-def _part(run: Run, ids: Iterator[list[int]]) -> Shown | Said:
-    units = [next(ids) if isinstance(unit, str) else unit for unit in run.units]
-    joined = [i for unit in units for i in unit]
-    if not run.said:
-        return Shown(joined)
-    if not run.pieces:
-        return Said(joined, run.goes_on, run.weight)
-    weights: list[float] = []
-    for (end, weight), window in zip(run.pieces, [next(ids) for _ in run.windows], strict=True):
-        at = 0
-        for text, unit in zip(run.units, units, strict=True):
-            if end <= len(text):
-                at += shared(unit, window)
-                break
-            end, at = end - len(text), at + len(unit)
-        weights += [weight] * (at - len(weights))
-    weights += [run.pieces[-1][1]] * (len(joined) - len(weights))
-    return Said(joined, run.goes_on, run.weight, weights)
-
-
-def _rounds(messages: list[Message], weights: Iterable[float] = (), goes_on: bool = False) -> Iterator[Round]:
-    """Questions with their replies; the answers of several tools at once are one question, line by line.
-
-    Args:
-        messages: without the system's.
-        weights: of the replies, in order.
-        goes_on: whether what a tool answers stands inside the reply that asked for it.
-
-    Raises:
-        DataError: two messages in a row come from the user, or two from the assistant.
-    """
-    weight = iter(weights)
-    asked: Round | None = None
-    last = "the start"
-    for k, message in enumerate(messages):
-        role, content = message["role"], message["content"]
-        if role == last != "tool" or (last, role) in (("user", "tool"), ("tool", "user")):
-            raise DataError(
-                "DATA-06", f"message {k} is from the {role} and follows one from the {last}", fix="join the two"
-            )
-        if role == "assistant":
-            asked = replace(asked or Round("", None), reply=content, weight=next(weight, 1.0))
-            if not goes_on or [m["role"] for m in messages[k + 1 : k + 2]] != ["tool"]:
-                yield asked
-                asked = None
-        elif asked and asked.reply is not None:
-            said = asked.reply if asked.reply.rstrip().endswith(OBSERVATION) else f"{asked.reply}\n{OBSERVATION}"
-            asked = replace(asked, reply=None, steps=(*asked.steps, Step(said, content, asked.weight)))
-        else:
-            asked = Round(f"{asked.query}\n{content}" if asked else content, None, role == "tool")
-        last = role
-    if asked:
-        yield asked
 
 
 def _automatic_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
