@@ -240,7 +240,10 @@ def _decide_data(said: D) -> D:
     own = said.chat_template and str(Path(said.chat_template).expanduser().resolve())
     sets = options_of(type(said)).keys() & {"dataset", "val_dataset", "train_dataset_mix_ds"}
     files = {name: [absolute_spec(text) for text in getattr(said, name)] for name in sets}
-    infos = [text if text.lstrip().startswith("{") else str(Path(text).absolute()) for text in said.custom_dataset_info]
+    infos = [
+        text if text.lstrip().startswith("{") else str(Path(text).expanduser().absolute())
+        for text in said.custom_dataset_info
+    ]
     return replace(said, system=system, chat_template=own, custom_dataset_info=infos, **names, **files)
 
 
