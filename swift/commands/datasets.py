@@ -60,16 +60,8 @@ def _table(rows: Sequence[DatasetRecord]) -> str:
     cells = [HEADS, *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return (
-        "\n".join(
-            [
-                *lines,
-                "",
-                f"{len(rows)} data set{'s' if len(rows) > 1 else ''}; `swift sft --dataset <name>` trains on one",
-            ]
-        )
-        + "\n"
-    )
+    found = f"{len(rows)} data set{'s' if len(rows) > 1 else ''}; `swift sft --dataset <name>` trains on one"
+    return "\n".join([*lines, "", found]) + "\n"
 
 
 def _cells(row: DatasetRecord) -> tuple[str, ...]:
