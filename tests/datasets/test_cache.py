@@ -125,7 +125,7 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-MOMENTS = {
+MOMENTS: dict[str, tuple[Any, str]] = {
     "while rows are encoded": (pa.ipc.RecordBatchFileWriter, "write_batch"),
     "before the account": (storage, "write_json"),
     "before the manifest": (storage, "_sealed"),
@@ -139,7 +139,8 @@ def test_a_killed_run_leaves_nothing_half_valid(moment: str, monkeypatch: pytest
     place = cache.place_of(made)
 
     def work() -> None:
-        monkeypatch.setattr(*MOMENTS[moment], die)
+        owner, name = MOMENTS[moment]
+        monkeypatch.setattr(owner, name, die)
         kept(place, made)
 
     killed(work)
