@@ -45,8 +45,9 @@ HOSTS = {
 ABOUT = (
     "A tuner is a small trainable part in a frozen model, or a way to train the model itself with less memory. They "
     "work on any PyTorch model by `Swift.prepare_model`, and on language models by `swift sft`; several of different "
-    "kinds can be on one model: `--tuner lora:rank=8,targets=ALL --tuner adapter:length=64`. Each page says what "
-    "is computed and where, what is saved, and how to use it; [cost.md](cost.md) has all measured costs."
+    "kinds can be on one model: `--tuner lora:rank=8,targets=ALL --tuner adapter:length=64`, where `name=` names "
+    "an adapter. Each page says what is computed and where, what is saved, and how to use it; [cost.md](cost.md) has "
+    "all measured costs."
 )
 BELOW = (
     "*in*, *out*: sizes of a layer's input and output; *r*: the rank; *D*: the hidden size. What merges becomes a part "

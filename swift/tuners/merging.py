@@ -75,6 +75,7 @@ def delete(model: SwiftModel, name: str) -> None:
     """`SwiftModel.delete_adapter`."""
     config = model.adapters[model._known(name)]
     model._check_not_merged()
+    model._check_ours(name)
     model._offloaded.pop(name, None)
     _forget(model, [name])
     if isinstance(config, peft.PeftConfig) and not config.is_prompt_learning:

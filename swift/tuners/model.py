@@ -194,7 +194,7 @@ class SwiftModel(nn.Module):
 
         Raises:
             UnknownNameError: there is no such adapter.
-            ConfigError: adapters are merged into the weights.
+            ConfigError: adapters are merged into the weights, or another thread runs this one.
         """
         merging.delete(self, adapter_name)
 
@@ -460,9 +460,13 @@ class SwiftModel(nn.Module):
             merged = ", ".join(self._merged)
             raise ConfigError("CONFIG-02", f"{merged} is merged into the weights", fix="Swift.unmerge(model) first")
 
-    def _send_away(self, name: str, where: str) -> None:
+    def _check_ours(self, name: str) -> None:
         if self._active.elsewhere(name):
-            raise ConfigError("CONFIG-02", f"another thread runs adapter {name!r}", fix="offload=None")
+            fix = "deactivate it there first, or leave it where it is"
+            raise ConfigError("CONFIG-02", f"another thread runs adapter {name!r}", fix=fix)
+
+    def _send_away(self, name: str, where: str) -> None:
+        self._check_ours(name)
         if name not in self._offloaded:
             keys = [key for key, pattern in self.owned(name).items() if "{}" in pattern]
             self._offloaded[name] = Offloaded(self.base_model, keys, where)

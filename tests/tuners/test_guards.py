@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from swift.errors import ConfigError
+from swift.errors import ConfigError, UnknownNameError
 from swift.tuners import AdapterConfig, LoRAConfig, NEFTuneConfig, Swift
 from tests.tuners.cases import HOSTS, loss_of, run, stir, tuned
 
@@ -118,3 +119,36 @@ def test_threads_with_their_own_adapters_and_checkpointing_are_warned_of_once(mo
         for _ in range(2):
             loss_of(model.train(), LM)
     assert caplog.text.count("USE_UNIQUE_THREAD=0 does not go with gradient checkpointing") == 1
+
+
+def test_what_another_thread_runs_is_not_deleted(monkeypatch):
+    monkeypatch.setenv("USE_UNIQUE_THREAD", "0")
+    model = tuned(LM, "lora")
+    running, done = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        model.set_active_adapters("one")
+        running.set()
+        done.wait(60)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    running.wait(60)
+    with pytest.raises(ConfigError, match="another thread runs adapter 'one'"):
+        model.delete_adapter("one")
+    done.set()
+    thread.join()
+    model.delete_adapter("one")
+    assert torch.equal(run(model, LM), run(LM.make(), LM))
+
+
+def test_what_is_merged_or_not_there_is_not_deleted():
+    model = Swift.prepare_model(LM.make(), {"a": LORA, "b": ADAPTER})
+    Swift.merge(model)
+    with pytest.raises(ConfigError, match="merged"):
+        model.delete_adapter("b")
+    with pytest.raises(UnknownNameError):
+        model.delete_adapter("c")
+    Swift.unmerge(model)
+    model.delete_adapter("a")
+    assert model.active_adapters == set(model.adapters) == {"b"}
