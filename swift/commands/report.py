@@ -14,7 +14,6 @@ from swift.datasets.ledger import Ledger
 from swift.log import get_logger
 from swift.redact import redact
 from swift.trainers.arguments import Seq2SeqTrainingArguments
-from swift.trainers.plots import plot_log
 from swift.trainers.trainer import Seq2SeqTrainer
 
 logger = get_logger()
@@ -53,6 +52,8 @@ def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) ->
         "dataset_info": ledger.to_json(),
     }
     if dist.is_main():
+        from swift.trainers.plots import plot_log  # with it matplotlib, for which no run should wait to begin
+
         storage.append_jsonl(run / "logging.jsonl", report)
         storage.write_json(run / "data_report.json", report["dataset_info"])
         plot_log(state.log_history, run / "images")

@@ -69,12 +69,20 @@ def test_two_processes_are_one(tmp_path: Path, rows: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_exactly(tmp_path: Path) -> None:
-    straight = train(tmp_path, "two", 2, 21, 2)
-    resumed = train(tmp_path, "again", 2, 21, 2, tmp_path / "two" / "checkpoint-2")
+@pytest.mark.parametrize("order", ["", *two.ORDERS])
+def test_two_processes_go_on_exactly(tmp_path: Path, order: str) -> None:
+    straight = train(tmp_path, "two", 2, 21, 2, "", order)
+    resumed = train(tmp_path, "again", 2, 21, 2, tmp_path / "two" / "checkpoint-4", order)
     assert resumed == straight
     first, second = load_file(tmp_path / "two.safetensors"), load_file(tmp_path / "again.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_two_processes_group_rows_as_one_does(tmp_path: Path) -> None:
+    one, both = (train(tmp_path, f"of {world}", world, 21, 8 // world, "", "grouped") for world in (1, 2))
+    assert both["losses"] == pytest.approx(one["losses"], abs=1e-6)
+    assert both["accuracies"] == pytest.approx(one["accuracies"], abs=1e-9)
 
 
 @pytest.mark.slow

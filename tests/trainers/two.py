@@ -20,10 +20,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "galore": {"galore_config": GaLoreConfig(rank=4, update_proj_gap=2)},
     "lisa": {"lisa_activated_layers": 1, "lisa_step_interval": 2},
 }
+ORDERS: dict[str, dict[str, Any]] = {
+    "grouped": {"train_sampling_strategy": "group_by_length"},
+    "tokens": {"max_tokens_per_batch": 20},
+}
 
 
 def main(out: str, label: str, rows: str, batch: str, resume: str = "", method: str = "") -> None:
-    model = tiny_model(vocab_size=VOCAB, hidden=32, layers=3) if method else lora()
+    model = tiny_model(vocab_size=VOCAB, hidden=32, layers=3) if method in METHODS else lora()
     trainer = trainer_of(
         model,
         Path(out) / label,
@@ -40,7 +44,7 @@ def main(out: str, label: str, rows: str, batch: str, resume: str = "", method: 
         save_strategy="steps",
         save_steps=2,
         save_total_limit=None,
-        **METHODS.get(method, {}),
+        **(METHODS | ORDERS).get(method, {}),
     )
     trainer.train(resume_from_checkpoint=resume or None)
     if dist.is_main():
