@@ -13,6 +13,7 @@ from swift.errors import ConfigError
 from swift.templates.collate import data_collator
 from swift.trainers.packs import check_rows_apart
 from swift.trainers.tally import count_tokens
+from swift.tuners import AdapterConfig, LoraConfig, Swift
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.trainers.rows import VOCAB, Rows, losses, trainer_of, weights
 
@@ -145,3 +146,11 @@ def test_a_step_over_packs_is_the_step_over_their_rows(tmp_path: Any, scaled: bo
         assert one == pytest.approx(found[0][0], rel=1e-5)
         for name, tensor in state.items():
             torch.testing.assert_close(tensor, found[0][1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tuned", ["lora", "adapter"])
+def test_a_tuned_model_keeps_rows_apart_too(tuned: str) -> None:
+    config: Any = LoraConfig(r=2, target_modules=["q_proj"])
+    if tuned == "adapter":
+        config = AdapterConfig(dim=64, target_modules=["mlp"], adapter_length=4)
+    check_rows_apart(Swift.prepare_model(tiny_model("qwen2", VOCAB), config))
