@@ -342,7 +342,8 @@ TUNERS = (
         "trained embeddings before the text",
         "Prompt tuning learns a few embeddings that stand before every text, as if one could write a prompt with "
         "words that do not exist. It has hardly any parameters, and works best with large models; start it from real "
-        "words by `--prompt_init_text`, and give it a high learning rate.",
+        "words by `--prompt_init_text`, and give it a high learning rate. Padding between it and the text does not "
+        "count: a row padded on the left gives what it gives alone, which it does not in PEFT.",
         "tokens · hidden size",
         "PromptTuningConfig",
         TOKENS,

@@ -165,7 +165,8 @@ class PromptConfig(SwiftConfig):
     Not as in the paper: the prompts come first by default, not behind the class token; attention cannot tell. A head
     that reads the class token by its position needs `extract_embedding`, or `attach_front=False`. (Prompts behind the
     tokens of a model whose tokens only look back need a mask that lets them be seen.)
-    Several at once lie side by side, the ones added earlier farther out.
+    Several at once lie side by side, the ones added earlier farther out. Padding between them and a text is not
+    counted.
 
     Args:
         dim: D, or a list with that of each target in the model's order.
