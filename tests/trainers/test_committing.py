@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -369,3 +371,27 @@ def test_options_are_saved_as_decided(tmp_path: Path) -> None:
     trainer_of(lora(), tmp_path, sft_args=args, **SAVING).train()
     saved = json.loads((tmp_path / "checkpoint-9" / "sft_args.json").read_text())
     assert saved["output_dir"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [0, 300, 3_000, 10_000])
+def test_a_disk_that_takes_no_more_leaves_what_was(whole: Path, tmp_path: Path, limit: int) -> None:
+    """Every kind of writer meets the limit: Python's, torch's and that of safetensors."""
+    shutil.copytree(whole, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    trainer = trainer_of(lora(), tmp_path / "run", **SAVING)
+    trainer.create_optimizer_and_scheduler(9)
+    trainer.state.global_step = 10
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            trainer._save_checkpoint(trainer.model, None)
+        except DiskError as error:
+            code = error.exit_code
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 74
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
