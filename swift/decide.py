@@ -312,7 +312,7 @@ def _packing_contradictions(args: SftArguments) -> list[SwiftError]:
     errors += [_conflict(f"--packing and {kind} exclude each other: {SEEING_BEYOND[kind]}") for kind in blurring]
     if args.acc_strategy == "sentence":
         errors.append(_conflict("--acc_strategy sentence counts rows, and a pack is several", "--acc_strategy token"))
-    if args.use_flash_attn and args.batch_size > 1:
+    if args.use_flash_attn and (args.batch_size > 1 or args.max_tokens_per_batch):
         what = "flash attention keeps the rows of one pack apart, not of several"
         errors.append(_conflict(f"--packing with --use_flash_attn: {what}", "--batch_size 1 and a longer --max_length"))
     return errors

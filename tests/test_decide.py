@@ -97,6 +97,8 @@ def test_a_registered_model_brings_its_template(registered: ModelSource) -> None
         ({"sft_type": "adalora", "adalora_beta2": 1.0}, CPU, "to be above 0"),
         ({"optim": "muon", "lora_lr_ratio": 2.0}, CPU, "--optim muon and --lora_lr_ratio"),
         ({"max_tokens_per_batch": 9, "streaming": True, "max_steps": 1}, CPU, "needs the lengths of all rows"),
+        ({"packing": True, "use_flash_attn": True, "batch_size": 2}, NEW_GPU, "rows of one pack apart, not of several"),
+        ({"packing": True, "max_length": -1}, CPU, "--packing needs --max_length"),
         ({"sft_type": "prefix_tuning", "gradient_checkpointing": True}, CPU, "cannot checkpoint gradients"),
         ({"use_galore": True}, CPU, "--use_galore only works with --sft_type full"),
         ({"lisa_activated_layers": 2}, CPU, "--lisa_activated_layers only works with --sft_type full"),

@@ -103,18 +103,8 @@ def test_what_packs_cannot_do_is_said_first(here: Path, words: list[str], reason
 
 
 def test_late_rows_train_as_early_ones_do(here: Path) -> None:
-    words = [
-        "--packing",
-        "false",
-        "--max_steps",
-        "21",
-        "--lora_dropout_p",
-        "0",
-        "--save_steps",
-        "21",
-        "--eval_steps",
-        "21",
-    ]
+    words = ["--packing", "false", "--max_steps", "21", "--save_steps", "21", "--eval_steps", "21"]
+    words += ["--lora_dropout_p", "0", "--group_by_length", "false"]
     early = train("early", *words)
     late = train("late", *words, "--lazy_tokenize")
     assert lines("late") == lines("early")
