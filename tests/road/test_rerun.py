@@ -66,3 +66,18 @@ def test_what_cannot_be_done_again_is_told(here: Path) -> None:
     with pytest.raises(ConfigError, match="had 2 processes") as caught:
         rerun_main(RerunArguments(receipt="two.json"))
     assert "NPROC_PER_NODE=2 swift rerun two.json" in str(caught.value.fix)
+
+
+def test_no_secret_is_in_any_file_of_a_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = [f"{kind}{'abcdefgh' * 4}{k}" for k, kind in enumerate(("hf_", "ms-", "wandb-", "sk-"))]
+    for name, secret in zip(
+        ("HF_TOKEN", "MODELSCOPE_API_TOKEN", "WANDB_API_KEY", "SWIFT_API_KEY"), secrets, strict=True
+    ):
+        monkeypatch.setenv(name, secret)
+    told = f"hf_{'zyxwvuts' * 4}"
+    said = ["--dataset", "chat.jsonl", "--output_dir", "out", "--max_steps", "1", "--resume_only_model", "false"]
+    sft_main([*SAID, *said, "--training_options", json.dumps({"hub_token": told})])
+    files = [path for path in (here / "out").rglob("*") if path.is_file()]
+    assert {"run.lock.json", "sft_args.json", "manifest.json", "logging.jsonl"} <= {path.name for path in files}
+    found = [str(path) for path in files for secret in (*secrets, told) if secret.encode() in path.read_bytes()]
+    assert found == []
