@@ -57,6 +57,8 @@ class TemplateRecord:
             the format knows no system text.
         chat_sep: between a reply and the next round; None when the format has a single round.
         default_system: the system text of a conversation that says none; None is no system text.
+        tools_prefix: what has the place for a system text, `system_prefix` or else `prefix`, in a conversation that
+            offers tools; None is the same as without tools.
         tool_prompt: the round of a tool's answer; None is the same as `prompt`.
         auto_add_bos: begin with the beginning-of-sequence token if the tokenizer itself would.
         generation: plain completion of text, for base models and pre-training.
@@ -79,6 +81,7 @@ class TemplateRecord:
     system_prefix: tuple[Piece, ...] | None = None
     chat_sep: tuple[Piece, ...] | None = ()
     default_system: str | None = None
+    tools_prefix: tuple[Piece, ...] | None = None
     tool_prompt: tuple[Piece, ...] | None = None
     auto_add_bos: bool = False
     generation: bool = False

@@ -18,6 +18,7 @@ from swift.templates import TEMPLATES
 from swift.templates.conversation import read_messages, read_talk
 from swift.templates.encoding import MASKED, Template
 from swift.templates.jinja import RENDER_ERRORS
+from swift.templates.thinking import CLOSE, OPEN
 from swift.templates.tokens import any_of, special_texts
 from swift.templates.tools import OBSERVATION, calls_of
 
@@ -114,6 +115,7 @@ def cases(tokenizer: PreTrainedTokenizerBase) -> Iterator[Case]:
     yield Case("a thought", _row("What is 6 * 7?", THOUGHT))
     yield Case("a thought before", _row("What is 6 * 7?", THOUGHT, "Sure?", "Yes."))
     yield Case("tools, none called", {**_row(*TURNS[:2]), "tools": [TOOL]})
+    yield Case("tools and a system text", {**_row(*TURNS[:2], system="Be short."), "tools": [TOOL]})
     yield Case("a tool called", {"messages": [*_called()[:2], ANSWER, _said("It is clear.")], "tools": [TOOL]})
     yield Case("a tool to be called", {"messages": _called(), "tools": [TOOL]})
     two = [ANSWER, {**ANSWER, "content": '{"sky": "grey"}', "tool_call_id": "call00002"}]
@@ -195,7 +197,7 @@ def _general_difference(template: Template, case: Case, ours: list[int], theirs:
 
 
 def _begins_as_asked(template: Template, row: Mapping[str, Any], ours: list[int], theirs: list[int]) -> bool:
-    """Whether we begin with the prompt of the tokenizer's own, and its finished conversation does not."""
+    """Whether we begin with the prompt of the tokenizer's own, which opens a thought that we keep, and it does not."""
     messages = read_messages(row)
     if messages[-1]["role"] != "assistant" or len(messages) < 2:
         return False
@@ -203,10 +205,11 @@ def _begins_as_asked(template: Template, row: Mapping[str, Any], ours: list[int]
     prompt, _ = own_ids(template.tokenizer, before, _variables(template))
     if not prompt or theirs[: len(prompt)] == prompt:
         return False
-    if not holds_special(template.tokenizer, messages):
-        return ours[: len(prompt)] == prompt
     asked, begun = (str(template.tokenizer.decode(ids)) for ids in (prompt, ours))
-    return begun.startswith(asked)
+    thought = messages[-1]["content"].rpartition(CLOSE)[0].rpartition(OPEN)[2].strip()
+    if asked.rfind(OPEN) <= asked.rfind(CLOSE) or thought not in begun:
+        return False
+    return begun.startswith(asked) if holds_special(template.tokenizer, messages) else ours[: len(prompt)] == prompt
 
 
 def holds_special(tokenizer: PreTrainedTokenizerBase, messages: Iterable[Mapping[str, Any]]) -> bool:

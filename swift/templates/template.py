@@ -93,6 +93,7 @@ class RecordTemplate(Template):
         tool_prompt = record.prompt if record.tool_prompt is None else record.tool_prompt
         self._prefix = bound(without_place(record.prefix))
         self._system_prefix = bound(record.prefix if record.system_prefix is None else record.system_prefix)
+        self._tools_prefix = None if record.tools_prefix is None else bound(record.tools_prefix)
         self._separator = bound(record.chat_sep or ())
         self._prompt, self._last_prompt = bound(without_piece(record.prompt)), prompt
         self._tool_prompt, self._last_tool_prompt = bound(without_piece(tool_prompt)), bound(tool_prompt)
@@ -190,11 +191,18 @@ class RecordTemplate(Template):
             )
         asked = max((k for k, turn in enumerate(rounds) if not turn.from_tool), default=0)
         runs = [Run(said=False)]
-        self._fill(runs[0], self._system_prefix if system else self._prefix, {"SYSTEM": system or ""}, mark)
+        self._fill(runs[0], self._head(system, bool(talk.tools)), {"SYSTEM": system or ""}, mark)
         for k, turn in enumerate(rounds):
             self._show(runs[-1], turn, k, system if k == len(rounds) - 1 else None, mark)
             self._answer(runs, turn, k >= asked, k == len(rounds) - 1, mark)
         return runs
+
+    def _head(self, system: str | None, tools: bool) -> list[Atom]:
+        """What stands before the first round."""
+        own = tools and self._tools_prefix is not None and self._style.name == self.record.tools
+        if own and (system or self.record.system_prefix is None):
+            return self._tools_prefix or []
+        return self._system_prefix if system else self._prefix
 
     def _answer(self, runs: list[Run], turn: Round, current: bool, last: bool, mark: str) -> None:
         """Add what the model says in a round, with what tools answer meanwhile, and what is shown after it."""

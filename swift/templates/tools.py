@@ -287,6 +287,10 @@ def _llama3_call(content: str, calls: Sequence[Call]) -> str:
     return content + "".join(f'{{"name": "{call.name}", "parameters": {call.json}}}' for call in calls)
 
 
+def _llama3_answer(contents: Sequence[str]) -> str:
+    return "\n".join(map(_json, contents))
+
+
 FORMATS: dict[str, ToolFormat] = {
     style.name: style
     for style in (
@@ -295,7 +299,7 @@ FORMATS: dict[str, ToolFormat] = {
         ToolFormat("toolbench", _toolbench, _react_call, "\n".join, one_call=True),
         ToolFormat("glm4", _glm4, _glm4_call, "\n".join, one_call=True),
         ToolFormat("hermes", _hermes, _hermes_call, _hermes_answer),
-        ToolFormat("llama3", _llama3, _llama3_call, "\n".join, in_user=True, one_call=True),
+        ToolFormat("llama3", _llama3, _llama3_call, _llama3_answer, in_user=True, one_call=True),
     )
 }
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swift.templates import TEMPLATES
-from swift.templates.check import check
+from swift.templates.check import cases, check, check_one
 from swift.templates.encoding import Template
 from swift.templates.template import get_template
 from tests.templates.chats import WITH_SYSTEM, said, talk
@@ -85,6 +85,22 @@ def test_nothing_is_unlike_the_models_own_without_a_reason(name):
     """Tools, typed special tokens, empty system texts: what `swift template check` says of the row."""
     bad = [f"{found.case}: {found.status} {found.faults}" for found in check(template_of(name)) if not found.good]
     assert bad == []
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if TEMPLATES[name].differs])
+def test_no_difference_is_named_that_is_none(name):
+    template, named = template_of(name), TEMPLATES[name].differs
+    found = [check_one(template, case, known=False) for case in cases(template.tokenizer) if case.name in named]
+    assert [finding.case for finding in found if finding.status == "equal"] == []
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "qwen3-instruct", "llama3_1", "llama3_2"])
+def test_tools_are_written_as_the_models_own(name):
+    template = template_of(name)
+    found = [check_one(template, case, known=False) for case in cases(template.tokenizer) if case.row.get("tools")]
+    assert [finding.status for finding in found if not finding.why or "single tool-calls" not in finding.why] == [
+        "equal"
+    ] * (4 if name.startswith("llama") else 5)
 
 
 def test_what_is_shipped_is_used():

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from swift.templates import TEMPLATES, Piece, TemplateRecord
-from swift.templates.catalog.wanted import OTHER_TOOLS
 
 LLAMA2 = (
     "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe. "
@@ -54,8 +53,9 @@ def _llama3(
 
 
 def _llama3_1(name: str, checked: str) -> TemplateRecord:
-    head = "<|begin_of_text|>" + _header("system") + DATES
-    return _llama3(name, (head + "{{SYSTEM}}<|eot_id|>",), None, checked=checked, tools="llama3", differs=OTHER_TOOLS)
+    head, system = "<|begin_of_text|>" + _header("system"), DATES + "{{SYSTEM}}<|eot_id|>"
+    with_tools = (head + "Environment: ipython\n" + system,)
+    return _llama3(name, (head + system,), None, checked=checked, tools="llama3", tools_prefix=with_tools)
 
 
 def _llama4(name: str) -> TemplateRecord:
@@ -67,6 +67,7 @@ def _llama4(name: str) -> TemplateRecord:
         name,
         prefix=("<|begin_of_text|>",),
         system_prefix=("<|begin_of_text|>" + turn("system", "{{SYSTEM}}"),),
+        tools_prefix=("<|begin_of_text|>" + turn("system", "Environment: ipython\n{{SYSTEM}}"),),
         prompt=(turn("user", "{{QUERY}}") + reply,),
         tool_prompt=(turn("ipython", "{{QUERY}}") + reply,),
         chat_sep=("<|eot|>",),
@@ -74,7 +75,10 @@ def _llama4(name: str) -> TemplateRecord:
         trim=("system",),
         checked="transformers:models/llama4/processing_llama4.py",
         tools="llama3",
-        differs=OTHER_TOOLS,
+        differs=dict.fromkeys(
+            ("a tool called", "a tool to be called", "two tools called at once"),
+            "a call begins its reply; the model's own template writes empty marks of Python before it",
+        ),
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-TOOLS: tuple[str, ...] = ("tools, none called", "a tool called", "a tool to be called", "two tools called at once")
+TOOLS: tuple[str, ...] = (
+    *("tools, none called", "tools and a system text"),
+    *("a tool called", "a tool to be called", "two tools called at once"),
+)
 FINISHED: tuple[str, ...] = (
     *("1 round", "2 rounds", "3 rounds", "4 rounds", "system", "empty system", "space around"),
     *("special tokens typed", "a thought", "a thought before", *TOOLS),
