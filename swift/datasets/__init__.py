@@ -1,7 +1,10 @@
 """Data sets: what has a name is a row of the catalog; any file or hub id of a known shape needs none.
 
-`spec` reads what was typed, `read` yields rows with their file and line, `convert` makes conversations of them, `load`
-samples and splits, `encode` turns them into tokens, and `ledger` accounts for every row on the way.
+`spec` reads what was typed and `source` opens it: `read` yields rows with their file and line (`tables` those of csv,
+parquet and Arrow), `convert` makes conversations of them (`turns` their messages). `load` splits (`sample`) and
+mixes (`mix`) them; `encode` turns them into tokens (`blocks`), which `cache` keeps and `pack` puts together; `lazy` and
+`stream` (`passes`) do so while training goes on. `ledger` (`places`) accounts for every row on the way; `info` knows
+those of users, `show` draws rows as tables, and `compact` and `digest` are rows as bytes and as one number.
 """
 
 from __future__ import annotations

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from swift.cli import main
 from swift.datasets import DATASETS
+from tests.documents import ROOT
 from tests.road.conftest import conversations, write_jsonl
 
 
@@ -97,6 +100,16 @@ def test_preview_tells_rows_that_are_too_long(here: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert "dropped: longer than 45 tokens" in shown
     assert "longer than 45 tokens" in shown
+
+
+@pytest.mark.slow
+def test_the_preview_has_its_picture_taken(here: Path) -> None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not shutil.which("chromium"):
+        pytest.skip("there is no Chromium on this machine")
+    script = [sys.executable, str(ROOT / "scripts" / "screenshot.py"), "--page", "preview", "--output", "page.png"]
+    subprocess.run(script, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=200)
+    assert (here / "page.png").stat().st_size > 20_000
 
 
 def test_what_is_missing_is_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
