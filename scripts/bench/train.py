@@ -439,7 +439,8 @@ def main() -> None:
     if said.way:
         child(said)
         return
-    lines: list[str] = []
+    turns = f"median of {said.turns} turns" if said.turns > 1 else "one turn"
+    lines = [f"{said.steps} steps, the first {said.warm} left out; {turns}; {said.rows} rows."]
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         make_assets(place, said.models, said.rows)
