@@ -62,8 +62,8 @@ class Replies:
             if any(m["role"] != "system" for m in messages[:k])
         }
         last = len(messages) - 1
-        found_starts = {k: self._start(prompt, text, k == last) for k, prompt in prompts.items()}
-        starts = {k: start for k, start in found_starts.items() if start is not None}
+        begun = {k: self._start(prompt, text, k == last) for k, prompt in prompts.items()}
+        starts = {k: start for k, start in begun.items() if start is not None}
         if last in prompts and last not in starts:
             self._refuse_prompt(prompts[last], text, messages[last]["content"])
         calling = [k for k in starts if messages[k].get("tool_calls")]
@@ -225,8 +225,8 @@ def said_after(opened: str, empty: str, content: str, shown: str) -> str:
         refuse("the chat template changes the last reply so that its place cannot be verified")
     if not closed:
         return (empty.rstrip() if shown[:1].isspace() and not answer.strip() else empty) + shown
-    begun = thought.lstrip()
-    thought = begun.removeprefix(opened if begun.startswith(opened) else OPEN)
+    if (marked := thought.lstrip()).startswith(OPEN):
+        thought = marked.removeprefix(opened if marked.startswith(opened) else OPEN)
     space = answer[: len(answer) - len(answer.lstrip())]
     return thought + CLOSE + ("" if shown.startswith(space) else space) + shown
 

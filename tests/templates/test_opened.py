@@ -152,6 +152,19 @@ def test_a_reply_that_is_changed_is_refused():
         said_after("<think>\n", EMPTY, "Yes.", "No.")
 
 
+@pytest.mark.parametrize(
+    ("content", "shown", "said"),
+    [
+        (" <think>\nHm.</think>A", "A", "Hm.</think>A"),
+        ("\n Hm.</think>A", "A", "\n Hm.</think>A"),
+        ("<think>\nHm.\n</think>\n\nA", "A", "Hm.\n</think>\n\nA"),
+        ("A", "<think></think>A", EMPTY + "A"),
+    ],
+)
+def test_what_is_said_after_the_prompt(content, shown, said):
+    assert said_after("<think>\n", EMPTY, content, shown) == said
+
+
 def test_a_refusal_says_which_row_to_take():
     with pytest.raises(DataError, match="says that it has no thought") as caught:
         template_of("qwen3_5_nothink").encode(talk("Q", THOUGHT))
