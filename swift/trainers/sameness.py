@@ -26,6 +26,7 @@ from swift.log import get_logger
 from swift.trainers.adalora import configs_of
 from swift.trainers.arguments import OwnTrainingArguments
 from swift.tuners import files, fingerprint
+from swift.tuners.lora import folded
 from swift.tuners.model import SwiftModel
 
 logger = get_logger()
@@ -171,7 +172,7 @@ def _other_adapters(directory: Path, model: nn.Module) -> list[str]:
         differing = stored.base.differing(base) if stored.base is not None else None
         if differing and not found:
             found.append(f"the base model has other weights ({', '.join(differing[:3])})")
-        then, now = vars(stored.config), vars(configs[name]) if name in configs else {}
+        then, now = vars(stored.config), vars(folded(configs[name])) if name in configs else {}
         for key in SHAPELESS & then.keys() & now.keys():
             if then[key] != now[key]:
                 found.append(f"{key} of {name} was {_short(then[key])}, is {_short(now[key])}")
