@@ -9,7 +9,6 @@ import sys
 from swift import dist
 from swift.redact import redact_text
 
-
 # On every start without the package `kernels` it warns of one kernel, which 4-bit inference on a CPU then does without.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 

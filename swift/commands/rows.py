@@ -124,7 +124,6 @@ def _of(kept: cache.Kept, args: SftArguments) -> Data:
     train: EncodedDataset | PackedDataset = kept.parts["train"]
     if args.packing:
         train = PackedDataset(kept.parts["train"], args.max_length, kept.pack_of)
-        logger.info(f"train: {train.describe()}")
     return Data(train, kept.parts.get("validation"), kept.ledger)
 
 

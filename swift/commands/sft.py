@@ -22,6 +22,7 @@ from swift.commands.receipt import write_receipt
 from swift.commands.report import save_arguments, write_report
 from swift.commands.run import check_disk, choose_run, no_empty_run, what_is_saved
 from swift.datasets.lazy import LazyDataset
+from swift.datasets.pack import PackedDataset
 from swift.decide import decide_sft, tidy, why_checkpointing, without_effect
 from swift.log import get_logger
 from swift.models.load import detect_hardware
@@ -75,8 +76,11 @@ def _train(args: SftArguments, source: ModelSource) -> dict[str, Any]:
     settle_chat_template(template)
     new = new_ids(args, template)
     data = read_data(args, template)
+    if isinstance(data.train, PackedDataset):
+        logger.info(f"train: {data.train.describe()}")
     logger.info(template.show(data.example))
-    logger.info(data.ledger.screen())
+    if not args.streaming:
+        logger.info(data.ledger.screen())
     if data.val is None:
         args = replace(args, evaluation_strategy="no")
         training = training_arguments(args)
@@ -101,6 +105,8 @@ def _train(args: SftArguments, source: ModelSource) -> dict[str, Any]:
     with what_is_saved(args):
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
     data.ledger.padded = trainer.padded
+    if args.streaming:  # only now is it known what was read
+        logger.info(data.ledger.screen())
     report = write_report(args, trainer, data.ledger)
     write_receipt(args, trainer, template, order.digest)
     leave_group()

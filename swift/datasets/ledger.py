@@ -306,7 +306,7 @@ def _error(saved: Sequence[Any]) -> DataError:
     return DataError(saved[0], saved[1], why=saved[2], fix=saved[3])
 
 
-HEADS = ("data set", "read", "train", "validation", "dropped", "learnt tokens", "other tokens", "cut off")
+HEADS = ("data set", "read", "train", "validation", "left out", "learnt tokens", "other tokens", "cut off")
 
 
 def cells(account: Account) -> tuple[str, ...]:

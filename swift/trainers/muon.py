@@ -26,7 +26,6 @@ PACKAGES = {
     "adamw_torch_4bit": ("torchao", "torchao"),
     "adamw_torch_8bit": ("torchao", "torchao"),
     "adamw_anyprecision": ("torchdistx", "torchdistx"),
-    "adam_mini": ("adam_mini", "adam-mini"),
 }
 """How names of optimisers begin, with the module and the package that they are of."""
 
@@ -38,7 +37,7 @@ def check_optimiser(name: str) -> None:
         UnknownNameError: no optimiser is called so.
         MissingPackageError: it is of a package that is not installed.
     """
-    names = [*OLD_OPTIMISERS, MUON, "adam_mini", *(one.value for one in OptimizerNames)]
+    names = [*OLD_OPTIMISERS, MUON, *(one.value for one in OptimizerNames)]
     if name not in names:
         raise unknown("optimiser", name, names)
     for start, (module, package) in PACKAGES.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def series(log_history: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, f
         if "train_runtime" in entry:  # the summary at the end is no curve
             continue
         for key, value in entry.items():
-            if key not in NOT_PLOTTED and isinstance(value, (int, float)):
+            if key not in NOT_PLOTTED and isinstance(value, (int, float)) and math.isfinite(value):
                 tag = f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}"
                 found.setdefault(tag, []).append((int(entry.get("step", 0)), float(value)))
     return found

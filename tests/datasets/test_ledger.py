@@ -70,9 +70,9 @@ def test_every_data_set_has_its_own_account() -> None:
     ledger.padded = 12
     assert ledger.screen().splitlines() == [
         "rows: 8 read = 5 trained + 0 validation + 3 not sampled (2 drawn again)",
-        "  data set  read  train  validation  dropped  learnt tokens  other tokens  cut off",
-        "  a#5          4      2           0        2          1,000         3,000        7",
-        "  b            4      3           0        1              0             0        0",
+        "  data set  read  train  validation  left out  learnt tokens  other tokens  cut off",
+        "  a#5          4      2           0         2          1,000         3,000        7",
+        "  b            4      3           0         1              0             0        0",
         "training tokens: 4,000, of which 1,000 are learnt (25.0 %)",
         "tokens of padding: 12",
     ]

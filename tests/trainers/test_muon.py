@@ -85,7 +85,6 @@ def test_a_run_learns_with_it_and_goes_on(tmp_path: Path) -> None:
     ("name", "package"),
     [
         ("apollo_adamw", "apollo-torch"),
-        ("adam_mini", "adam-mini"),
         ("schedule_free_adamw", "schedulefree"),
         ("paged_adamw_8bit", "bitsandbytes"),
         ("adamw_bnb_8bit", "bitsandbytes"),
