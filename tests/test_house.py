@@ -1,4 +1,4 @@
-"""The house rules: layers, light and heavy modules, public names, forbidden calls. Read by parsing, not by running."""
+"""The house rules: layers, light and heavy modules, public names. Read by parsing, not by running."""
 
 from __future__ import annotations
 
@@ -133,57 +133,6 @@ def test_light_use_loads_nothing_heavy(code: str) -> None:
     check = f"{code}\nimport sys; loaded = [m for m in {heavy!r} if m in sys.modules]; assert not loaded, loaded"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-FORBIDDEN_CALLS = {
-    "eval", "exec", "os.system", "pickle.load", "pickle.loads", "marshal.loads", "dill.loads", "yaml.load",
-    "tempfile.mktemp", "torch.save",
-}  # fmt: skip
-
-
-def calls(tree: ast.AST) -> list[ast.Call]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-
-
-def test_no_unsafe_calls() -> None:
-    wrong = []
-    for path, tree in TREES.items():
-        for call in calls(tree):
-            name = ast.unparse(call.func)
-            keywords = {k.arg: ast.unparse(k.value) for k in call.keywords}
-            where = f"{path.relative_to(ROOT)}:{call.lineno}: {name}"
-            if name in FORBIDDEN_CALLS - {"torch.save"}:
-                wrong.append(where)
-            if name == "torch.load" and keywords.get("weights_only") != "True":
-                wrong.append(where)
-            if keywords.get("trust_remote_code") == "True" or keywords.get("shell") == "True":
-                wrong.append(where)
-    assert not wrong
-
-
-def test_few_places_load_torch_files_and_one_unpickles() -> None:
-    places = [
-        p.relative_to(ROOT).as_posix()
-        for p, t in TREES.items()
-        for c in calls(t)
-        if ast.unparse(c.func) == "torch.load"
-    ]
-    assert set(places) <= {"tuners/files.py", "peft/pdparams.py"}, places
-    assert len(places) <= 2, places
-    unpicklers = [p.relative_to(ROOT).as_posix() for p in MODULES if "Unpickler" in p.read_text(encoding="utf-8")]
-    assert unpicklers == ["peft/pdparams.py"], unpicklers  # Paddle's files: a list of names, none of them called
-
-
-def test_no_swallowed_exceptions_and_no_open_servers() -> None:
-    wrong = []
-    for path, tree in TREES.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception"):
-                allowed = path.name == "cli.py"
-                wrong += [] if allowed else [f"{path.relative_to(ROOT)}:{node.lineno} catches everything"]
-        if "0.0.0.0" in path.read_text(encoding="utf-8"):
-            wrong.append(f"{path.relative_to(ROOT)} names 0.0.0.0")
-    assert not wrong
 
 
 def test_no_rooms_without_a_meaning() -> None:

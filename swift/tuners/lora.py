@@ -14,6 +14,7 @@ import peft
 import torch
 from torch import nn
 
+from swift import storage
 from swift.errors import ConfigError, MissingPackageError
 from swift.registry import unknown
 from swift.tuners.branch import Active
@@ -91,7 +92,7 @@ class LoraConfig(peft.LoraConfig):
         stored = folded(self)
         peft.LoraConfig.save_pretrained(stored, save_directory, **kwargs)
         text = json.dumps(stored.extras, indent=2, sort_keys=True)
-        (Path(save_directory) / EXTRAS_FILE).write_text(text, encoding="utf-8")
+        storage.write_text(Path(save_directory) / EXTRAS_FILE, text)
 
 
 @dataclass
