@@ -101,14 +101,14 @@ def latest(output_dir: Path | str, *, fast: bool = False, look_only: bool = Fals
     return None
 
 
-def latest_of_runs(runs: Path | str, *, look_only: bool = False) -> Path | None:
+def latest_of_runs(runs: Path | str, *, fast: bool = False, look_only: bool = False) -> Path | None:
     """The newest resumable checkpoint of a run's directory, or of the newest run `v<K>-<time>` in it that has one."""
-    found = latest(runs, look_only=look_only)
+    found = latest(runs, fast=fast, look_only=look_only)
     if found is not None or not Path(runs).is_dir():
         return found
     versions = {int(match[1]): path for path in Path(runs).iterdir() if (match := re.match(r"v(\d+)-", path.name))}
     newest_first = (versions[version] for version in sorted(versions, reverse=True))
-    return next((found for run in newest_first if (found := latest(run, look_only=look_only))), None)
+    return next((found for run in newest_first if (found := latest(run, fast=fast, look_only=look_only))), None)
 
 
 def check_resumable(directory: Path | str, *, fast: bool = False) -> None:
@@ -150,19 +150,20 @@ def check_weights(directory: Path | str) -> None:
         )
 
 
-def resolve(said: Path | str | bool | None, output_dir: Path | str) -> Path | None:
+def resolve(said: Path | str | bool | None, output_dir: Path | str, *, fast: bool = False) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` means, verified; None for a fresh start.
 
-    `auto` and True take the newest whole one of `output_dir`, or start afresh when it has none.
+    `auto` and True take the newest whole one of `output_dir`, or start afresh when it has none. With `fast` only the
+    sizes of files are compared, not their SHA-256.
     """
     if said is None or said is False:
         return None
     if said is True or said == "auto":
-        found = latest(output_dir)
+        found = latest(output_dir, fast=fast)
         if found is None:
             logger.info("%s has no checkpoint to go on from: starting afresh", output_dir)
         return found
-    check_resumable(said)
+    check_resumable(said, fast=fast)
     return Path(said)
 
 

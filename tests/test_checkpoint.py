@@ -116,6 +116,24 @@ def test_what_was_said_is_resolved(tmp_path: Path, warnings: list[str]) -> None:
         checkpoint.resolve(tmp_path / "none", tmp_path)
 
 
+@pytest.mark.parametrize("said", ["auto", "checkpoint-2"])
+def test_the_sizes_alone_are_compared_when_that_is_asked_for(tmp_path: Path, warnings: list[str], said: str) -> None:
+    whole, changed = make(tmp_path, 1), make(tmp_path, 2)
+    said = said if said == "auto" else str(changed)
+    file = changed / "optimizer.pt"
+    file.write_text(file.read_text().upper())
+    assert checkpoint.resolve(said, tmp_path, fast=True) == changed
+    assert checkpoint.latest_of_runs(tmp_path, fast=True) == changed
+    assert checkpoint.latest_of_runs(tmp_path) == whole
+    file.write_text("")
+    assert checkpoint.latest_of_runs(tmp_path, fast=True) == whole
+    if said == "auto":
+        assert checkpoint.resolve(said, tmp_path, fast=True) == whole
+    else:
+        with pytest.raises(DataError, match=r"optimizer\.pt has 0 bytes"):
+            checkpoint.resolve(said, tmp_path, fast=True)
+
+
 def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         make(tmp_path, step)

@@ -448,6 +448,7 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "resume_from_checkpoint": ("my-model", resumed),
     "resume_only_model": (True, weights_alone),
     "allow_inexact_resume": (True, training("allow_inexact_resume")),
+    "resume_verify": ("fast", training("resume_verify")),
     "ignore_data_skip": (True, training("ignore_data_skip")),
     "early_stopping_patience": (3, training("early_stopping_patience")),
     "acc_strategy": ("sentence", training("acc_strategy")),

@@ -104,6 +104,31 @@ def test_a_full_disk_while_committing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
+def test_all_is_on_the_disk_before_its_name_and_the_name_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def synced(handle: int) -> None:
+        sync(handle)
+        done.append(os.readlink(f"/proc/self/fd/{handle}"))
+
+    def renamed(path: Path, to: Path) -> Path:
+        done.append("named")
+        return rename(path, to)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    make(tmp_path / "final", a="1", sub__b="2")
+    stage = tmp_path / f".tmp-final-{os.getpid()}"
+    manifest = stage / f".tmp-manifest.json-{os.getpid()}"
+    before, after = done[: done.index("named")], done[done.index("named") + 1 :]
+    assert set(before) == {str(path) for path in (stage / "a", stage / "sub" / "b", stage / "sub", stage, manifest)}
+    assert before.index(str(manifest)) < len(before) - 1 - before[::-1].index(str(stage))  # its name is synced too
+    assert after == [str(tmp_path)]
+
+
 def test_a_full_disk_names_the_directory_that_was_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "replace", no_space)
     with pytest.raises(DiskError, match=r"error\[DISK-01\]: No space left for [^\n]*/final\n"):

@@ -136,6 +136,12 @@ class RunOptions:
         group="Output",
         help="Go on from a checkpoint although data, options, processes or versions differ, and name the differences.",
     )
+    resume_verify: str = option(
+        "full",
+        group="Output",
+        choices=("full", "fast"),
+        help="How --resume_from_checkpoint checks files: SHA-256 and size, or the size alone.",
+    )
     ignore_data_skip: bool = option(False, group="Output", help="When resuming, start the data from its beginning.")
     early_stopping_patience: int | None = option(
         None,

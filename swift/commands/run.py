@@ -49,9 +49,9 @@ def plan_run(args: SftArguments, source: ModelSource, *, look_only: bool = False
     """
     output = Path(args.output_dir).expanduser().resolve()
     runs = output / (args.model_type or source.name) if args.add_output_dir_suffix else output
-    resume = args.resume_from_checkpoint
+    resume, fast = args.resume_from_checkpoint, args.resume_verify == "fast"
     if resume == "auto":
-        found = checkpoint.latest_of_runs(runs, look_only=look_only)
+        found = checkpoint.latest_of_runs(runs, fast=fast, look_only=look_only)
         if found is not None:
             return {"output_dir": str(found.parent), "resume_from_checkpoint": str(found)}
         logger.info(f"nothing to resume below {runs}: starting afresh")
@@ -59,7 +59,7 @@ def plan_run(args: SftArguments, source: ModelSource, *, look_only: bool = False
     elif resume:
         resume = str(Path(resume).expanduser().resolve())
         if not args.resume_only_model:
-            checkpoint.check_resumable(Path(resume))
+            checkpoint.check_resumable(Path(resume), fast=fast)
     run = runs / next_version(runs) if args.add_output_dir_suffix else runs
     goes_on = resume is not None and not args.resume_only_model and Path(resume).parent == run
     if checkpoint.committed(run) and not goes_on:

@@ -83,6 +83,9 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     allow_inexact_resume: bool = field(
         default=False, metadata={"help": "Go on from a checkpoint of a run that differed, and say in what."}
     )
+    resume_verify: str = field(
+        default="full", metadata={"help": "`fast` checks the sizes of a checkpoint's files, not their SHA-256."}
+    )
     own_optim: str | None = field(
         default=None, metadata={"help": "`muon`, which transformers does not have; `optim` says when None."}
     )
@@ -191,6 +194,7 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         "save_only_model": args.save_only_model,
         "ignore_data_skip": args.ignore_data_skip,
         "allow_inexact_resume": args.allow_inexact_resume,
+        "resume_verify": args.resume_verify,
         "logging_steps": args.logging_steps,
         "logging_first_step": True,
         "report_to": trackers(args.report_to),

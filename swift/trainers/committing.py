@@ -80,7 +80,8 @@ class CommittingTrainer(transformers.Trainer):
         found, step = None, 0
         if self.is_world_process_zero():
             storage.sweep(self.args.output_dir)
-            found = checkpoint.resolve(resume_from_checkpoint, self.args.output_dir)
+            fast = self.args.resume_verify == "fast"
+            found = checkpoint.resolve(resume_from_checkpoint, self.args.output_dir, fast=fast)
         found = self._from_main(found)
         if found is not None:
             tuned = isinstance(self.model, (PeftModel, SwiftModel))
