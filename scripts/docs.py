@@ -131,7 +131,7 @@ def templates(path: Path) -> str:
             f"`{row.name}`",
             " ".join(sorted(users.get(row.name, ()))),
             row.checked,
-            f"`{row.tools}`" if row.chat_sep is not None and not row.generation else "no",
+            f"`{row.tool_format}`" if row.tool_format else "no",
             "yes" if row.thinking else "no",
         )
         for row in TEMPLATES.values()

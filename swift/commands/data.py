@@ -144,7 +144,7 @@ def to_text(found: Preview, colour: bool) -> list[str]:
         lines.append(f"{row['where']}: {_told(inputs)}{'' if isinstance(inputs, str) else f', {mark}'}")
         lines += [] if isinstance(inputs, str) else [row_text(inputs, found.template.tokenizer, colour)]
     lines += ["", f"Tokens per row: {length_statistics(found.lengths)}", *histogram(found.lengths), ""]
-    return [*lines, found.template.describe_end(), found.ledger.screen()]
+    return [*lines, found.ledger.screen()]
 
 
 def _told(inputs: Mapping[str, Any] | str) -> str:

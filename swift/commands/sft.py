@@ -80,7 +80,7 @@ def _train(args: SftArguments, source: ModelSource) -> dict[str, Any]:
         logger.info(f"train: {data.train.describe()}")
     logger.info(template.show(data.example))
     if not args.streaming:
-        logger.info(data.ledger.screen())
+        logger.info(data.ledger.summary() if args.lazy_tokenize else data.ledger.screen())
     if data.val is None:
         args = replace(args, evaluation_strategy="no")
         training = training_arguments(args)
@@ -105,7 +105,7 @@ def _train(args: SftArguments, source: ModelSource) -> dict[str, Any]:
     with what_is_saved(args):
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
     data.ledger.padded = trainer.padded
-    if args.streaming:  # only now is it known what was read
+    if args.streaming or args.lazy_tokenize:  # only now is it known what was read, or what its tokens are
         logger.info(data.ledger.screen())
     report = write_report(args, trainer, data.ledger)
     write_receipt(args, trainer, template, order.digest)

@@ -284,7 +284,7 @@ def _list(args: TemplateArguments) -> dict[str, Any]:
     word = (args.target or "").lower()
     rows = [row for row in TEMPLATES.values() if word in row.name]
     found = [
-        {"name": row.name, "checked": row.checked, "tools": row.tools, "thinking": row.thinking is not None}
+        {"name": row.name, "checked": row.checked, "tools": row.tool_format, "thinking": row.thinking is not None}
         for row in rows
     ]
     if not found:
@@ -293,7 +293,7 @@ def _list(args: TemplateArguments) -> dict[str, Any]:
         _say(json.dumps({"templates": found}))
     else:
         head = ("name", "compared with", "tools")
-        _say("\n".join(table([head, *((row["name"], row["checked"], row["tools"]) for row in found)])))
+        _say("\n".join(table([head, *((row["name"], row["checked"], row["tools"] or "no") for row in found)])))
     return {"templates": found}
 
 

@@ -94,6 +94,11 @@ class TemplateRecord:
     tools: str = "react_en"
     differs: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def tool_format(self) -> str | None:
+        """How tools are written; None where no conversation can have any: completion of text, and a single round."""
+        return None if self.generation or self.chat_sep is None else self.tools
+
 
 TEMPLATES: Registry[TemplateRecord] = Registry("template", "swift.templates.catalog")
 TemplateType = Names(TEMPLATES)

@@ -38,6 +38,7 @@ RENDER_ERRORS = (
     ValueError,
 )
 FIX = "choose a --template_type"
+MEND = "correct the file, or say another --chat_template"
 
 
 def refuse(what: str, why: str = "", fix: str = FIX) -> NoReturn:
@@ -70,15 +71,15 @@ def read_source(said: str | Path) -> str:
     if not path.is_file():
         raise NotFoundError("FOUND-01", f"--chat_template {said} is not a file")
     if path.stat().st_size > MAX_SOURCE_BYTES:
-        refuse(f"the chat template {path} has more than {MAX_SOURCE_BYTES // 1024} kB")
+        refuse(f"the chat template {path} has more than {MAX_SOURCE_BYTES // 1024} kB", fix=MEND)
     try:
         source = path.read_text(encoding="utf-8")
         # only the syntax is looked at; `generation` is what transformers adds to it
         jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _Generation]).parse(source)
     except UnicodeDecodeError:
-        refuse(f"the chat template {path} is not UTF-8 text")
+        refuse(f"the chat template {path} is not UTF-8 text", fix=MEND)
     except jinja2.TemplateSyntaxError as error:
-        refuse(f"{path}:{error.lineno}: {error.message}")
+        refuse(f"{path}:{error.lineno}: {error.message}", fix=MEND)
     return source
 
 

@@ -9,6 +9,7 @@ from swift.templates.check import Case, Finding, cases, check_one
 from swift.templates.encoding import Template
 from swift.templates.jinja import write_source
 from swift.templates.template import RecordTemplate
+from swift.templates.weights import LossScale
 
 logger = get_logger()
 
@@ -44,6 +45,7 @@ def settle_chat_template(template: Template) -> bool:
 def _same(template: RecordTemplate, source: str, in_text: bool = False) -> bool:
     """Whether a chat template gives our ids, or at least our text."""
     other = copy.copy(template)
+    other.loss_scale, other.max_length = LossScale(), None  # what is learnt, and of which rows, is no matter of text
     other.tokenizer = copy.copy(template.tokenizer)
     other.tokenizer.chat_template = source
     found = [check_one(other, case, known=False) for case in cases(other.tokenizer) if _is_plain(template, case)]

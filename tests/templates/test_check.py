@@ -163,7 +163,12 @@ def test_list(capsys):
     assert cli.main(["template", "list", "qwen"]) == 0
     assert "qwen2_5" in capsys.readouterr().out
     assert cli.main(["template", "list", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["templates"]) == len(TEMPLATES)
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["templates"]}
+    assert set(rows) == set(TEMPLATES)
+    assert rows["qwen2_5"]["tools"] == "hermes"
+    assert rows["default-generation"]["tools"] is None
+    assert cli.main(["template", "list", "default-generation"]) == 0
+    assert "react_en" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -185,8 +190,9 @@ def test_what_the_command_refuses(words, code, capsys):
 )
 def test_a_file_that_is_no_chat_template(text, problem, tmp_path):
     (tmp_path / "bad.jinja").write_text(text)
-    with pytest.raises(DataError, match=problem):
+    with pytest.raises(DataError, match=problem) as caught:
         read_source(tmp_path / "bad.jinja")
+    assert "correct the file" in str(caught.value.fix)
 
 
 def test_generation_blocks_are_read(tmp_path):
@@ -207,6 +213,19 @@ def test_the_chat_template_of_a_checkpoint_is_that_of_the_row(name):
     row = talk("Why?", "So.") if TEMPLATES[name].chat_sep is None else talk("Why?", "So.", "When?", "Now.")
     own = tokenizer.apply_chat_template(row["messages"], tokenize=False)
     assert own == tokenizer.decode(template.encode(row)[0]["input_ids"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"loss_scale": "last_round"}, {"loss_scale": "all"}, {"loss_scale": "agent-flan"}, {"max_length": 20}]
+)
+def test_the_chat_template_of_a_checkpoint_knows_nothing_of_what_is_learnt(options):
+    tokenizer = copy.copy(tokenizer_of(shipped("qwen2_5")))
+    before = tokenizer.chat_template
+    template = get_template("qwen2_5", tokenizer, **options)
+    assert settle_chat_template(template)
+    assert tokenizer.chat_template == before
+    assert template.max_length == options.get("max_length")
+    assert template.loss_scale.name == options.get("loss_scale", "default")
 
 
 def test_a_chat_template_that_is_equal_stays():
