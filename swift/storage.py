@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,6 @@ MANIFEST_VERSION = 1
 STAGE, TRASH, OLD = ".tmp-", ".trash-", ".old-"
 HOLDER = ".in-use"
 _HELD: set[Path] = set()
-# What the writers of torch and safetensors say when a write fails: never why.
 NOT_WRITABLE = {
     errno.EACCES,
     errno.EPERM,
@@ -35,6 +35,7 @@ NOT_WRITABLE = {
     errno.EEXIST,
     errno.ENAMETOOLONG,
 }
+# What the writers of torch and safetensors say when a write fails: seldom why.
 NATIVE_WRITE_ERRORS = ("unexpected pos", "iostream error", "PytorchStreamWriter failed", "No space left")
 
 
@@ -172,13 +173,21 @@ def commit(stage: Path, final: Path, facts: Mapping[str, Any]) -> None:
 
 
 def remove(directory: Path | str) -> None:
-    """Delete a directory so that a kill midway leaves no half of it under its name."""
+    """Delete a directory so that a kill midway leaves no half of it under its name.
+
+    Raises:
+        DiskError: the disk failed; the directory is there whole, or gone.
+    """
     directory = Path(directory)
     trash = directory.with_name(f"{TRASH}{directory.name}-{os.getpid()}")
     shutil.rmtree(trash, ignore_errors=True)
-    directory.rename(trash)
-    _sync(trash.parent)
-    shutil.rmtree(trash, ignore_errors=True)
+    try:
+        directory.rename(trash)
+        _sync(trash.parent)
+    except OSError as error:
+        _raise(error, directory)
+    finally:
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def sweep(parent: Path | str) -> None:
@@ -315,13 +324,18 @@ def check_free(path: Path | str, needed_bytes: int) -> None:
 def disk_error(error: BaseException, path: Path | str, needed_bytes: int | None = None) -> DiskError | None:
     """The DiskError for an `error` that came from a full or failing disk, None for any other."""
     for cause in _chain(error):
-        if isinstance(cause, OSError) and cause.errno in (errno.EIO, errno.EFBIG):
-            return DiskError("DISK-01", f"{path}: {os.strerror(cause.errno)}", fix="choose another --output_dir")
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _full(path, needed_bytes, free_bytes(path))
-        if any(text in str(cause) for text in NATIVE_WRITE_ERRORS):
+        number = cause.errno if isinstance(cause, OSError) else _number_told(cause)
+        if number in (errno.EIO, errno.EFBIG):
+            return DiskError("DISK-01", f"{path}: {os.strerror(number)}", fix="choose another --output_dir")
+        if number in (errno.ENOSPC, errno.EDQUOT) or any(text in str(cause) for text in NATIVE_WRITE_ERRORS):
             return _full(path, needed_bytes, free_bytes(path))
     return error if isinstance(error, DiskError) else None
+
+
+def _number_told(error: BaseException) -> int | None:
+    """The system's number of an error that Rust's writers (safetensors, tokenizers) tell in words."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def _check_writable(error: OSError, path: Path | str) -> None:

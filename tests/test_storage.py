@@ -165,6 +165,7 @@ def test_a_file_of_a_committed_directory_is_rewritten(tmp_path: Path) -> None:
         (RuntimeError("unexpected pos 556736 vs 556628"), "No space left"),
         (RuntimeError("basic_ios::clear: iostream error"), "No space left"),
         (ValueError("No space left on device (os error 28)"), "No space left"),
+        (ValueError("Error while serializing: I/O error: Input/output error (os error 5)"), "Input/output error"),
     ],
 )
 def test_writers_of_others_fail_in_plain_words(tmp_path: Path, error: Exception, text: str) -> None:
@@ -242,6 +243,19 @@ def test_files_that_people_add_do_no_harm(tmp_path: Path) -> None:
     final = make(tmp_path / "final", a="1")
     (final / "results.jsonl").write_text("{}")
     assert storage.verify(final) == []
+
+
+@pytest.mark.parametrize(("call", "left"), [("fsync", []), ("rename", ["final"])])
+def test_a_disk_that_fails_while_something_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, left: list[str]
+) -> None:
+    final = make(tmp_path / "final", a="1")
+    monkeypatch.setattr(*{"fsync": (os, "fsync"), "rename": (Path, "rename")}[call], no_space)
+    with pytest.raises(DiskError, match="No space left"):
+        storage.remove(final)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == left
+    assert not left or storage.verify(final) == []
 
 
 def test_removal_and_sweeping(tmp_path: Path) -> None:
