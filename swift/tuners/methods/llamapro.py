@@ -113,16 +113,18 @@ def make_room(cache: Cache, layer: int, slots: range) -> None:
     layers: list[Any] = cache.layers
     while len(layers) <= layer and cache.layer_class_to_replicate is not None:
         layers.append(cache.layer_class_to_replicate())
+    there = [cache.get_seq_length(slot) if slot < len(layers) else 0 for slot in slots]
+    if cache.get_seq_length(layer) and not all(there):
+        raise ConfigError(
+            "CONFIG-02",
+            "past_key_values was filled while LLaMA-Pro's new blocks were off",
+            why="a prefix does so, or a call with another set of adapters",
+            fix="start with an empty cache after an adapter is switched on; prompt tuning goes with LLaMA-Pro",
+        )
     while len(layers) < slots.stop:
         fresh = copy.deepcopy(layers[layer])
         fresh.reset()
         layers.append(fresh)
-    if cache.get_seq_length(layer) and not all(cache.get_seq_length(slot) for slot in slots):
-        raise ConfigError(
-            "CONFIG-02",
-            "past_key_values was filled while LLaMA-Pro's new blocks were off",
-            fix="start with an empty cache after an adapter is switched on",
-        )
 
 
 def plain_copy(block: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
@@ -107,6 +108,20 @@ def test_it_is_its_equation():
             own[f"model.layers.{places[index] + (inside != rest)}.{inside}"] = tensor
     by_hand.load_state_dict(own)
     assert torch.allclose(logits(model), logits(by_hand), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", ["blocks", "prefix"])
+def test_a_prefix_that_trains_is_refused_whoever_came_first(first):
+    configs = {
+        "blocks": LLaMAProConfig(num_new_blocks=2),
+        "prefix": peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    }
+    names = sorted(configs, key=lambda name: name != first)
+    model = Swift.prepare_model(base("llama"), {name: configs[name] for name in names})
+    with pytest.raises(ConfigError, match="a prefix does so"):
+        model(IDS)
+    model.deactivate_adapter("prefix")
+    assert torch.equal(logits(model), logits(base("llama")))
 
 
 def test_groups_get_copies_of_their_last_layers():
