@@ -309,10 +309,10 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], safe: bool) -> No
 
 
 def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str, why: str | None = None) -> None:
-    """See that exactly the `expected` tensors were `found`, in their shapes.
+    """See that exactly the `expected` tensors were `found`, in their shapes, numbers of their kind.
 
     Args:
-        expected: key -> a tensor of the right shape.
+        expected: key -> a tensor of the right shape and kind of numbers; its precision may be another.
         found: what is to be loaded.
         what: what the keys are of, for the message.
         why: a line about it, such as the base that it was trained on.
@@ -327,6 +327,11 @@ def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what:
             f"{key} {tuple(tensor.shape)}, not {tuple(expected[key].shape)}"
             for key, tensor in found.items()
             if key in expected and tensor.shape != expected[key].shape
+        ],
+        "of another type": [
+            f"{key} {tensor.dtype}, not {expected[key].dtype}"
+            for key, tensor in found.items()
+            if key in expected and tensor.is_floating_point() != expected[key].is_floating_point()
         ],
     }
     said = [f"{len(keys)} {fault}: {', '.join(keys[:SHOWN])}" for fault, keys in faults.items() if keys]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import weakref
 from typing import Any
 
 import torch
@@ -17,23 +17,71 @@ from swift.tuners.branch import Active, Branch
 
 logger = get_logger()
 
+OURS = {  # what other libraries' models have for what is done otherwise here
+    "load_adapter": "Swift.from_pretrained(model, directory, {stored_name: name})",
+    "get_adapter_state_dict": "model.state_dict(adapter_name=name)",
+    "enable_adapters": "model.set_active_adapters(names)",
+    "disable_adapters": "model.set_active_adapters([])",
+    "active_adapter": "model.active_adapters",
+    "unload": "model.delete_adapter(name)",
+}
 
-def guard_saving(base: nn.Module) -> None:
-    """Let `base.save_pretrained` refuse as long as adapters are in it: what it wrote would not be read back right."""
-    if isinstance(base, PreTrainedModel):
-        vars(base)["save_pretrained"] = functools.partial(_save, base)  # a deep copy of it is bound to the copy
+
+def check_ours(name: str) -> None:
+    """Raise AttributeError for what would do something else to adapters in the base, behind the tuned model's back."""
+    if name in OURS:
+        raise AttributeError(f"a SwiftModel has no {name!r}: {OURS[name]} does it")
 
 
-def _save(base: Any, *args: Any, **kwargs: Any) -> Any:
-    if any(_is_foreign(module) for module in base.modules()):
-        raise ConfigError(
-            "CONFIG-02",
-            f"this {type(base).__name__} has adapters in it and cannot be saved as a plain model",
-            why="its weights have other names now, under which from_pretrained would not find them",
-            fix="save_pretrained of the tuned model saves the adapters; Swift.merge_and_unload(model) first makes "
-            "them part of the weights, and model.delete_adapter(name) takes one out",
-        )
-    return type(base).save_pretrained(base, *args, **kwargs)
+class Guard:
+    """`base.save_pretrained` as long as adapters may be in the base. It does not keep the base alive."""
+
+    def __init__(self, base: Any) -> None:
+        self.base, self.kind = weakref.ref(base), type(base).__name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What `save_pretrained` of the base's class does. Raises ConfigError while adapters are in it."""
+        base = self.base()
+        if base is None or _has_adapters(base):
+            raise ConfigError(
+                "CONFIG-02",
+                f"this {self.kind} has adapters in it and cannot be saved as a plain model",
+                why="its weights have other names now, under which from_pretrained would not find them",
+                fix="save_pretrained of the tuned model saves the adapters; Swift.merge_and_unload(model) first makes "
+                "them part of the weights, and model.delete_adapter(name) takes one out",
+            )
+        return type(base).save_pretrained(base, *args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Guard, (self.base(),)  # a deep copy of it is bound to the copy
+
+
+def guard_saving(base: nn.Module, tuner: nn.Module) -> None:
+    """Let `base.save_pretrained` refuse as long as adapters are in it: what it wrote would not be read back right.
+
+    Args:
+        base: what would be saved.
+        tuner: what holds it and runs its adapters; once that is gone, a base that is plain again is released.
+    """
+    if isinstance(base, PreTrainedModel) and not isinstance(vars(base).get("save_pretrained"), Guard):
+        vars(base)["save_pretrained"] = Guard(base)
+        weakref.finalize(tuner, _release_gone, weakref.ref(base)).atexit = False
+
+
+def release_saving(base: nn.Module) -> None:
+    """Let `base.save_pretrained` be that of its class again if no adapter is in it any more."""
+    if isinstance(vars(base).get("save_pretrained"), Guard) and not _has_adapters(base):
+        del vars(base)["save_pretrained"]
+
+
+def _release_gone(reference: weakref.ref[nn.Module]) -> None:
+    base = reference()
+    if base is not None:
+        release_saving(base)
+
+
+def _has_adapters(base: nn.Module) -> bool:
+    return any(_is_foreign(module) for module in base.modules())
 
 
 def _is_foreign(module: nn.Module) -> bool:

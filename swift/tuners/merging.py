@@ -15,7 +15,7 @@ from swift.tuners.branch import detach
 from swift.tuners.config import SwiftConfig
 from swift.tuners.files import Config
 from swift.tuners.fingerprint import take
-from swift.tuners.guards import guard_training, release_training
+from swift.tuners.guards import guard_training, release_saving, release_training
 
 if TYPE_CHECKING:
     from swift.tuners.model import SwiftModel
@@ -66,6 +66,7 @@ def merge_and_unload(model: SwiftModel, names: Sequence[str] | None) -> None:
         peft_layers.unload(model.base_model, model._tuners, gone)
         peft_layers.follow(model.base_model, model._active)
         model.fingerprint = take(model.base_model)
+        release_saving(model.base_model)
     finally:
         if merged and any(can_merge(model.adapters[name]) for name in model._active):
             merge(model)

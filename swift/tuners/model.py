@@ -89,7 +89,7 @@ class SwiftModel(nn.Module):
             self.base_model = model
             self._trained = {key: parameter.requires_grad for key, parameter in model.named_parameters()}
             model.requires_grad_(False)
-        guards.guard_saving(self.base_model)
+        guards.guard_saving(self.base_model, self)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -97,6 +97,7 @@ class SwiftModel(nn.Module):
         except AttributeError:
             if name == "base_model":
                 raise
+            guards.check_ours(name)
             around = self._around() if name == "generate" else None
             return getattr(self.base_model, name) if around is None else functools.partial(prompts.generate, around)
 
@@ -147,6 +148,7 @@ class SwiftModel(nn.Module):
             reason = _rivalry(self.adapters[rival], self.adapters[name])
             logger.warning("adapter %r replaces %s: both %s", name, rival, reason)
         self._switch([known for known in self.adapters if known in {*self._active, name} - {*rivals}])
+        guards.guard_saving(self.base_model, self)
 
     def add_extra_state_keys(self, keys: Sequence[str], *, inference_mode: bool = False) -> None:
         """Add regular expressions for the base's own tensors that are saved with the adapters and, unless so, train."""
@@ -200,13 +202,17 @@ class SwiftModel(nn.Module):
 
     def get_trainable_parameters(self) -> str:
         """How much trains, and the GPU memory in use, in one line."""
-        sizes = [(p.numel() or vars(p).get("ds_numel", 0), p.requires_grad) for p in self.parameters()]
-        total, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+        trained, total = self.get_nb_trainable_parameters()
         memory = sum(torch.cuda.memory_allocated(i) for i in range(torch.cuda.device_count()))
         return (
             f"trainable params: {trained / 1e6:.4f}M || all params: {total / 1e6:.4f}M || "
             f"trainable%: {100 * trained / max(total, 1):.2f}% || cuda memory: {memory / 2**30:.2f}GiB."
         )
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """How many numbers train, and how many there are, by the name that PEFT's models have for it."""
+        sizes = [(p.numel() or vars(p).get("ds_numel", 0), p.requires_grad) for p in self.parameters()]
+        return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
     def print_trainable_parameters(self) -> None:
         """Log what `get_trainable_parameters` says, by the name that PEFT's models have for it."""
@@ -397,16 +403,20 @@ class SwiftModel(nn.Module):
         """Take merged adapters out of the weights again: they are what they were before `merge`, bit for bit."""
         merging.unmerge(self)
 
-    def merge_and_unload(self, adapter_name: str | Sequence[str] | None = None) -> None:
+    def merge_and_unload(self, adapter_name: str | Sequence[str] | None = None) -> nn.Module:
         """Add LoRA adapters to the weights for good and take their layers out, in place.
 
         Args:
             adapter_name: one name or several; None is every active one of PEFT's kinds, and of LLaMA-Pro.
 
+        Returns:
+            The base model, as PEFT's models do; adapters that were not merged are still in it.
+
         Raises:
             ConfigError: an adapter is not of a kind that can be merged.
         """
         merging.merge_and_unload(self, None if adapter_name is None else _names(adapter_name))
+        return self.base_model
 
     def _take_over(self, model: peft.PeftModel) -> None:
         self.base_model = model.get_base_model()

@@ -109,7 +109,7 @@ def get_peft_model(model: Any, config: peft.PeftConfig, name: str) -> peft.PeftM
     except (ValueError, TypeError) as error:
         raise ConfigError("CONFIG-02", f"{kind} cannot be added: {error}") from error
     assert isinstance(tuned, peft.PeftModel)
-    guard_saving(model)
+    guard_saving(model, tuned if config.is_prompt_learning else tuner_of(tuned))
     if config.is_prompt_learning:
         say_positions(model)
     cast(tuned, config, list(owned(tuned, config, name)))

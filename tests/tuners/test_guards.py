@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
+import weakref
 
 import peft
 import pytest
@@ -29,6 +31,40 @@ def test_a_base_with_adapters_in_it_is_not_saved_as_a_plain_model(config, tmp_pa
             one.save_pretrained(tmp_path / "base")
     assert not (tmp_path / "base").exists()
     model.save_pretrained(tmp_path / "adapters")
+
+
+def test_a_base_without_a_name_of_its_own_is_saved_and_refused_alike(tmp_path):
+    merged = Swift.prepare_model(LM.make(), {"a": LORA}).merge_and_unload()
+    plain = merged.state_dict()
+    Swift.prepare_model(LM.make(), {"a": LORA}).merge_and_unload().save_pretrained(tmp_path / "ours")
+    Swift.prepare_model(LM.make(), PEFT_LORA).merge_and_unload().save_pretrained(tmp_path / "peft")
+    Swift.prepare_model(LM.make(), NEFTuneConfig()).base_model.save_pretrained(tmp_path / "noisy")
+    for name in ("ours", "peft", "noisy"):
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
+        assert all(torch.equal(loaded[key], plain[key]) for key in plain)
+    for config in (LORA, PEFT_LORA):
+        with pytest.raises(ConfigError, match="Qwen2ForCausalLM has adapters in it"):
+            Swift.prepare_model(LM.make(), config).get_base_model().save_pretrained(tmp_path / "no")
+    again = Swift.prepare_model(merged, {"b": LORA})
+    with pytest.raises(ConfigError, match="has adapters in it"):
+        again.base_model.save_pretrained(tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "config", [LORA, ADAPTER, PEFT_LORA, {"a": LORA, "b": ADAPTER, "c": PEFT_LORA, "d": NEFTuneConfig()}]
+)
+def test_a_tuned_model_is_freed_when_it_is_let_go(config):
+    model = Swift.prepare_model(LM.make(), config)
+    run(model, LM)
+    loss_of(model.train(), LM).backward()
+    tuner, base = weakref.ref(model), weakref.ref(model.get_base_model())
+    gc.disable()
+    try:
+        del model
+        assert tuner() is base() is None
+    finally:
+        gc.enable()
 
 
 def test_a_base_that_is_plain_again_is_saved(tmp_path):

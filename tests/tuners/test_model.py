@@ -175,6 +175,9 @@ def test_load_state_dict_is_strict_about_what_it_says():
         model.load_state_dict({key: value for key, value in state.items() if key != first})
     with pytest.raises(DataError, match="another shape"):
         model.load_state_dict({**state, first: torch.ones(1)}, strict=False)
+    with pytest.raises(DataError, match=r"another type: .*torch\.int64, not torch\.float32"):
+        model.load_state_dict({**state, first: state[first].long()})
+    model.load_state_dict({**state, first: state[first].half()})
     result = model.load_state_dict({"strange": torch.ones(1)}, strict=False)
     assert set(result.missing_keys) == set(state)
     assert set(model.state_dict(prefix="module.", destination={})) == {f"module.{key}" for key in state}
