@@ -28,6 +28,12 @@ def use_hf() -> bool:
     return os.environ.get("USE_HF", "").strip().lower() in ("1", "true", "yes", "on")
 
 
+def is_path(name: str | Path) -> bool:
+    """Whether this can only be a path here, there or not, and no "owner/name" or "name" of a hub."""
+    path = Path(name).expanduser()
+    return path.exists() or path.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1
+
+
 def fetch_model(hub_id: str, revision: str | None = None, *, weights: bool = True, check_latest: bool = True) -> Path:
     """Directory of a model's files, downloaded where they are not there yet.
 

@@ -151,7 +151,9 @@ TUNERS = (
         "LoRA whose B learns faster than its A",
         "In LoRA both matrices have one learning rate, though the one that starts at zero has further to go. LoRA+ "
         "gives B a rate some 16 times that of A: the same model for the same cost, learnt in fewer steps. Take half "
-        "of LoRA's usual rate with it.",
+        "of LoRA's usual rate with it. The command line and `Seq2SeqTrainer` ask for these rates by themselves; an "
+        'optimiser of your own is given them by a SwiftModel: `model = Swift.prepare_model(model, {"a": config})`, '
+        "then `torch.optim.AdamW(model.create_optimizer_param_groups(lr=1e-4))`.",
         LORA,
         "LoraConfig",
         f"r=8, lora_alpha=32, lorap_lr_ratio=16.0, {QV}",

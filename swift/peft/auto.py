@@ -9,7 +9,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from swift import hub
-from swift.errors import ConfigError
+from swift.errors import ConfigError, NotFoundError
 from swift.peft.config import as_dtype
 
 # PaddleNLP's names of what most configs of transformers call otherwise.
@@ -45,13 +45,16 @@ class AutoModelForCausalLM:
 
         Raises:
             ConfigError: a model split over several devices is asked for.
+            NotFoundError: there is no such directory, or the hub has no such model.
         """
         if tensor_parallel_degree > 1 or tensor_parallel_rank > 0:
             what = f"tensor_parallel_degree={tensor_parallel_degree}, tensor_parallel_rank={tensor_parallel_rank}"
             why = "layers that are split over several devices are not there yet"
             raise ConfigError("CONFIG-03", what, why=why, fix="tensor_parallel_degree=1, or -1")
-        given = Path(pretrained_model_name_or_path)
-        path = given if given.is_dir() else hub.fetch_model(str(pretrained_model_name_or_path))
+        given = pretrained_model_name_or_path
+        path = Path(given).expanduser() if hub.is_path(given) else hub.fetch_model(str(given))
+        if not path.is_dir():
+            raise NotFoundError("FOUND-01", f"{path} is no directory", fix="give that of a model, or the id of one")
         kwargs |= {} if dtype is None else {"dtype": as_dtype(dtype)}
         model = transformers.AutoModelForCausalLM.from_pretrained(path, *args, **kwargs)
         _name(type(model.config))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Swift:
             UnknownNameError: no module is named as a config's targets say; the nearest names are in the message.
         """
         _pass_over("prepare_model", others)
+        _check_model(model)
         configs = config if isinstance(config, Mapping) else {adapter_name: config}
         _check_configs(configs)
         _check_keys(extra_state_keys, model)
@@ -103,6 +104,7 @@ class Swift:
             DataError: it is damaged, or made for another model.
         """
         _pass_over("from_pretrained", others)
+        _check_model(model)
         directory = _directory(model_id, revision)
         frozen = not is_trainable if inference_mode is None else inference_mode
         chosen = _choose(files.find(directory), adapter_name)
@@ -125,6 +127,7 @@ class Swift:
             for name in chosen:
                 loading.take_back(tuned, name)
             raise
+        _note_idle(tuned, chosen)
         return tuned.eval() if frozen else tuned
 
     @staticmethod
@@ -174,6 +177,13 @@ def _pass_over(function: str, others: Mapping[str, Any]) -> None:
         )
 
 
+def _check_model(model: Any) -> None:
+    """Raise UsageError if `model` is no module, such as the name of one."""
+    if not isinstance(model, nn.Module):
+        fix = f"AutoModelForCausalLM.from_pretrained({model!r})" if isinstance(model, str | Path) else None
+        raise UsageError("USAGE-02", f"the model is {type(model).__name__} {model!r:.80}, not a torch module", fix=fix)
+
+
 def _check_configs(configs: Mapping[Any, Any]) -> None:
     """Raise UsageError if something that was given is no config, or nothing was."""
     fix = "Swift.prepare_model(model, LoraConfig(r=8, target_modules=['q_proj', 'v_proj'])), or a dict {name: config}"
@@ -199,6 +209,15 @@ def _check_keys(keys: Sequence[str], model: nn.Module) -> None:
             raise UnknownNameError(near.code, near.what, why=why, fix=near.fix)
 
 
+def _note_idle(tuned: nn.Module, loaded: Iterable[str]) -> None:
+    """Say which of the loaded adapters do not run: one of PEFT's models goes on with those that ran before."""
+    if isinstance(tuned, peft.PeftModel) and (idle := [name for name in loaded if name not in tuned.active_adapters]):
+        what = f"{', '.join(idle)} loaded and not active, as a PeftModel runs {', '.join(tuned.active_adapters)}"
+        logger.warning(
+            "%s; model.set_adapter(name) to run another, Swift.from_pretrained(SwiftModel(model), ...) all", what
+        )
+
+
 def _tuned(model: nn.Module) -> SwiftModel | peft.PeftModel:
     if not isinstance(model, SwiftModel | peft.PeftModel):
         raise UsageError("USAGE-02", f"{type(model).__name__} has no adapters", fix="Swift.prepare_model first")
@@ -206,10 +225,8 @@ def _tuned(model: nn.Module) -> SwiftModel | peft.PeftModel:
 
 
 def _directory(model_id: str | Path, revision: str | None) -> Path:
-    path = Path(model_id).expanduser()
-    if path.exists() or path.is_absolute() or str(model_id).startswith(".") or str(model_id).count("/") != 1:
-        return path
-    return Path(hub.fetch_model(str(model_id), revision))
+    local = hub.is_path(model_id) or "/" not in str(model_id)
+    return Path(model_id).expanduser() if local else Path(hub.fetch_model(str(model_id), revision))
 
 
 def _choose(stored: Mapping[str, Stored], names: Names) -> dict[str, Stored]:

@@ -54,8 +54,9 @@ class LoraConfig(peft.LoraConfig):
     Args:
         lora_dtype: precision of A and B: "fp16", "bf16" or "fp32"; None is PEFT's rule: that of the layer, but float32
             where the layer's is half.
-        lorap_lr_ratio: learning rate of B over that of A in `create_optimizer_param_groups`; None is plain LoRA. It is
-            on here, since the paper finds 16 good for most tasks; the command line says None unless told.
+        lorap_lr_ratio: learning rate of B over that of A in `create_optimizer_param_groups`, which a SwiftModel has and
+            our trainer asks (`{"default": config}` gives a SwiftModel); None is plain LoRA. It is on here, since the
+            paper finds 16 good for most tasks; the command line says None unless told.
         lorap_emb_lr: learning rate of the LoRA parts of embeddings, while there is a ratio.
         lora_start: written by us, not to be said: how A and B began, where a file holds their start as well.
     """

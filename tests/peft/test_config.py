@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from swift.errors import ConfigError, DataError, OutputError
+from swift.errors import ConfigError, DataError, NotFoundError, OutputError
 from swift.peft import AutoModelForCausalLM, LoRAConfig, PrefixConfig
 from swift.peft.config import as_dtype
 from tests.peft.lines import said_lines
@@ -147,3 +147,10 @@ def test_an_id_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("swift.hub.fetch_model", fetch)
     assert AutoModelForCausalLM.from_pretrained("someone/model").config.n_layer == 2
     assert asked == ["someone/model"]
+
+
+@pytest.mark.parametrize("name", ["./m", "../a/m", "a/b/m", "/nowhere/m", "~/nowhere"])
+def test_a_path_is_never_asked_of_a_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("swift.hub.fetch_model")
+    with pytest.raises(NotFoundError, match="is no directory"):
+        AutoModelForCausalLM.from_pretrained(name)

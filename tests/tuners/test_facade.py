@@ -254,6 +254,23 @@ class TestLayouts:
         torch.save({key.replace(".modules_to_save.one", ""): value for key, value in state.items()}, file)
         assert torch.equal(run(Swift.from_pretrained(LM.make(), tmp_path, {"one": "two"}), LM), expected)
 
+    def test_several_of_pefts_in_one_of_pefts_models_run_one_at_a_time_which_is_said(self, tmp_path, caplog):
+        config = LoraConfig(r=4, target_modules=["q_proj"])
+        model = Swift.prepare_model(LM.make(), {"a": config, "b": config})
+        stir(model)
+        model.save_pretrained(tmp_path / "ours")
+        Swift.save_to_peft_format(tmp_path / "ours", tmp_path / "pefts")
+        with caplog.at_level("WARNING", "swift"):
+            together = Swift.from_pretrained(SwiftModel(LM.make()), tmp_path / "pefts")
+            Swift.from_pretrained(LM.make(), tmp_path / "pefts", "b")
+        assert torch.equal(run(together, LM), run(model, LM))
+        assert "not active" not in caplog.text
+        with caplog.at_level("WARNING", "swift"):
+            one = Swift.from_pretrained(LM.make(), tmp_path / "pefts")
+        model.set_active_adapters("a")
+        assert torch.equal(run(one, LM), run(model, LM))
+        assert "b loaded and not active" in caplog.text
+
     def test_a_hub_id_is_fetched_and_a_path_is_not(self, tmp_path, monkeypatch):
         expected = peft_checkpoint(tmp_path)
         asked = []

@@ -58,6 +58,14 @@ def test_what_is_no_config_is_refused(given):
         Swift.prepare_model(tiny_model(), given)
 
 
+@pytest.mark.parametrize("given", ["org/model", None, {"model": 1}])
+def test_what_is_no_model_is_refused(given, tmp_path):
+    with pytest.raises(UsageError, match="not a torch module"):
+        Swift.prepare_model(given, adapter())
+    with pytest.raises(UsageError, match="not a torch module"):
+        Swift.from_pretrained(given, tmp_path)
+
+
 @pytest.mark.parametrize("dict_or_not", [lambda config: config, lambda config: {"a": config}])
 def test_layers_that_do_not_exist_are_named_and_not_the_targets(dict_or_not):
     config = LoraConfig(target_modules=TARGETS, layers_to_transform=[9])
@@ -170,6 +178,17 @@ def test_the_words_of_peft_work(caplog):
     with caplog.at_level("INFO", "swift"):
         model.print_trainable_parameters()
     assert "trainable params: " in caplog.text
+    trained, total = model.get_nb_trainable_parameters()
+    assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad) < total
+
+
+def test_what_would_change_adapters_behind_the_models_back_is_not_the_bases(tmp_path):
+    model = two_loras()
+    with pytest.raises(AttributeError, match=r"Swift\.from_pretrained"):
+        model.load_adapter(str(tmp_path))
+    for name in ("enable_adapters", "disable_adapters", "get_adapter_state_dict", "unload", "active_adapter"):
+        assert not hasattr(model, name)
+    assert model.merge_and_unload() is model.base_model
 
 
 CHECKPOINTS = {
