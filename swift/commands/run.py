@@ -21,6 +21,7 @@ from swift.models.source import ModelSource
 
 logger = get_logger()
 ADAPTER_BYTES = 64 << 20
+LONGEST_SHOWN = 120
 STATES_PER_WEIGHT = 3  # the weight and Adam's two moments
 
 
@@ -45,9 +46,9 @@ def plan_run(args: SftArguments, source: ModelSource, *, look_only: bool = False
 
     Raises:
         DataError: a checkpoint named to resume from is not whole.
-        OutputError: another run has written its checkpoints there.
+        OutputError: another run has written its checkpoints there, or nothing can lie there.
     """
-    output = Path(args.output_dir).expanduser().resolve()
+    output = _place_of(args.output_dir)
     runs = output / (args.model_type or source.name) if args.add_output_dir_suffix else output
     resume, fast = args.resume_from_checkpoint, args.resume_verify == "fast"
     if resume == "auto":
@@ -71,13 +72,29 @@ def plan_run(args: SftArguments, source: ModelSource, *, look_only: bool = False
     return {"output_dir": str(run), "resume_from_checkpoint": resume}
 
 
+def _place_of(said: str) -> Path:
+    """The absolute path of an output directory.
+
+    Raises:
+        OutputError: no file can have it: it is too long, a circle of links, or holds a null byte.
+    """
+    try:
+        place = Path(said).expanduser().resolve()
+        place.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        shown = said if len(said) <= LONGEST_SHOWN else f"{said[:LONGEST_SHOWN]}…"
+        raise OutputError("OUTPUT-01", f"--output_dir {shown!r} cannot be", why=why, fix="name another") from None
+    return place
+
+
 def check_writable(args: SftArguments) -> None:
     """Refuse, without writing, an output directory that could not be made.
 
     Raises:
         OutputError: the first of its parents that exists is no directory or not ours to write into.
     """
-    parent = Path(args.output_dir)
+    parent = _place_of(args.output_dir)
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
