@@ -23,7 +23,7 @@ import peft
 import torch
 import transformers
 
-from scripts.prove import adapters, damage, kills, loss, order, resume, signals
+from scripts.prove import adapters, calls, damage, kills, loss, mutants, order, resume, signals
 from swift.log import get_logger
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "exactness.md"
@@ -54,6 +54,11 @@ CLAIMS = {
         "Killed (SIGKILL) at a random moment, gone on with `auto`: ends, and the weights are those of the unbroken run",
         lambda engine, release: kills.kills(engine, 100 if release else 10),
     ),
+    "K2": Claim(
+        "Killed at each call that changes the disk while a checkpoint is saved and another goes (traced): all that is "
+        "found is whole, and it is the newest or the one before",
+        lambda release: calls.killed(few=not release),
+    ),
     "K4": both(
         "Every file of a checkpoint is synced to the disk before its name is given (traced)",
         lambda engine, release: order.written_first(engine),
@@ -71,9 +76,17 @@ CLAIMS = {
         "A file of the newest checkpoint is removed, emptied, cut, changed in one bit or replaced: it is noticed",
         lambda engine, release: damage.detected(engine, few=not release),
     ),
+    "F1": Claim(
+        "The disk is full, or fails, at each of these calls: exit 74 with the reason, no checkpoint less",
+        lambda release: calls.refused(few=not release),
+    ),
     "F5": both(
         "An adapter that does not belong to the model is refused: other layers, sizes, names, base, vocabulary, kind",
         lambda engine, release: adapters.refused(engine),
+    ),
+    "guards": Claim(
+        "One of the guards of our own code is taken out: a quick test fails",
+        lambda release: mutants.noticed(few=not release),
     ),
 }
 
@@ -145,6 +158,8 @@ torch, transformers, PEFT and swift. `--allow_inexact_resume` goes on all the sa
 
 A stream finds its place again; rows that are read late or packed are compared as well. The order of rows is a function
 of the seed, the epoch and the place in it, so nothing that was learnt is read again.
+
+The files themselves are compared by size and SHA-256 first; `--resume_verify fast` compares sizes alone.
 
 ## What a signal does
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from scripts.prove import __main__ as prove
-from scripts.prove import adapters, damage, kills, loss, order, signals
+from scripts.prove import adapters, calls, damage, kills, loss, mutants, order, signals
 
 
 @pytest.mark.parametrize("case", adapters.CASES)
@@ -26,13 +26,43 @@ def test_a_killed_run_goes_on() -> None:
     assert kills.kills("swift", 2, seed=3) == (2, 2)
 
 
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+
+@needs_strace
+@pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_killed_at_any_call_that_saves(few: bool) -> None:
+    good, total = calls.killed(few) or (0, 0)
+    assert good == total > (10 if few else 50)
+
+
+@needs_strace
+@pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_disk_that_fails_at_any_call_that_saves(few: bool) -> None:
+    good, total = calls.refused(few) or (0, 0)
+    assert good == total > (10 if few else 60)
+
+
+@pytest.mark.parametrize("broken", mutants.MUTANTS)
+def test_what_is_taken_out_stands_there_once(broken: str) -> None:
+    mutant = mutants.MUTANTS[broken]
+    assert (mutants.REPO / "swift" / mutant.file).read_text().count(mutant.guard) == 1
+    assert (mutants.REPO / mutant.test.partition("::")[0]).is_file()
+
+
+@pytest.mark.slow
+def test_a_guard_that_is_gone_is_noticed() -> None:
+    good, total = mutants.noticed()
+    assert good == total >= 8
+
+
 @pytest.mark.slow
 def test_a_signal_saves() -> None:
     assert signals.stops(3) == (3, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@needs_strace
 def test_files_come_before_their_names() -> None:
     found = order.written_first("swift")
     assert found is not None
