@@ -178,3 +178,11 @@ def _example(info: OptionInfo) -> str:
     if info.kind is float:
         return f"--{info.name} {default or 0.1}"
     return f"--{info.name} {default if isinstance(default, str) and default else '<text>'}"
+
+
+def spelt(name: str, value: Any) -> list[str]:
+    """The words of a command line that say this value of an option."""
+    if isinstance(value, dict):
+        return [f"--{name}", *(f"{key}={item}" for key, item in value.items())]
+    items = value if isinstance(value, list) else [value]
+    return [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in items)]

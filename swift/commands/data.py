@@ -14,6 +14,7 @@ from swift.arguments.data_verbs import DataArguments
 from swift.arguments.help import width
 from swift.arguments.sft import SftArguments
 from swift.commands.chat import say
+from swift.commands.dry_run import launch_line
 from swift.commands.pictures import histogram, row_text, wants_colour
 from swift.commands.prepare import load_plugins, load_template
 from swift.commands.preview_page import draw_lengths, to_html
@@ -62,7 +63,8 @@ def prepare(said: DataArguments) -> dict[str, Any]:
     say(data.ledger.screen())
     if isinstance(data.train, PackedDataset):
         say(f"packed: {data.train.describe()}")
-    say(f"written: {output}; train from it with `swift sft --dataset {output}`")
+    launch = launch_line(replace(as_training(said), dataset=[str(output)], val_dataset=[]), None)
+    say(f"written: {output}\nto train from it:  {launch}")
     return data.ledger.to_json()
 
 

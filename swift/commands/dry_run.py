@@ -19,6 +19,7 @@ from swift import dist
 from swift.arguments.fields import options_of, to_json
 from swift.arguments.reading import places_of
 from swift.arguments.sft import SftArguments
+from swift.arguments.values import spelt
 from swift.commands.chat import say
 from swift.commands.dry_run_text import describe
 from swift.commands.estimates import Schedule, Size, schedule, size_of, unknown_size
@@ -186,7 +187,7 @@ def launch_line(said: SftArguments, words: Sequence[str] | None) -> str:
     options = options_of(SftArguments).values()
     if words is None:
         different = [info for info in options if getattr(said, info.name) != info.default and info.name != "dry_run"]
-        words = [word for info in different for word in _spelt(info.name, getattr(said, info.name))]
+        words = [word for info in different for word in spelt(info.name, getattr(said, info.name))]
     else:
         in_a_file = places_of(SftArguments, words).get("dry_run", "command line") != "command line"
         words = without_dry_run(words) + (["--dry_run", "false"] if in_a_file else [])
@@ -219,13 +220,6 @@ def _redacted_json(word: str) -> str:
         return json.dumps(redact(json.loads(word)))
     except ValueError:
         return word
-
-
-def _spelt(name: str, value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [f"--{name}", *(f"{key}={item}" for key, item in value.items())]
-    items = value if isinstance(value, list) else [value]
-    return [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in items)]
 
 
 def without_dry_run(words: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from swift import dist, storage
 from swift._version import __version__
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
+from swift.arguments.values import spelt
 from swift.commands.streams import open_stream
 from swift.datasets import cache
 from swift.datasets.convert import Conversation
@@ -159,8 +161,11 @@ def _prepared(args: SftArguments, template: Template, directory: Path) -> Data:
     options = {**now["options"], "packing": args.packing}
     for name, value in then["options"].items():
         if options.get(name) != value:
-            what = f"{directory} was prepared with --{name} {value}, and this run has {options.get(name)}"
-            raise DataError("DATA-07", what, fix="say the same here, or prepare it anew")
+            what = (
+                f"{directory} was prepared with {_said(name, value)}, and this run has {_said(name, options.get(name))}"
+            )
+            same = f"leave --{name} out" if value in (None, []) else f"say {_said(name, value)} here"
+            raise DataError("DATA-07", what, fix=f"{same}, or prepare it anew")
     for name in ("template", "tokenizer"):
         if then[name] != now[name]:
             raise DataError("DATA-07", f"{directory} was prepared for another {name}", fix="prepare it for this model")
@@ -197,6 +202,10 @@ def made_of(args: SftArguments, template: Template, *, of_files: bool = True) ->
     splits = args.evaluation_strategy != "no"
     sets = {"dataset": args.dataset, "val_dataset": args.val_dataset, "splits": splits}
     return {**made, **sets, "files": files, "code": _code()}
+
+
+def _said(name: str, value: Any) -> str:
+    return f"no --{name}" if value in (None, []) else shlex.join(spelt(name, value))
 
 
 def _is_file(text: str) -> bool:

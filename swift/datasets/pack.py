@@ -118,4 +118,5 @@ class PackedDataset(Dataset[Packed]):
 
     def describe(self) -> str:
         """One line: how many rows became how many packs."""
-        return f"{len(self.rows):,} rows in {len(self):,} packs of {self.size:,} tokens, {100 * self.fill:.2f} % filled"
+        packs = "1 pack" if len(self) == 1 else f"{len(self):,} packs"
+        return f"{len(self.rows):,} rows in {packs} of {self.size:,} tokens, {100 * self.fill:.2f} % filled"

@@ -193,8 +193,14 @@ def test_inference_knows_the_data_sets_that_training_was_told_of(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--dataset", "ready", "--max_length", "100"], "was prepared with --max_length 2048, and this run has 100"),
-        (["--dataset", "ready", "--system", "Be brief."], "was prepared with --system None"),
+        (
+            ["--dataset", "ready", "--max_length", "100"],
+            "was prepared with --max_length 2048, and this run has --max_length 100",
+        ),
+        (
+            ["--dataset", "ready", "--system", "Be brief."],
+            "was prepared with no --system, and this run has --system 'Be brief.'",
+        ),
         (["--dataset", "ready", "chat.jsonl"], "nothing can be added"),
     ],
 )

@@ -67,7 +67,10 @@ def test_a_step_over_one_pack_is_a_step_over_its_rows(here: Path) -> None:
 def test_packs_that_were_prepared_are_trained_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     how = ["--model_id_or_path", "my-model", "--max_length", "150"]
     assert main(["data", "prepare", "chat.jsonl", *how, "--packing", "true", "--output", "ready"]) == 0
-    assert "packed: 39 rows in " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "packed: 39 rows in " in shown
+    command = shown.partition("to train from it:  swift ")[2].split()
+    assert main([*command, "--max_steps", "1", "--output_dir", "typed"]) == 0
     assert (here / "ready" / "train-packs.npy").is_file()
     for dataset in ("chat.jsonl", "ready"):
         train(f"of-{dataset}", "--max_steps", "2", dataset=dataset)
@@ -75,7 +78,7 @@ def test_packs_that_were_prepared_are_trained_on(here: Path, capsys: pytest.Capt
     assert weights("of-ready", 2) == weights("of-chat.jsonl", 2)
     words = ["sft", *TRAIN, "--dataset", "ready", "--output_dir", "out", "--max_steps", "1", "--packing", "false"]
     assert main(words) == 65
-    assert "was prepared with --packing True, and this run has False" in capsys.readouterr().err
+    assert "was prepared with --packing true, and this run has --packing false" in capsys.readouterr().err
     assert main(["data", "prepare", "chat.jsonl", *how, "--output", "ready"]) == 0
     train("of-rows", "--max_steps", "2", dataset="ready")
     assert weights("of-rows", 2) == weights("of-chat.jsonl", 2)
