@@ -1,3 +1,26 @@
+from peft import AdaLoraConfig as AdaLoraConfig
+from peft import BOFTConfig as BOFTConfig
+from peft import FourierFTConfig as FourierFTConfig
+from peft import IA3Config as IA3Config
+from peft import LoftQConfig as LoftQConfig
+from peft import LoHaConfig as LoHaConfig
+from peft import LoKrConfig as LoKrConfig
+from peft import OFTConfig as OFTConfig
+from peft import PeftConfig as PeftConfig
+from peft import PeftModel as PeftModel
+from peft import PeftModelForCausalLM as PeftModelForCausalLM
+from peft import PeftModelForSeq2SeqLM as PeftModelForSeq2SeqLM
+from peft import PeftModelForSequenceClassification as PeftModelForSequenceClassification
+from peft import PeftModelForTokenClassification as PeftModelForTokenClassification
+from peft import PrefixTuningConfig as PrefixTuningConfig
+from peft import PromptEncoderConfig as PromptEncoderConfig
+from peft import PromptLearningConfig as PromptLearningConfig
+from peft import PromptTuningConfig as PromptTuningConfig
+from peft import VeraConfig as VeraConfig
+from peft import get_peft_config as get_peft_config
+from peft import get_peft_model as get_peft_model
+from peft import get_peft_model_state_dict as get_peft_model_state_dict
+
 from swift._version import __version__ as __version__
 from swift.log import get_logger as get_logger
 from swift.trainers.arguments import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments

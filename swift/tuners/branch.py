@@ -207,7 +207,11 @@ def no_target(model: nn.Module, target: str | Sequence[str] | set[str] | None) -
         what = f"the expression {target!r} matches no whole path of a module"
         fix = f"write [{target!r}] for the modules whose paths end so, or r'.*\\.{target}'"
         return UnknownNameError("USAGE-04", what, fix=fix)
-    return unknown("module of this model", first, [name for name in names if not name.isdigit()])
+    known = sorted(name for name in names if not name.isdigit())
+    if not first:
+        fix = f"target_modules=[...], of {', '.join(known)}"
+        return UnknownNameError("USAGE-04", "target_modules names no module, and none is usual in this model", fix=fix)
+    return unknown("module of this model", first, known)
 
 
 def matches(target: str | Sequence[str], path: str) -> bool:

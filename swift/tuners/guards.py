@@ -9,7 +9,6 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
-from transformers import PreTrainedModel
 
 from swift.errors import ConfigError
 from swift.log import get_logger
@@ -63,7 +62,8 @@ def guard_saving(base: nn.Module, tuner: nn.Module) -> None:
         base: what would be saved.
         tuner: what holds it and runs its adapters; once that is gone, a base that is plain again is released.
     """
-    if isinstance(base, PreTrainedModel) and not isinstance(vars(base).get("save_pretrained"), Guard):
+    savable = hasattr(type(base), "save_pretrained")  # a model of transformers or diffusers
+    if savable and not isinstance(vars(base).get("save_pretrained"), Guard):
         vars(base)["save_pretrained"] = Guard(base)
         weakref.finalize(tuner, _release_gone, weakref.ref(base)).atexit = False
 

@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, cast_adapter_dty
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
-from swift.errors import ConfigError, SwiftError
+from swift.errors import ConfigError, SwiftError, UnknownNameError
 from swift.log import get_logger
 from swift.tuners import merged_linear, prompts
 from swift.tuners.branch import Active, ActiveHere, Branch, Idle, branches_aside, matches, no_target, outside
@@ -107,6 +107,8 @@ def get_peft_model(model: Any, config: peft.PeftConfig, name: str) -> peft.PeftM
     except SwiftError:
         raise
     except (ValueError, TypeError) as error:
+        if not config.is_prompt_learning and _aims_at_nothing(model, config):
+            raise nothing_to_tune(model, config) from error
         raise ConfigError("CONFIG-02", f"{kind} cannot be added: {error}") from error
     assert isinstance(tuned, peft.PeftModel)
     guard_saving(model, tuned if config.is_prompt_learning else tuner_of(tuned))
@@ -158,7 +160,7 @@ def inject(
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         unload(model, tuners, [name])
         if _aims_at_nothing(model, config):
-            raise no_target(model, vars(config)["target_modules"]) from error
+            raise nothing_to_tune(model, config) from error
         raise ConfigError("CONFIG-02", f"adapter {name!r}: {kind} cannot be added: {error}") from error
     finally:
         declare(model, tuners)
@@ -214,12 +216,17 @@ def nothing_to_tune(model: nn.Module, config: peft.PeftConfig) -> SwiftError:
         what = f"none of the modules that target_modules names is left by {' and '.join(keeping) or 'the other fields'}"
         said = ", ".join(f"{field}={vars(config)[field]!r}" for field in keeping)
         return ConfigError("CONFIG-02", what, why=said or None, fix="leave one of them out")
-    return no_target(model, targets)
+    error = no_target(model, targets)
+    every = targets is not None and "ALL" in {targets if isinstance(targets, str) else "", *targets}
+    fix = "target_modules='all-linear', as ALL is called in Python"
+    return UnknownNameError(error.code, error.what, fix=fix) if every else error
 
 
 def _aims_at_nothing(model: nn.Module, config: peft.PeftConfig) -> bool:
     targets = vars(config).get("target_modules")
-    return targets != "all-linear" and not any(matches(targets or [], path) for path, _ in outside(model))
+    if targets == "all-linear" or vars(config).get("target_parameters"):
+        return False
+    return not any(matches(targets or [], path) for path, _ in outside(model))
 
 
 def _check_alone(model: nn.Module, tuners: Tuners, name: str) -> None:

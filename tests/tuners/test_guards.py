@@ -33,6 +33,14 @@ def test_a_base_with_adapters_in_it_is_not_saved_as_a_plain_model(config, tmp_pa
     model.save_pretrained(tmp_path / "adapters")
 
 
+def test_a_unet_with_adapters_in_it_is_not_saved_as_a_plain_one(tmp_path):
+    model = Swift.prepare_model(HOSTS["unet"].make().unet, {"a": LoRAConfig(r=2, target_modules=["to_q"])})
+    with pytest.raises(ConfigError, match="UNet2DConditionModel has adapters in it"):
+        model.base_model.save_pretrained(tmp_path / "no")
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["merged"]
+
+
 def test_a_base_without_a_name_of_its_own_is_saved_and_refused_alike(tmp_path):
     merged = Swift.prepare_model(LM.make(), {"a": LORA}).merge_and_unload()
     plain = merged.state_dict()

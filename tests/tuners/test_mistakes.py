@@ -66,6 +66,15 @@ def test_what_is_no_model_is_refused(given, tmp_path):
         Swift.from_pretrained(given, tmp_path)
 
 
+@pytest.mark.parametrize("kind", [LoraConfig, LoRAConfig])
+def test_targets_that_are_not_said_or_said_in_the_command_lines_words(kind):
+    with pytest.raises(UnknownNameError, match=r"(?s)target_modules names no module.*fix: target_modules=.* of up"):
+        Swift.prepare_model(torch.nn.ModuleDict({"up": torch.nn.Linear(4, 4)}), kind())
+    for said in ("ALL", ["ALL"]):
+        with pytest.raises(UnknownNameError, match="'all-linear', as ALL is called in Python"):
+            Swift.prepare_model(tiny_model(), kind(target_modules=said))
+
+
 @pytest.mark.parametrize("dict_or_not", [lambda config: config, lambda config: {"a": config}])
 def test_layers_that_do_not_exist_are_named_and_not_the_targets(dict_or_not):
     config = LoraConfig(target_modules=TARGETS, layers_to_transform=[9])
