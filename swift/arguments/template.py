@@ -34,7 +34,7 @@ class TemplateArguments(ModelOptions):
     chat_template: str | None = option(
         None,
         group="Template",
-        help="A Jinja file to compare with, or to show.",
+        help="A Jinja file in the place of the tokenizer's own: by itself, or beside the template that is said.",
         none="the tokenizer's own chat template",
     )
     conversations: str | None = option(

@@ -133,7 +133,8 @@ def find_target(args: TemplateArguments) -> tuple[ModelSource, str]:
         fix = f"swift template {args.action} {word or '<template>'} --model_id_or_path <model>"
         raise UsageError("USAGE-03", "no model is said, whose tokenizer is needed", fix=fix)
     source = _find(args)
-    return source, decide_template(args.template_type, source)
+    said = "auto" if args.chat_template and args.template_type == "AUTO" else args.template_type  # as training does
+    return source, decide_template(said, source)
 
 
 def _find(args: TemplateArguments) -> ModelSource:

@@ -153,6 +153,8 @@ def test_a_chat_template_in_a_file(model, tmp_path, capsys):
     own.write_text(CHATML.replace("<|im_start|>", "<s>"))
     assert cli.main(["template", "show", str(model), "--chat_template", str(own)]) == 0
     assert "<s>user" in capsys.readouterr().out
+    assert cli.main(["template", "show", "demo-chat", "--chat_template", str(own)]) == 0
+    assert "<s>user" in capsys.readouterr().out
     shutil.copy(own, tmp_path / "x.jinja")
     assert (
         cli.main(["template", "check", "chatml", "--model_id_or_path", str(model), "--chat_template", str(own)]) == 65
