@@ -307,11 +307,18 @@ def size_bytes(directory: Path | str) -> int:
 
 
 def free_bytes(path: Path | str) -> int:
-    """What is free for us on the volume of `path`, which need not exist yet."""
+    """What is free for us on the volume of `path`, which need not exist yet, nor be a name that can."""
     path = Path(path).absolute()
-    while not path.exists():
+    while not _exists(path):
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def check_free(path: Path | str, needed_bytes: int) -> None:
