@@ -20,6 +20,7 @@ from torch import nn
 
 from swift.errors import ConfigError, SwiftError, UnknownNameError
 from swift.log import get_logger
+from swift.registry import unknown
 from swift.tuners import merged_linear, prompts
 from swift.tuners.branch import Active, ActiveHere, Branch, Idle, branches_aside, matches, no_target, outside
 from swift.tuners.guards import guard_saving
@@ -210,7 +211,10 @@ def _bare(model: nn.Module) -> Iterator[None]:
 
 def nothing_to_tune(model: nn.Module, config: peft.PeftConfig) -> SwiftError:
     """The error for a config that leaves no module: none has a target's name, or other fields keep them out."""
-    targets = vars(config).get("target_modules")
+    targets, inside = vars(config).get("target_modules"), vars(config).get("target_parameters")
+    if inside and not targets:
+        endings = {".".join(key.split(".")[-2:]) for key, _ in model.named_parameters()}
+        return unknown("parameter of this model", next(iter(inside)), endings)
     if targets == "all-linear" or not _aims_at_nothing(model, config):
         keeping = [field for field in NARROWING if vars(config).get(field)]
         what = f"none of the modules that target_modules names is left by {' and '.join(keeping) or 'the other fields'}"

@@ -70,6 +70,8 @@ def test_what_is_no_model_is_refused(given, tmp_path):
 def test_targets_that_are_not_said_or_said_in_the_command_lines_words(kind):
     with pytest.raises(UnknownNameError, match=r"(?s)target_modules names no module.*fix: target_modules=.* of up"):
         Swift.prepare_model(torch.nn.ModuleDict({"up": torch.nn.Linear(4, 4)}), kind())
+    with pytest.raises(UnknownNameError, match=r"called 'mlp\.experts'(?s:.*)known: .*q_proj\.weight"):
+        Swift.prepare_model(tiny_model(), kind(target_modules=[], target_parameters=["mlp.experts"]))
     for said in ("ALL", ["ALL"]):
         with pytest.raises(UnknownNameError, match="'all-linear', as ALL is called in Python"):
             Swift.prepare_model(tiny_model(), kind(target_modules=said))
