@@ -14,6 +14,7 @@ os.environ.update(
 )
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ign
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing is kept where the user keeps it."""
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered_names_stay_in_their_module() -> Iterator[None]:
+    """What a test registers, or a document's plug-in, is unknown to the tests of other modules."""
+    from swift.datasets import DATASETS
+    from swift.models import MODELS
+    from swift.templates import TEMPLATES
+
+    before = [(registry, {row.name: row for row in registry.values()}) for registry in (MODELS, TEMPLATES, DATASETS)]
+    yield
+    for registry, rows in before:
+        registry._records = rows
 
 
 @pytest.fixture(scope="session")

@@ -33,8 +33,8 @@ def digest_of_rows(dataset: Any) -> str | None:
 
 def _add(seen: Any, dataset: EncodedDataset) -> None:
     """Add encoded rows, however they are cut into blocks, which a file may do otherwise than memory."""
-    seen.update(dataset.order.tobytes())
-    seen.update(dataset.rows.lengths.tobytes())
+    for numbers in (dataset.order, dataset.rows.lengths):
+        seen.update(numbers.astype(np.int64).tobytes())
     for name in ("input_ids", "labels", "loss_scale") if dataset.rows.weighs else ("input_ids", "labels"):
         for block in dataset.rows.blocks:
             seen.update(np.ascontiguousarray(_column(block.columns, name)).data)

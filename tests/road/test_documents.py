@@ -17,7 +17,7 @@ from tests.documents import ROOT, Block, blocks, commands, run_python, run_swift
 README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 CHINESE = blocks((ROOT / "README_zh.md").read_text(encoding="utf-8"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-QUICK = ("lora", "lora_ddp", "full", "adapter", "several", "galore")  # the other tuners' are run in the slow tier
+QUICK = ("lora", "full", "adapter", "several", "galore")  # the other tuners' are run in the slow tier
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,8 @@ def test_scripts(place: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -
     assert run_script("sft_lora.sh", *train, "scripted").wait(120) == 0
     assert run_script("infer_dataset.sh", "scripted/checkpoint-1", "--max_new_tokens", "4").wait(120) == 0
     assert run_script("export_merge.sh", "scripted/checkpoint-1").wait(120) == 0
+    assert run_script("prove.sh", "--only", "F5", "--out", str(place / "exactness.md")).wait(200) == 0
+    assert "9 of 9" in (place / "exactness.md").read_text(encoding="utf-8")
     assert run_script("sft_ddp.sh", *train, "ddp").wait(200) == 0
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
     nodes = [run_script("sft_multinode.sh", *train, "nodes", NODE_RANK=str(rank), **address) for rank in (0, 1)]

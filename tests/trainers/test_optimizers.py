@@ -396,7 +396,7 @@ def full() -> Any:
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adafactor", "adamw_8bit"])
-@pytest.mark.parametrize("per_parameter", [False, True])
+@pytest.mark.parametrize("per_parameter", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_trains_and_goes_on_exactly(tmp_path: Path, optim: str, per_parameter: bool) -> None:
     if optim == "adamw_8bit":
         pytest.importorskip("bitsandbytes")

@@ -5,7 +5,7 @@ A row more in `METHODS` is all that a new method needs to be held to every law; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -261,15 +261,23 @@ METHODS |= {
 }
 
 
-def rows(*, everywhere: bool = False, only: Callable[[Method], bool] = lambda row: True) -> list[Any]:
+def rows(
+    *, everywhere: bool = False, only: Callable[[Method], bool] = lambda row: True, quick: Container[str] = METHODS
+) -> list[Any]:
     """Parameters (name of a host, name of a method): each method at home, and elsewhere in the slow tier.
 
     Args:
         everywhere: the law is cheap: run it on every host in the quick tier.
         only: the rows that it is about.
+        quick: the methods that are not left to the slow tier at home too, for a law that takes its time.
     """
+
+    def marks(host: str, name: str) -> Any:
+        at_once = name in quick and (everywhere or host == METHODS[name].home)
+        return [] if at_once else pytest.mark.slow
+
     return [
-        pytest.param(host, name, id=f"{name}-{host}", marks=[] if everywhere or host == row.home else pytest.mark.slow)
+        pytest.param(host, name, id=f"{name}-{host}", marks=marks(host, name))
         for name, row in METHODS.items()
         for host in row.hosts
         if only(row)

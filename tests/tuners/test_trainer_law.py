@@ -12,6 +12,8 @@ from swift.errors import NotFoundError
 from swift.tuners import Swift
 from tests.tuners.cases import HOSTS, METHODS, Host, loss_of, rows, run, tuned
 
+QUICK = ("lora", "adapter", "llamapro", "reft", "prompt")
+
 
 class Losses(TrainerCallback):
     """The loss of each step."""
@@ -54,7 +56,7 @@ def fit(model: nn.Module, host: Host, where, rate: float, steps: int = 20, **opt
     return losses.values
 
 
-@pytest.mark.parametrize(("host", "method"), rows(only=lambda row: row.learns))
+@pytest.mark.parametrize(("host", "method"), rows(only=lambda row: row.learns, quick=QUICK))
 def test_the_trainer_trains_it(host, method, tmp_path):
     host, row = HOSTS[host], METHODS[method]
     model = tuned(host, method, None)
