@@ -105,7 +105,7 @@ def main() -> None:
         plain = claim.plain(said.release) if claim.plain else None
         found[name] = {"ours": ours, "plain": plain, "date": f"{datetime.now(UTC):%Y-%m-%d}", "release": said.release}
         print(f"{name}: {ours}, plain {plain} ({time.monotonic() - began:.0f} s)", flush=True)
-    FOUND.write_text(json.dumps(found, indent=1) + "\n")
+    said.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     said.out.write_text(page(found), encoding="utf-8")
     if any(row["ours"] and row["ours"][0] < row["ours"][1] for row in found.values()):
         sys.exit("a claim does not hold")
