@@ -38,20 +38,21 @@ def by_length(lengths: Sequence[int]) -> list[int]:
 class Grouped(Sampler[int]):
     """Rows in an order in which each `batch_size` of them, taken together, have about the same length.
 
-    Rows are shuffled; among those of `POOL` batches like lengths come together; then the batches are shuffled. Batches
-    that several processes take at the same time are alike too. What fills no batch comes last. The first batch of the
-    first epoch is the longest, so a run that does not fit the memory ends at once.
+    Rows are shuffled; among those of `POOL` steps like lengths come together; then the steps are shuffled. Only the
+    rows of a whole step count, so the order is the same however a step is cut into processes and batches. What fills no
+    step comes last. The first step of the first epoch has the longest row, so a run that does not fit the memory ends
+    at once.
 
     Args:
         lengths: tokens of every row.
         batch_size: rows of a batch.
         seed: of the order.
-        processes: how many take batches in turn.
+        batches: how many make a step, of all processes together.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, processes: int = 1) -> None:
-        self.lengths, self.batch_size, self.seed = np.asarray(lengths, np.int64), batch_size, seed
-        self.processes, self.epoch = processes, 0
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, batches: int = 1) -> None:
+        self.lengths, self.seed, self.epoch = np.asarray(lengths, np.int64), seed, 0
+        self.step_rows = batch_size * batches
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -65,7 +66,7 @@ class Grouped(Sampler[int]):
 
     def order(self) -> np.ndarray:
         """The rows of the epoch."""
-        draw, together = np.random.default_rng([self.seed, self.epoch]), self.batch_size * self.processes
+        draw, together = np.random.default_rng([self.seed, self.epoch]), self.step_rows
         shuffled = draw.permutation(len(self.lengths))
         whole = len(shuffled) // together * together
         pools = np.split(shuffled[:whole], range(together * POOL, whole, together * POOL))

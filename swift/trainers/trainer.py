@@ -201,7 +201,8 @@ class Seq2SeqTrainer(CommittingTrainer):
             self._sampler = TokenBatches(lengths, tokens, seed, args.world_size, args.process_index)
         elif args.train_sampling_strategy == GROUPED:
             logger.info("batches: rows of like length, in an order of the seed; --group_by_length false mixes lengths")
-            self._sampler = Grouped(lengths_of(rows), args.train_batch_size, seed, args.world_size)
+            batches = args.world_size * args.gradient_accumulation_steps
+            self._sampler = Grouped(lengths_of(rows), args.train_batch_size, seed, batches)
         else:
             self._sampler = None
         return self._sampler or super()._get_train_sampler(train_dataset)

@@ -148,3 +148,10 @@ def test_predictions_come_in_the_order_of_the_rows(tmp_path: Path) -> None:
     rows = Measured(5)
     trainer_of(lora(), tmp_path, train_sampling_strategy="group_by_length").predict(rows)
     assert rows.drawn == list(range(5))
+
+
+def test_the_order_is_that_of_a_step_however_it_is_cut() -> None:
+    lengths = ragged(203).tolist()
+    whole = Grouped(lengths, 8, seed=1).order()
+    for rows, batches in ((1, 8), (2, 4), (4, 2)):
+        assert (Grouped(lengths, rows, 1, batches).order() == whole).all()
