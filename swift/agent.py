@@ -30,7 +30,6 @@ from swift.launch import Failure, Launch
 from swift.log import get_logger
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
-PATIENCE = 600
 AGENT_LOGGERS = (
     "torch.distributed.elastic.agent.server.api",
     "torch.distributed.elastic.multiprocessing.api",
@@ -85,7 +84,7 @@ def launch_config(plan: Launch, directory: Path) -> LaunchConfig:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(directory)),
         signals_to_handle=",".join(SIGNALS),
-        shutdown_timeout=int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", PATIENCE)),
+        shutdown_timeout=plan.patience,
     )
 
 

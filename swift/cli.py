@@ -6,6 +6,7 @@ Nothing heavy is imported here; a command's module is loaded by name when it run
 from __future__ import annotations
 
 import atexit
+import contextlib
 import difflib
 import errno
 import os
@@ -315,7 +316,9 @@ def _end(code: int) -> NoReturn:
     """End this process, one of several without the interpreter's teardown: in it gloo's threads may abort or hang."""
     if "LOCAL_RANK" in os.environ:
         atexit._run_exitfuncs()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                stream.flush()
         os._exit(code)
     sys.exit(code)
 

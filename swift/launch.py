@@ -26,7 +26,8 @@ DEFAULT_PORT = 29500
 class Launch:
     """How to start the processes of this machine.
 
-    `port` None means any free one, which only one machine alone can choose.
+    `port` None means any free one, which only one machine alone can choose; `patience` is how many seconds workers have
+    to save when a signal ends them.
     """
 
     processes: int
@@ -34,10 +35,13 @@ class Launch:
     node_rank: int = 0
     address: str = "127.0.0.1"
     port: int | None = None
+    patience: int = 600
 
 
 def plan_launch(env: Mapping[str, str]) -> Launch | None:
     """What NPROC_PER_NODE, NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT ask for; None to run in this process.
+
+    TORCH_ELASTIC_SHUTDOWN_TIMEOUT is the patience.
 
     Raises:
         UsageError: a variable is not a number, out of range or missing.
@@ -49,13 +53,14 @@ def plan_launch(env: Mapping[str, str]) -> Launch | None:
     nodes = _number(env, "NNODES", 1, 1, 65535, errors)
     rank = _number(env, "NODE_RANK", 0, 0, nodes - 1, errors)
     port = _number(env, "MASTER_PORT", 0, 1, 65535, errors)
+    patience = _number(env, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", Launch.patience, 1, 86400, errors)
     if nodes > 1 and "NODE_RANK" not in env:
         errors.append(UsageError("USAGE-03", "NNODES is set and NODE_RANK is not", fix=f"NODE_RANK=0 to {nodes - 1}"))
     if rank > 0 and not env.get("MASTER_ADDR"):
         errors.append(UsageError("USAGE-03", "MASTER_ADDR is not set", fix="MASTER_ADDR=<address of node 0>"))
     raise_all(errors)
     default = DEFAULT_PORT if nodes > 1 else None
-    return Launch(processes, nodes, rank, env.get("MASTER_ADDR") or "127.0.0.1", port or default)
+    return Launch(processes, nodes, rank, env.get("MASTER_ADDR") or "127.0.0.1", port or default, patience)
 
 
 def _number(env: Mapping[str, str], name: str, default: int, least: int, most: int, errors: list[UsageError]) -> int:

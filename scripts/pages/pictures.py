@@ -95,15 +95,20 @@ def square(p: Picture, x: float, words: str, below: str, look: str = "trained", 
 Piece = tuple[Callable[..., None], float, str, str] | tuple[Callable[..., None], float, str, str, str]
 
 
+def through(p: Picture, y: int, box: int, sign: str = "+", main: str = "W") -> None:
+    """x through a frozen weight, drawn `box` high, to y, with a joint where something is added."""
+    p.text(LEFT + 12, y, "x", "big")
+    p.line((LEFT + 26, y), (LEFT + 146, y))
+    p.box(LEFT + 148, y - box // 2, 130, box, main)
+    p.line((LEFT + 278, y), (LEFT + 377, y))
+    p.joint(LEFT + 390, y, sign)
+    p.line((LEFT + 402, y), (LEFT + 428, y))
+    p.text(LEFT + 438, y, "y", "big")
+
+
 def beside(p: Picture, pieces: Sequence[Piece], sign: str = "+", main: str = "W", above: str = "") -> None:
     """x through a frozen weight, and beside it through `pieces`; both are put together."""
-    p.text(LEFT + 12, 106, "x", "big")
-    p.line((LEFT + 26, 106), (LEFT + 146, 106))
-    p.box(LEFT + 148, 70, 130, 72, main)
-    p.line((LEFT + 278, 106), (LEFT + 377, 106))
-    p.joint(LEFT + 390, 106, sign)
-    p.line((LEFT + 402, 106), (LEFT + 428, 106))
-    p.text(LEFT + 438, 106, "y", "big")
+    through(p, 106, 72, sign, main)
     low = LEFT + 46
     first, last = (
         pieces[0][1],
@@ -178,13 +183,7 @@ def relative_start(where: str) -> Drawing:
     """Two halves: B A trains, B₀ A₀ is its start and is taken away."""
 
     def draw(p: Picture) -> None:
-        p.text(LEFT + 12, 106, "x", "big")
-        p.line((LEFT + 26, 106), (LEFT + 146, 106))
-        p.box(LEFT + 148, 78, 130, 56, "W")
-        p.line((LEFT + 278, 106), (LEFT + 377, 106))
-        p.joint(LEFT + 390, 106)
-        p.line((LEFT + 402, 106), (LEFT + 428, 106))
-        p.text(LEFT + 438, 106, "y", "big")
+        through(p, 106, 56)
         for y, one, two, look, sign in ((186, "A", "B", "trained", "+"), (266, "A₀", "B₀", "frozen", "−")):
             p.line((LEFT + 46, 106), (LEFT + 46, y), (LEFT + 114, y))
             p.line((LEFT + 178, y), (LEFT + 228, y))
@@ -275,13 +274,7 @@ def lokr(p: Picture) -> None:
 
 def product(p: Picture, factors: Sequence[tuple[str, str]], sign: str, below: str) -> None:
     """An update that is a product of two small things."""
-    p.text(LEFT + 12, 92, "x", "big")
-    p.line((LEFT + 26, 92), (LEFT + 146, 92))
-    p.box(LEFT + 148, 60, 130, 64, "W")
-    p.line((LEFT + 278, 92), (LEFT + 377, 92))
-    p.joint(LEFT + 390, 92)
-    p.line((LEFT + 402, 92), (LEFT + 428, 92))
-    p.text(LEFT + 438, 92, "y", "big")
+    through(p, 92, 64)
     p.line((LEFT + 46, 92), (LEFT + 46, 212), (LEFT + 78, 212))
     p.box(LEFT + 80, 152, 270, 122, look="frozen", corner=8)
     p.text(LEFT + 215, 168, "ΔW", "small")
@@ -310,13 +303,7 @@ def vera(p: Picture) -> None:
 
 
 def fourierft(p: Picture) -> None:
-    p.text(LEFT + 12, 92, "x", "big")
-    p.line((LEFT + 26, 92), (LEFT + 146, 92))
-    p.box(LEFT + 148, 60, 130, 64, "W")
-    p.line((LEFT + 278, 92), (LEFT + 377, 92))
-    p.joint(LEFT + 390, 92)
-    p.line((LEFT + 402, 92), (LEFT + 428, 92))
-    p.text(LEFT + 438, 92, "y", "big")
+    through(p, 92, 64)
     p.box(LEFT + 40, 160, 112, 112, look="frozen")
     for column, row in ((0, 3), (1, 0), (2, 5), (4, 2), (5, 6), (6, 1), (3, 4)):
         p.box(LEFT + 40 + 16 * column, 160 + 16 * row, 16, 16, look="trained", corner=2)

@@ -159,9 +159,20 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
     """
     check_optimiser(args.optim)
     check_schedule(args)
+    options = in_words_of_transformers(args) | modern(args.training_options)
+    try:
+        made = Seq2SeqTrainingArguments(**options)
+    except (TypeError, ValueError) as error:
+        raise UsageError("USAGE-02", f"--training_options {args.training_options}: {error}") from None
+    check_steps(made)
+    return made
+
+
+def in_words_of_transformers(args: SftArguments) -> dict[str, Any]:
+    """Decided options under the names that the trainer's arguments have for them."""
     on_gpu = torch.cuda.is_available()
     limit = args.save_total_limit
-    decided = {
+    return {
         "output_dir": args.output_dir,
         "per_device_train_batch_size": args.batch_size,
         "per_device_eval_batch_size": args.eval_batch_size or args.batch_size,
@@ -226,13 +237,6 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         "lisa_activated_layers": args.lisa_activated_layers,
         "lisa_step_interval": args.lisa_step_interval,
     }
-    options = decided | modern(args.training_options)
-    try:
-        made = Seq2SeqTrainingArguments(**options)
-    except (TypeError, ValueError) as error:
-        raise UsageError("USAGE-02", f"--training_options {args.training_options}: {error}") from None
-    check_steps(made)
-    return made
 
 
 def groups_by_length(args: SftArguments) -> bool:

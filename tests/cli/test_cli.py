@@ -254,6 +254,18 @@ def test_workers_leave_their_end_to_the_launcher(
     assert capsys.readouterr().err == ""
 
 
+def test_a_worker_ends_without_teardown_and_loses_no_word() -> None:
+    code = (
+        "import atexit, threading\nfrom swift import cli\natexit.register(print, 'left in order')\n"
+        "threading.Thread(target=threading.Event().wait).start()\nprint('said')\ncli._end(65)\n"
+    )
+    worker = [sys.executable, "-c", code]
+    ended = subprocess.run(worker, capture_output=True, text=True, env={**_env(), "LOCAL_RANK": "0"}, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (65, "said\nleft in order\n", "")
+    with pytest.raises(subprocess.TimeoutExpired):  # the teardown waits for that thread for ever
+        subprocess.run(worker, capture_output=True, env=_env(), timeout=5)
+
+
 def test_the_environment_starts_workers_for_sft_alone(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
     agent = types.ModuleType("swift.agent")

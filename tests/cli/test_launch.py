@@ -25,6 +25,7 @@ from swift.launch import Launch
         ("NPROC_PER_NODE=2 LOCAL_RANK=0", None),
         ("NPROC_PER_NODE=2", Launch(2)),
         ("NPROC_PER_NODE=2 MASTER_PORT=3", Launch(2, port=3)),
+        ("NPROC_PER_NODE=2 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=9", Launch(2, patience=9)),
         ("NNODES=1", Launch(1)),
         ("NNODES=2 NODE_RANK=0 NPROC_PER_NODE=4", Launch(4, 2, 0, port=29500)),
         ("NNODES=2 NODE_RANK=0 MASTER_ADDR=127.0.0.1", Launch(1, 2, 0, port=29500)),
@@ -45,6 +46,7 @@ def test_plans(env: str, plan: Launch | None) -> None:
         ("NNODES=2 NODE_RANK=2 MASTER_ADDR=x", ["NODE_RANK is '2'", "from 0 to 1"]),
         ("NNODES=2 NODE_RANK=1", ["MASTER_ADDR is not set"]),
         ("NPROC_PER_NODE=2 MASTER_PORT=99999", ["MASTER_PORT is '99999'"]),
+        ("NPROC_PER_NODE=2 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=soon", ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT is 'soon'"]),
         ("NPROC_PER_NODE=x MASTER_PORT=y", ["NPROC_PER_NODE", "MASTER_PORT"]),
     ],
 )

@@ -329,7 +329,7 @@ def test_values_come_back_as_typed(text: str, count: int, rate: float, flag: boo
 @given(st.lists(st.text(max_size=12), max_size=6))
 def test_no_words_cause_anything_but_our_errors(words: list[str]) -> None:
     with contextlib.suppress(UsageError, NotFoundError, ConfigError):
-        parse(Options, words, quiet=True)
+        assert isinstance(parse(Options, words, quiet=True), Options)
 
 
 def test_aliases_lead_to_no_alias() -> None:

@@ -150,6 +150,8 @@ def test_pictures(tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
     assert plots.series(HISTORY)["train/loss"] == [(1, 3.0), (2, 2.0)]
     assert plots.plot_log([], tmp_path / "none") == []
+    endless = [{"grad_norm": float("inf"), "acc": float("nan"), "loss": 1.0, "step": 1}]
+    assert set(plots.series(endless)) == {"train/loss"}
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20))

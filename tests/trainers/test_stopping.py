@@ -34,6 +34,15 @@ def evaluations(run: Any) -> list[tuple[int, float]]:
     return [(entry["step"], entry["eval_loss"]) for entry in run.state.log_history if "eval_loss" in entry]
 
 
+def same_run(again: Any, straight: Any) -> None:
+    """Assert that a run that went on is the one that nobody stopped."""
+    assert losses(again) == losses(straight)
+    assert evaluations(again) == evaluations(straight)
+    assert again.state.best_metric == straight.state.best_metric
+    same, other = weights(straight.model), weights(again.model)
+    assert all(torch.equal(same[name], other[name]) for name in same)
+
+
 @pytest.mark.parametrize(
     ("number", "moment", "step", "saved"),
     [(TERM, "train", 2, 2), (INT, "train", 5, 5), (USR1, "train", 1, 1), (TERM, "evaluation", 3, 3),
@@ -52,11 +61,7 @@ def test_a_signal_stops_a_run_that_can_go_on(
     assert stopped.evaluate()["eval_loss"] > 0  # nothing of the signal is left
     again = trainer(tmp_path)
     again.train(resume_from_checkpoint="auto")
-    assert losses(again) == losses(straight)
-    assert evaluations(again) == evaluations(straight)
-    assert again.state.best_metric == straight.state.best_metric
-    same, other = weights(straight.model), weights(again.model)
-    assert all(torch.equal(same[name], other[name]) for name in same)
+    same_run(again, straight)
 
 
 def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
@@ -71,10 +76,7 @@ def test_an_evaluation_can_be_given_up_twice(tmp_path: Path, straight: Any) -> N
             trainer(tmp_path, Kick(TERM, 3, "evaluation")).train(resume_from_checkpoint="auto")
     again = trainer(tmp_path)
     again.train(resume_from_checkpoint="auto")
-    assert losses(again) == losses(straight)
-    assert evaluations(again) == evaluations(straight)
-    same, other = weights(straight.model), weights(again.model)
-    assert all(torch.equal(same[name], other[name]) for name in same)
+    same_run(again, straight)
 
 
 def test_what_a_scheduler_repeats_changes_nothing(tmp_path: Path) -> None:
