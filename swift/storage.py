@@ -107,7 +107,9 @@ def append_jsonl(path: Path | str, value: Any) -> None:
         _raise(error, path, len(line))
 
 
-def staged_directory(final: Path | str, facts: Mapping[str, Any] | None = None) -> StagedDirectory:
+def staged_directory(
+    final: Path | str, facts: Mapping[str, Any] | None = None, digests: Mapping[str, str] | None = None
+) -> StagedDirectory:
     """A directory that appears under its name all at once, when the `with` block ends well.
 
     The block gets the stage to write into. When it raises, the stage is removed and `final` stays as it was. A `final`
@@ -116,18 +118,21 @@ def staged_directory(final: Path | str, facts: Mapping[str, Any] | None = None) 
     Args:
         final: the name it will have; its parent is made when missing.
         facts: what the manifest says besides the files, such as the step.
+        digests: SHA-256 by file, for files that were hashed while they were written; it may fill up in the block.
 
     Raises:
         DiskError: no space left, or the disk failed, while the block wrote or while it was committed.
     """
-    return StagedDirectory(final, facts)
+    return StagedDirectory(final, facts, digests)
 
 
 class StagedDirectory:
     """The context manager of `staged_directory`."""
 
-    def __init__(self, final: Path | str, facts: Mapping[str, Any] | None = None) -> None:
-        self.final, self.facts = Path(final), dict(facts or {})
+    def __init__(
+        self, final: Path | str, facts: Mapping[str, Any] | None = None, digests: Mapping[str, str] | None = None
+    ) -> None:
+        self.final, self.facts, self.digests = Path(final), dict(facts or {}), {} if digests is None else digests
         self.stage = self.final.with_name(f"{STAGE}{self.final.name}-{os.getpid()}")
 
     def __enter__(self) -> Path:
@@ -143,7 +148,7 @@ class StagedDirectory:
     ) -> None:
         if error is None:
             try:
-                commit(self.stage, self.final, self.facts)
+                commit(self.stage, self.final, self.facts, self.digests)
             except OSError as failure:
                 self._abandon(failure)
         else:
@@ -157,11 +162,15 @@ class StagedDirectory:
             shutil.rmtree(self.stage, ignore_errors=True)
 
 
-def commit(stage: Path, final: Path, facts: Mapping[str, Any]) -> None:
-    """Sync every file of `stage`, write its manifest, and rename it to `final`; a `final` that exists gives way."""
+def commit(stage: Path, final: Path, facts: Mapping[str, Any], digests: Mapping[str, str] | None = None) -> None:
+    """Sync every file of `stage`, write its manifest, and rename it to `final`; a `final` that exists gives way.
+
+    Files whose SHA-256 is in `digests` are not read again.
+    """
     for path in [*_files(stage), *_directories(stage)]:
         _sync(path)
-    files = {str(path.relative_to(stage)): _entry(path) for path in _files(stage)}
+    names = {str(path.relative_to(stage)): path for path in _files(stage)}
+    files = {name: _entry(path, (digests or {}).get(name)) for name, path in names.items()}
     body = {"version": MANIFEST_VERSION, **facts, "files": files}
     write_bytes(stage / MANIFEST, _sealed(body))
     old = final.with_name(f"{OLD}{final.name}-{os.getpid()}")
@@ -381,8 +390,8 @@ def _fault(path: Path, entry: Mapping[str, Any], fast: bool) -> str | None:
     return None if fast or _sha256(path) == entry["sha256"] else "was changed after it was written"
 
 
-def _entry(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+def _entry(path: Path, digest: str | None = None) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": digest or _sha256(path)}
 
 
 def _sha256(path: Path) -> str:

@@ -29,23 +29,28 @@ from swift.errors import DataError, NotFoundError, UsageError
 from swift.registry import unknown
 from swift.tuners.config import SwiftConfig, find_kind
 from swift.tuners.fingerprint import FINGERPRINT_FILE, REMEMBERED, Fingerprint
+from swift.tuners.layout import (
+    AGAIN,
+    CONFIG_FILE,
+    DIRECTORY_FILE,
+    RUN_FILE,
+    SAFE_WEIGHTS_FILE,
+    WEIGHTS_FILE,
+    folders,
+    read_json,
+    read_order,
+)
+from swift.tuners.layout import EXTRA_STATES as EXTRA_STATES
 from swift.tuners.lora import EXTRAS, EXTRAS_FILE, LoraConfig, folded, kind_of, of, unfolded
 from swift.tuners.methods import method_names
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE, SAFE_WEIGHTS_FILE = "adapter_model.bin", "adapter_model.safetensors"
 OTHER_WEIGHTS_FILE = {WEIGHTS_FILE: SAFE_WEIGHTS_FILE, SAFE_WEIGHTS_FILE: WEIGHTS_FILE}
 MODEL_FILE = "model.safetensors"
 DIGEST = "sha256"
-DIRECTORY_FILE = "configuration.json"
 CARD_FILE = "README.md"
-EXTRA_STATES = "extra_states"
-RUN_FILE = "trainer_state.json"
 OURS = {"swift_type", "model_key_mapping", REMEMBERED}
 RETIRED = {"ranknum"}  # of AdaLoRA, which earlier files have: its rank as a number, which follows from the config
-AGAIN = "copy it again from where it was made"
 SHOWN = 5
-LARGEST_JSON = 8 << 20  # bytes; the config of a model with a thousand layers, each named, is a tenth of it
 
 Config = SwiftConfig | peft.PeftConfig
 
@@ -105,41 +110,10 @@ def _no_adapter(directory: Path) -> NotFoundError:
     return NotFoundError("FOUND-01", what, why=why, fix=fix)
 
 
-def folders(directory: Path) -> dict[str, Path]:
-    """The folder of each adapter that a checkpoint holds, by the adapter's name; empty where it holds none."""
-    children = {path.parent.name: path.parent for path in sorted(directory.glob(f"*/{CONFIG_FILE}"))}
-    found = {name: folder for name, folder in children.items() if _may_hold_one(folder)}
-    return {**found, "default": directory} if (directory / CONFIG_FILE).is_file() else found
-
-
-def read_order(directory: Path) -> list[str]:
-    """The order of the adapters that configuration.json states; empty when it states none."""
-    file = directory / DIRECTORY_FILE
-    order = read_json(file).get("adapters", []) if file.is_file() else []
-    return order if isinstance(order, list) else []
-
-
 def write_order(directory: Path, names: list[str]) -> None:
     """State the order of the adapters in configuration.json, leaving what else it says."""
     file = directory / DIRECTORY_FILE
     storage.write_json(file, {**(read_json(file) if file.is_file() else {}), "adapters": names})
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises DataError when there is none, or more than 8 MB of it."""
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(LARGEST_JSON + 1)
-        if len(text) > LARGEST_JSON:
-            raise DataError("CKPT-01", f"{file} is larger than {LARGEST_JSON >> 20} MB", fix=AGAIN)
-        values = json.loads(text.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
-    except DataError:
-        raise
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError("CKPT-01", f"{file} is not JSON: {error}", fix=AGAIN) from error
-    if not isinstance(values, dict):
-        raise DataError("CKPT-01", f"{file} is not a JSON object", fix=AGAIN)
-    return values
 
 
 def read_config(folder: Path) -> tuple[Config, bool]:
@@ -338,24 +312,6 @@ def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what:
     if said:
         fix = "load it onto the model that it was trained on"
         raise DataError("CKPT-02", f"{what} does not fit the model; {'; '.join(said)}", why=why, fix=fix)
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs. Raises ValueError when a key comes twice."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is said twice")
-    return values
-
-
-def _may_hold_one(folder: Path) -> bool:
-    """Whether a folder may be an adapter of its parent: it is not a checkpoint of its own, nor one half written."""
-    return folder.name != EXTRA_STATES and not folder.name.startswith(".") and not (folder / RUN_FILE).is_file()
 
 
 def _peft_config(folder: Path, values: dict[str, Any], extras: dict[str, Any]) -> peft.PeftConfig:
