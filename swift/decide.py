@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from swift.arguments.effects import looked_at
 from swift.arguments.fields import check_values, options_of
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
+from swift.arguments.quantised import QuantisedOptions
 from swift.arguments.sft import SftArguments
 from swift.arguments.specs import parse_specs
 from swift.arguments.tuner import TunerOptions
@@ -24,6 +25,7 @@ from swift.datasets.spec import absolute_spec
 from swift.dist import Hardware
 from swift.errors import ConfigError, SwiftError, UsageError, raise_all
 from swift.memory import decide_checkpointing
+from swift.models.quantisation import check_quantisation, decide_quantisation
 from swift.models.source import ModelSource
 from swift.models.unsloth import check_unsloth
 from swift.registry import unknown
@@ -34,6 +36,7 @@ A = TypeVar("A", bound=ModelOptions)
 C = TypeVar("C", bound=CheckpointOptions)
 D = TypeVar("D", bound=DataOptions)
 
+OF_BASE = tuple(field.name for field in fields(QuantisedOptions))
 FROM_CHECKPOINT = (
     "model_type",
     "model_id_or_path",
@@ -43,6 +46,7 @@ FROM_CHECKPOINT = (
     "tools_prompt",
     "system",
     "dtype",
+    *OF_BASE,
 )
 DATA_FROM_CHECKPOINT = (
     "custom_dataset_info",
@@ -75,7 +79,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
         ConfigError: options contradict each other or the machine; all contradictions at once.
     """
     args = _decide_data(_decide_model(said, hardware, source))
-    raise_all([*check_values(args), *_beyond(args, hardware), *_contradictions(args)])
+    raise_all([*check_values(args), *_beyond(args, hardware, source), *_contradictions(args)])
     at_once = args.use_galore and args.galore_optim_per_parameter
     rows = args.batch_size if at_once else ROWS_PER_STEP / hardware.world_size
     accumulation = args.gradient_accumulation_steps or (
@@ -106,7 +110,7 @@ def decide_infer(said: InferArguments, hardware: Hardware, source: ModelSource) 
     """The options of one inference run; `said` has inherited from its checkpoint already (`inherit`)."""
     args = _decide_data(_decide_model(said, hardware, source))
     has_data = bool(args.dataset or args.val_dataset)
-    errors = [*check_values(args), *_beyond(args, hardware)]
+    errors = [*check_values(args), *_beyond(args, hardware, source)]
     if args.eval_human is False and not has_data and args.query is None:
         errors.append(UsageError("USAGE-03", "--eval_human false needs a data set", fix="--dataset rows.jsonl"))
     raise_all(errors)
@@ -214,6 +218,7 @@ def decide_loss_scale(args: LossOptions) -> str:
 
 
 def _decide_model(said: A, hardware: Hardware, source: ModelSource) -> A:
+    said = decide_quantisation(said, source.config) if isinstance(said, QuantisedOptions) else said
     changes: dict[str, Any] = {
         "dtype": decide_dtype(said.dtype, hardware, source),
         "model_type": source.record.name if source.record else said.model_type,
@@ -391,8 +396,13 @@ def _full_contradictions(args: SftArguments) -> list[SwiftError]:
     return errors
 
 
-def _beyond(args: ModelOptions, hardware: Hardware) -> list[SwiftError]:
-    """What this machine cannot do."""
+def _beyond(args: ModelOptions, hardware: Hardware, source: ModelSource) -> list[SwiftError]:
+    """What this machine cannot do, or not on this base."""
+    if isinstance(args, QuantisedOptions) and args.quant_method:
+        kinds = tuner_kinds(args) if isinstance(args, SftArguments) else []
+        errors = check_quantisation(args, source.config, hardware, kinds)
+        if errors:
+            return errors
     if args.use_flash_attn and hardware.accelerator is None:
         return [ConfigError("CONFIG-03", "--use_flash_attn needs a GPU", fix="--use_flash_attn false")]
     if isinstance(args, SftArguments) and args.tuner_backend == "unsloth":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from swift import dist, hub
@@ -21,6 +22,8 @@ from swift.datasets.encode import encode
 from swift.datasets.stream import Stream
 from swift.decide import decide_sft
 from swift.errors import RefusedError
+from swift.models.load import TORCH_DTYPES
+from swift.models.quantised import config_for, hqq_settings
 from swift.trainers.arguments import training_arguments
 from swift.tuners.choose import choose_tuner
 from tests.road.conftest import conversations, write_jsonl
@@ -39,6 +42,16 @@ def training(field: str) -> Observe:
 
 def choice(field: str) -> Observe:
     return lambda args, place: getattr(decided(args), field)
+
+
+def held(field: str) -> Observe:
+    """What bnb is told to hold the base in 4 bits as."""
+
+    def observe(args: SftArguments, place: Path) -> Any:
+        args = replace(args, quant_method="bnb", quantization_bit=4)
+        return getattr(config_for(args, {}, torch.float32, TORCH_DTYPES), field)
+
+    return observe
 
 
 def scheduler(args: SftArguments, place: Path) -> Any:
@@ -278,6 +291,14 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "trust_remote_code": (True, consent),
     "dtype": ("bf16", choice("dtype")),
     "use_flash_attn": (True, attention),
+    "quant_method": ("bnb", choice("quantization_bit")),
+    "quantization_bit": (4, choice("quant_method")),
+    "bnb_4bit_comp_dtype": ("bf16", held("bnb_4bit_compute_dtype")),
+    "bnb_4bit_quant_type": ("fp4", held("bnb_4bit_quant_type")),
+    "bnb_4bit_use_double_quant": (False, held("bnb_4bit_use_double_quant")),
+    "bnb_4bit_quant_storage": ("bfloat16", held("bnb_4bit_quant_storage")),
+    "hqq_axis": (0, lambda args, place: hqq_settings(args)),
+    "hqq_dynamic_config_path": ("hqq.json", lambda args, place: hqq_settings(args)),
     "new_special_tokens": (["<a>", "<b>"], vocabulary),
     "pad_vocab_to_multiple_of": (
         256,
@@ -483,6 +504,7 @@ def test_it_changes_something(
     write_jsonl(tmp_path / "chat.jsonl", conversations(16))
     write_jsonl(tmp_path / "short.jsonl", conversations(4))
     value, observe = EFFECTS[name]
+    (tmp_path / "hqq.json").write_text('{"mlp.down_proj": {"bits": 8}}')
     common = SftArguments(
         model_id_or_path="my-model", dataset=["chat.jsonl"], output_dir="out", report_to=["tensorboard"]
     )

@@ -8,6 +8,7 @@ from swift.arguments.data import DataOptions
 from swift.arguments.fields import option
 from swift.arguments.generation import GenerationOptions
 from swift.arguments.model import ModelOptions
+from swift.arguments.quantised import QuantisedOptions
 
 
 @dataclass(kw_only=True)
@@ -36,7 +37,7 @@ class CheckpointOptions(ModelOptions):
 
 
 @dataclass(kw_only=True)
-class InferArguments(CheckpointOptions, GenerationOptions, DataOptions, ModelOptions):
+class InferArguments(CheckpointOptions, GenerationOptions, DataOptions, QuantisedOptions, ModelOptions):
     """Chat with a model, or let it answer a data set."""
 
     query: str | None = option(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from swift.arguments.data import DataOptions, EncodingOptions, KeepingOptions, LossOptions, MixOptions
 from swift.arguments.model import ModelOptions, NewTokenOptions
+from swift.arguments.quantised import QuantisedOptions
 from swift.arguments.training import OptimisationOptions, RunOptions
 from swift.arguments.tuner import TunerOptions
 
@@ -21,6 +22,7 @@ class SftArguments(
     KeepingOptions,
     DataOptions,
     NewTokenOptions,
+    QuantisedOptions,
     ModelOptions,
 ):
     """Fine-tune a model on conversations."""

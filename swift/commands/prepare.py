@@ -215,6 +215,7 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
         TORCH_DTYPES[args.dtype],
         device_map="auto" if detect_hardware().accelerator else None,
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
+        quantised=args,
     )
     if args.ckpt_dir and files.folders(Path(args.ckpt_dir)):
         add_saved_rows(model, args.ckpt_dir)

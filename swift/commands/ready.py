@@ -74,6 +74,7 @@ def load_base(args: SftArguments, source: ModelSource, new: Sequence[int] = ()) 
         source,
         TORCH_DTYPES[args.dtype],
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
+        quantised=args,
     )
     make_room(model, new, args.pad_vocab_to_multiple_of)
     return model

@@ -15,10 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from swift import dist
+from swift.arguments.quantised import QuantisedOptions
 from swift.dist import Hardware
 from swift.errors import DataError, MissingPackageError, SwiftError, brief
 from swift.log import get_logger
 from swift.models.files import file_settings
+from swift.models.quantisation import method_of
+from swift.models.quantised import config_for, hqq_settings, is_hqq, load_hqq, prepare_packages, quantise_hqq
 from swift.models.source import ModelSource, find_model, with_weights
 from swift.registry import unknown
 
@@ -73,6 +76,7 @@ def load_model(
     device_map: str | Mapping[str, Any] | None = None,
     attn_implementation: str | None = None,
     quantization_config: Any = None,
+    quantised: QuantisedOptions | None = None,
     **model_kwargs: Any,
 ) -> PreTrainedModel:
     """The model in `torch_dtype`, every weight of it read from its files.
@@ -83,6 +87,7 @@ def load_model(
         device_map: where the parts go, as accelerate reads it; None keeps all on the CPU.
         attn_implementation: "eager", "sdpa", "flash_attention_2"; None for the best there is.
         quantization_config: of transformers, to quantise while loading; None loads as saved.
+        quantised: options that say how to quantise while loading, decided; None or no method in it loads as saved.
         model_kwargs: more for `from_pretrained`.
 
     Raises:
@@ -92,6 +97,16 @@ def load_model(
     source = with_weights(source)
     if not sys.stderr.isatty():
         disable_progress_bar()
+    saved, method = method_of(source.config), quantised.quant_method if quantised else None
+    if saved or method:
+        prepare_packages(saved or method)
+        device_map = device_map or {"": _first_device()}
+    if is_hqq(source):
+        model = load_hqq(source, torch_dtype, _first_device())
+        finish_model(model, source)
+        return model
+    if quantised is not None and method and not saved:
+        quantization_config = config_for(quantised, source.config, torch_dtype, TORCH_DTYPES)
     options = {
         "device_map": device_map,
         "attn_implementation": attn_implementation,
@@ -120,8 +135,16 @@ def load_model(
         raise _unloadable(source.path, "model", error) from error
     model, report = loaded
     _check_complete(source.path, report)
+    if quantised is not None and method == "hqq":
+        made = quantise_hqq(model, *hqq_settings(quantised), torch_dtype)
+        logger.info(f"hqq: {made}")
     finish_model(model, source)
     return model
+
+
+def _first_device() -> str:
+    accelerator = detect_hardware().accelerator
+    return f"{accelerator}:{dist.local_rank()}" if accelerator else "cpu"
 
 
 def get_model_tokenizer(

@@ -6,26 +6,20 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from swift import hub
-from swift.errors import MissingPackageError, NotFoundError, UsageError
+from swift.errors import NotFoundError, UsageError
 from swift.log import get_logger
 from swift.models import MODELS, ModelRecord, find_by_arch, find_by_hub_id
 from swift.models.files import check_tokenizer, check_weights, read_config
+from swift.models.quantisation import check_packages, method_of
 from swift.models.remote_code import check_remote_code, check_unchanged
 
 logger = get_logger()
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-QUANT_PACKAGES = {
-    "gptq": ("gptqmodel", "optimum"),
-    "awq": ("gptqmodel",),
-    "aqlm": ("aqlm",),
-    "bitsandbytes": ("bitsandbytes",),
-}
 
 
 @dataclass(frozen=True)
@@ -111,7 +105,7 @@ def find_model(
     check_tokenizer(found.path)
     if local is not None or download_weights:
         check_weights(found.path)
-    _check_packages(config)
+    check_packages(method_of(config))
     revision = _commit(found)
     code = check_remote_code(found.path, config, trust_remote_code, revision)
     if code and found.record and found.record.requires:
@@ -172,15 +166,3 @@ def _commit(source: ModelSource) -> str | None:
     if source.hub_id and re.fullmatch(r"[0-9a-f]{40}", source.path.name):
         return source.path.name
     return source.revision
-
-
-def _check_packages(config: dict[str, Any]) -> None:
-    quantisation = config.get("quantization_config")
-    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-    missing = [name for name in QUANT_PACKAGES.get(str(method), ()) if find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(
-            "PACKAGE-01",
-            f"a model quantised with {method} needs {' and '.join(missing)}",
-            fix="pip install " + " ".join(missing),
-        )

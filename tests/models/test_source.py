@@ -189,11 +189,11 @@ def test_damage_is_found_before_loading(copy: Path):
 
 def test_a_quantised_model_says_what_it_needs(copy: Path, monkeypatch: pytest.MonkeyPatch):
     change(copy, quantization_config={"quant_method": "gptq"})
-    monkeypatch.setattr("swift.models.source.find_spec", lambda name: None)
+    monkeypatch.setattr("swift.models.quantisation.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="gptqmodel and optimum") as caught:
         find_model(None, str(copy))
-    assert caught.value.fix == "pip install gptqmodel optimum"
-    monkeypatch.setattr("swift.models.source.find_spec", lambda name: object())
+    assert caught.value.fix == "pip install 'swift-finetune[quant]'"
+    monkeypatch.setattr("swift.models.quantisation.find_spec", lambda name: object())
     assert find_model(None, str(copy)).config["quantization_config"]
 
 

@@ -1,0 +1,154 @@
+"""In how many bits a base is held: what its files say, what options ask for, and what of it can be done here.
+
+Nothing is loaded here; `swift.models.quantised` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+from swift.arguments.quantised import QuantisedOptions
+from swift.dist import Hardware
+from swift.errors import ConfigError, MissingPackageError, SwiftError
+
+Q = TypeVar("Q", bound=QuantisedOptions)
+
+INSTALL = "pip install 'swift-finetune[quant]'"
+PACKAGES = {
+    "bnb": ("bitsandbytes",),
+    "gptq": ("gptqmodel", "optimum"),
+    "awq": ("gptqmodel",),
+    "hqq": ("hqq",),
+    "torchao": ("torchao",),
+    "eetq": ("kernels",),
+    "aqlm": ("aqlm",),
+}
+BITS = {"bnb": (4, 8), "hqq": (4, 8, 3, 2, 1), "torchao": (8, 4), "eetq": (8,)}
+"""What each method makes of a base in full precision while loading it, the usual first."""
+BEFOREHAND = ("gptq", "awq")
+"""Methods that look at data and take long: `swift export` does it once."""
+NAMES = {"bitsandbytes": "bnb"}
+NEEDS_CUDA = ("eetq", "aqlm")
+TRAINABLE = ("lora", "adalora", "ia3", "vera", "oft", "prefix_tuning", "prompt_tuning", "p_tuning")
+"""Tuners of PEFT's that know quantised layers; those of ours see only what comes out of a layer."""
+OF_WEIGHTS = ("full", "part", "llamapro", "longlora", "boft", "loha", "lokr", "fourierft")
+"""Tuners that would change weights which are not there in full."""
+WIDTHS = ("hidden_size", "intermediate_size", "moe_intermediate_size", "n_embd", "n_inner", "ffn_dim", "d_model")
+UNTRAINED = ("fp8", "finegrained_fp8", "mxfp4", "compressed-tensors", "fbgemm_fp8")
+
+
+def method_of(config: Mapping[str, Any]) -> str | None:
+    """How the weights of a model are quantised, by its config.json; None when they are not."""
+    quantisation = config.get("quantization_config")
+    name = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
+    return NAMES.get(str(name), str(name)) if name else None
+
+
+def bits_of(config: Mapping[str, Any]) -> int:
+    """Bits of each weight by config.json; 0 when it does not say."""
+    quantisation = config.get("quantization_config") or {}
+    for name in ("bits", "nbits", "w_bit"):
+        if isinstance(quantisation.get(name), int):
+            return quantisation[name]
+    return 4 if quantisation.get("load_in_4bit") else 8 if quantisation.get("load_in_8bit") else 0
+
+
+def group_size(config: Mapping[str, Any], wanted: int) -> int:
+    """How many weights share a scale: `wanted`, or the largest half of it that divides the rows of every layer."""
+    text = config.get("text_config") or config
+    widths = [text[name] for name in WIDTHS if isinstance(text.get(name), int)]
+    if isinstance(text.get("head_dim"), int) and isinstance(text.get("num_attention_heads"), int):
+        widths.append(text["head_dim"] * text["num_attention_heads"])
+    while wanted > 8 and any(width % wanted for width in widths):
+        wanted //= 2
+    return wanted
+
+
+def check_packages(method: str | None) -> None:
+    """Raise MissingPackageError when a package that `method` needs is not installed."""
+    missing = [name for name in PACKAGES.get(str(method), ()) if find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(
+            "PACKAGE-01", f"{method} needs {' and '.join(missing)}: the extra quant of this package", fix=INSTALL
+        )
+
+
+def decide_quantisation(args: Q, config: Mapping[str, Any]) -> Q:
+    """`args` with method and bits as they will be: those of the files, those that were said, or the usual ones."""
+    saved = method_of(config)
+    if saved is not None:
+        known = saved if args.quant_method in (None, saved) else args.quant_method
+        return replace(args, quant_method=known, quantization_bit=args.quantization_bit or bits_of(config))
+    method = args.quant_method
+    if method is None and args.quantization_bit:
+        method = "bnb" if args.quantization_bit in BITS["bnb"] else "hqq"
+    bits = args.quantization_bit or (BITS[method][0] if method in BITS else 0)
+    return replace(args, quant_method=method, quantization_bit=bits)
+
+
+def check_quantisation(
+    args: QuantisedOptions, config: Mapping[str, Any], hardware: Hardware, kinds: Sequence[str] = ()
+) -> list[SwiftError]:
+    """What cannot be about a quantised base.
+
+    Args:
+        args: as `decide_quantisation` gave them.
+        config: the base's config.json.
+        hardware: of this machine.
+        kinds: what trains on it; empty when nothing does.
+    """
+    method, saved = args.quant_method, method_of(config)
+    if method is None:
+        return []
+    errors = _against_files(args, config) if saved else _while_loading(args)
+    if method in NEEDS_CUDA and hardware.accelerator != "cuda":
+        what = f"--quant_method {method} needs a CUDA GPU"
+        errors.append(ConfigError("CONFIG-03", what, fix="--quant_method bnb --quantization_bit 8 works everywhere"))
+    elif not errors:
+        try:
+            check_packages(method)
+        except MissingPackageError as error:
+            errors.append(error)
+    return [*errors, *_about_training(saved or method, kinds)]
+
+
+def _against_files(args: QuantisedOptions, config: Mapping[str, Any]) -> list[SwiftError]:
+    saved, bits = method_of(config), bits_of(config)
+    if args.quant_method == saved and (not bits or args.quantization_bit == bits):
+        return []
+    what = f"the model is saved in {bits or 'few'} bits of {saved}, and cannot be made "
+    what += f"{args.quantization_bit} bits of {args.quant_method} while it is loaded"
+    return [ConfigError("CONFIG-02", what, fix="drop --quant_method and --quantization_bit")]
+
+
+def _while_loading(args: QuantisedOptions) -> list[SwiftError]:
+    method, bits = args.quant_method, args.quantization_bit
+    if method in BEFOREHAND:
+        what = f"--quant_method {method} needs a base that is saved so, and this one is in full precision"
+        fix = (
+            f"swift export --quant_method {method} --quant_bits {bits or 4} … once, then --model_id_or_path its result"
+        )
+        return [ConfigError("CONFIG-02", what, fix=fix)]
+    allowed = BITS.get(str(method), ())
+    if bits not in allowed:
+        fix = f"one of: {', '.join(map(str, sorted(allowed)))}"
+        return [ConfigError("CONFIG-02", f"--quant_method {method} has no {bits} bits", fix=fix)]
+    return []
+
+
+def _about_training(method: str, kinds: Sequence[str]) -> list[SwiftError]:
+    cannot = [kind for kind in kinds if kind in OF_WEIGHTS]
+    if cannot:
+        what = f"{' and '.join(cannot)} would change weights that a base in {method} does not have in full"
+        return [ConfigError("CONFIG-02", what, fix="--sft_type lora, or the base in full precision")]
+    if kinds and method in UNTRAINED:
+        what = f"nothing trains on a base in {method}: gradients do not get through it"
+        return [
+            ConfigError(
+                "CONFIG-02", what, fix="the base in full precision, with --quantization_bit 4 where it is large"
+            )
+        ]
+    return []
