@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
-
-import torch
-from transformers import StoppingCriteria
 
 from swift.templates.encoding import Template
 from swift.templates.stop import generate_ids_to_response
@@ -36,6 +32,7 @@ class Reader:
         self.stop_ids = list(stop_ids)
         self.stop_words = list(dict.fromkeys(word for word in [*template.stop_words, *stop_words] if word))
         self.tokenizer_kwargs, self.stop_after = tokenizer_kwargs or {}, tuple(stop_after)
+        self.window = max((len(text.encode()) for text in self.ending_texts), default=0) + 8
 
     @property
     def ending_texts(self) -> list[str]:
@@ -61,19 +58,16 @@ class Reader:
         text = str(self.tokenizer.decode(list(ids))) if self.ending_texts else ""
         return any(word in text for word in self.ending_texts)
 
+    def ends(self, ids: Sequence[int]) -> bool:
+        """Whether the last of these ids ends an answer that went on until then."""
+        if ids[-1] in self.stop_ids:
+            return True
+        if not self.ending_texts:
+            return False
+        text = str(self.tokenizer.decode(list(ids[-self.window :])))
+        return any(word in text for word in self.ending_texts)
+
     def _text(self, ids: Sequence[int], finished: bool) -> str:
         text = generate_ids_to_response(self, ids, finished, tokenizer_kwargs=self.tokenizer_kwargs)
         ends = [text.find(word) + len(word) for word in self.stop_after if word in text]
         return text[: min(ends, default=None)]
-
-
-class StopWhen(StoppingCriteria):
-    """Ends every row once `event` is set: whoever reads the answer went away."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
-        """Which rows are done, (B,)."""
-        shape = (input_ids.shape[0],)
-        return torch.full(shape, self.event.is_set(), dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]

@@ -6,32 +6,29 @@ token for token the one of `model.generate`.
 
 from __future__ import annotations
 
-import queue
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
+from transformers import GenerationConfig
 
-from swift.errors import DataError, UsageError
-from swift.inference.answer import Reader, StopWhen
+from swift.errors import DataError
+from swift.inference.answer import Reader
+from swift.inference.batching import Batching, serves
+from swift.inference.engine import Engine, Generation, Request
 from swift.inference.prompt import History, Turn, make_turn, require_fit
-from swift.inference.sampling import take_over
 from swift.inference.settings import max_model_length, prepare_generation_config
+from swift.inference.whole import Whole
 from swift.log import get_logger
 from swift.templates.encoding import Template
-from swift.templates.stop import StopWordsCriteria
-from swift.tuners.model import SwiftModel
 
 logger = get_logger()
-WINDOW_BATCHES = 16
+WINDOW = 256  # rows that are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -159,17 +156,22 @@ def generate_batch(
         batch_size: how many rows are answered at once.
         stop_words: texts that end an answer, besides the template's.
     """
-    numbered = enumerate(rows)
-    while window := list(islice(numbered, batch_size * WINDOW_BATCHES if batch_size > 1 else 1)):
-        turns = [(number, make_turn(template, row)) for number, row in window]
-        answers: dict[int, Answer] = {}
-        for config, batch in _batches(model, template, turns, generation_config, batch_size):
-            first = batch[0][1]
-            reader = Reader(template, config.eos_token_id, stop_words or (), first.tokenizer_kwargs, first.stop_after)
-            outputs = _generate(model, [turn.prompt_ids for _, turn in batch], config, reader)
-            answers |= {n: _answer(reader, turn, ids) for (n, turn), ids in zip(batch, outputs, strict=True)}
-        for number, turn in turns:
-            yield number, answers.get(number, Answer("", len(turn.prompt_ids), 0, "too_long"))
+    engine = choose_engine(model, prepare_generation_config(model, template, generation_config), batch_size)
+    numbers: dict[int, tuple[int, Turn]] = {}
+    answers: dict[int, Answer] = {}
+    following = 0
+    for generation in engine.run(_requests(model, template, rows, generation_config, stop_words, numbers, answers)):
+        number, turn = numbers.pop(id(generation.request))
+        answers[number] = _answer(generation, turn)
+        while following in answers:
+            yield following, answers.pop(following)
+            following += 1
+    yield from sorted(answers.items())
+
+
+def choose_engine(model: Any, config: GenerationConfig, slots: int = 1) -> Engine:
+    """What continues prompts with `model` as `config` says, so many at once."""
+    return Batching(model, slots) if serves(model, config) else Whole(model, slots)
 
 
 def to_device(value: Any, device: torch.device | str) -> Any:
@@ -206,125 +208,64 @@ class _Question:
                 why=f"the model reads at most {max_model_length(model)} tokens",
                 fix="shorten the conversation, or clear the history",
             )
-        self.reader = Reader(
-            template, self.config.eos_token_id, stop_words or (), turn.tokenizer_kwargs, turn.stop_after
-        )
-        self.extra: dict[str, Any] = {"adapter_names": adapter_names} if adapter_names else {}
-        if draws := take_over(self.config, seed):
-            self.extra["logits_processor"] = LogitsProcessorList(draws)
-        self.active = model.active_adapters if isinstance(model, SwiftModel) else None
-
-    def generate(self, *criteria: Any, **kwargs: Any) -> list[int]:
-        """The new ids, in whatever thread, with the adapters that run where the question was asked."""
-        if self.active is not None and self.model.active_adapters != self.active:
-            self.model.set_active_adapters(sorted(self.active))
-        (ids,) = _generate(
-            self.model, [self.turn.prompt_ids], self.config, self.reader, criteria, **self.extra, **kwargs
-        )
-        return ids
+        reader = Reader(template, self.config.eos_token_id, stop_words or (), turn.tokenizer_kwargs, turn.stop_after)
+        adapter = adapter_names[0] if adapter_names else None
+        self.request = Request(turn.prompt_ids, self.config, reader, seed, adapter)
+        self.engine = choose_engine(model, self.config)
 
 
-def _answer(reader: Reader, turn: Turn, ids: list[int]) -> Answer:
-    reason = "stop" if reader.stopped(ids) else "length"
-    return Answer(reader.whole(ids), len(turn.prompt_ids), reader.num_ids(ids), reason)
+def _answer(generation: Generation, turn: Turn) -> Answer:
+    assert generation.finish_reason
+    text = generation.request.reader.whole(generation.ids)
+    return Answer(text, len(turn.prompt_ids), len(generation.ids), generation.finish_reason)
 
 
-def _batches(
-    model: Any, template: Template, turns: Sequence[tuple[int, Turn]], said: GenerationConfig | None, batch_size: int
-) -> Iterator[tuple[GenerationConfig, list[tuple[int, Turn]]]]:
-    """Batches of similar length, longest first, each of one limit of new tokens; what does not fit is left out.
-
-    One limit each, because a longer neighbour must not shorten an answer; and one kind of end, that with tools or that
-    without.
-    """
-    batch: list[tuple[int, Turn]] = []
-    limit: GenerationConfig | None = None
-    for number, turn in sorted(turns, key=lambda item: (item[1].stop_after, -len(item[1].prompt_ids))):
-        config = prepare_generation_config(model, template, said, num_prompt_tokens=len(turn.prompt_ids))
-        if not turn.prompt_ids or config.max_new_tokens < 1:
-            continue
-        full = len(batch) == batch_size or bool(batch and batch[0][1].stop_after != turn.stop_after)
-        if limit is not None and (full or config.max_new_tokens != limit.max_new_tokens):
-            yield limit, batch
-            batch = []
-        batch.append((number, turn))
-        limit = config
-    if limit is not None:
-        yield limit, batch
-
-
-@torch.inference_mode()
-def _generate(
+def _requests(
     model: Any,
-    prompts: Sequence[list[int]],
-    config: GenerationConfig,
-    reader: Reader,
-    criteria: Sequence[Any] = (),
-    **kwargs: Any,
-) -> list[list[int]]:
-    """New ids of each prompt, the end of the turn and padding included."""
-    model.eval()
-    width = max(map(len, prompts))
-    pads = [width - len(prompt) for prompt in prompts]
-    input_ids = [[config.pad_token_id] * pad + prompt for pad, prompt in zip(pads, prompts, strict=True)]
-    attention_mask = [[0] * pad + [1] * (width - pad) for pad in pads]
-    inputs = {"input_ids": torch.tensor(input_ids), "attention_mask": torch.tensor(attention_mask)}
-    words = [StopWordsCriteria(reader.tokenizer, reader.ending_texts, width)] if reader.ending_texts else []
-    output = model.generate(
-        **to_device(inputs, model.device),
-        generation_config=config,
-        stopping_criteria=StoppingCriteriaList([*words, *criteria]),
-        **kwargs,
-    )
-    return output[:, width:].tolist()
+    template: Template,
+    rows: Iterable[Mapping[str, Any]],
+    said: GenerationConfig | None,
+    stop_words: Sequence[str] | None,
+    numbers: dict[int, tuple[int, Turn]],
+    answers: dict[int, Answer],
+) -> Iterator[Request]:
+    """Requests for the rows, of each window the longest first; what does not fit is answered at once."""
+    numbered = enumerate(rows)
+    while window := list(islice(numbered, WINDOW)):
+        turns = [(number, make_turn(template, row)) for number, row in window]
+        for number, turn in sorted(turns, key=lambda item: -len(item[1].prompt_ids)):
+            length = len(turn.prompt_ids)
+            config = prepare_generation_config(model, template, said, num_prompt_tokens=length)
+            if not length or config.max_new_tokens < 1:
+                answers[number] = Answer("", length, 0, "too_long")
+                continue
+            kwargs = turn.tokenizer_kwargs
+            reader = Reader(template, config.eos_token_id, stop_words or (), kwargs, turn.stop_after)
+            request = Request(turn.prompt_ids, config, reader)
+            numbers[id(request)] = number, turn
+            yield request
 
 
 def _whole(question: _Question, info: dict[str, Any]) -> str:
     started = time.perf_counter()
-    answer = _answer(question.reader, question.turn, question.generate())
+    (generation,) = question.engine.run([question.request])
+    answer = _answer(generation, question.turn)
     _fill_info(info, answer, started)
     return answer.text
 
 
-class _Ids(BaseStreamer):
-    """Hands each new id of the only row to a queue; None comes after the last."""
-
-    def __init__(self) -> None:
-        self.queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self.prompt_seen = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.prompt_seen:
-            self.queue.put(int(value.flatten()[-1]))
-        self.prompt_seen = True
-
-    def end(self) -> None:
-        """Nothing yet: the last is told when `generate` has returned or failed."""
-
-
 def _stream(question: _Question, info: dict[str, Any], stop: threading.Event) -> Iterator[str]:
-    """The answer as it grows; `generate` runs in a thread, and stops when `stop` is set or this iterator closed."""
-    if (question.config.num_beams or 1) > 1:
-        beams = question.config.num_beams
-        raise UsageError("USAGE-02", f"beam search (num_beams={beams}) cannot stream", fix="do not stream")
-    reader, ids, closed, seen, shown = question.reader, _Ids(), threading.Event(), list[int](), ""
+    """The answer as it grows, until it ends or `stop` is set."""
+    reader, shown, last = question.request.reader, "", None
     started = time.perf_counter()
-    with ThreadPoolExecutor(1, "generate") as pool:
-        work = pool.submit(question.generate, StopWhen(closed), StopWhen(stop), streamer=ids)
-        work.add_done_callback(lambda _: ids.queue.put(None))
-        try:
-            while (new := ids.queue.get()) is not None:
-                seen.append(new)
-                longer = reader.so_far(seen)
-                if len(longer) > len(shown) and longer.startswith(shown):
-                    shown = longer
-                    info["num_generated_tokens"] = len(seen)
-                    yield shown
-        finally:
-            closed.set()
-    answer = _answer(reader, question.turn, work.result())
-    if stop.is_set() and answer.finish_reason == "length":
-        answer = replace(answer, finish_reason="stopped")
+    for last in question.engine.stream(question.request, stop):
+        longer = "" if last.finish_reason else reader.so_far(last.ids)
+        if len(longer) > len(shown) and longer.startswith(shown):
+            shown = longer
+            info["num_generated_tokens"] = len(last.ids)
+            yield shown
+    assert last
+    answer = _answer(last, question.turn)
     _fill_info(info, answer, started)
     yield answer.text
 

@@ -1,55 +1,118 @@
-"""Sampling from a seed of one's own: what others draw in the same process changes nothing."""
+"""Choosing the next token of one answer: by its own settings and seed, whoever else is being answered."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
+    MinNewTokensLengthLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
 )
 
+PLAIN, CHOSEN = "plain", "chosen"  # the likeliest of the model's own logits; anything else
+ELSEWHERE = (
+    "num_beams", "penalty_alpha", "dola_layers", "guidance_scale", "sequence_bias", "bad_words_ids", "force_words_ids",
+    "constraints", "typical_p", "epsilon_cutoff", "eta_cutoff", "forced_bos_token_id", "forced_eos_token_id",
+    "suppress_tokens", "begin_suppress_tokens", "exponential_decay_length_penalty", "encoder_repetition_penalty",
+    "encoder_no_repeat_ngram_size", "watermarking_config", "token_healing", "prompt_lookup_num_tokens", "min_length",
+    "remove_invalid_values", "renormalize_logits", "top_h",
+)  # fmt: skip  # settings of `model.generate` alone
 
-class SeededDraw(LogitsProcessor):
-    """Draws each token itself, from scores warped as `config` says, and leaves only that one to choose.
 
-    Transformers draws from the one generator of the process; this has its own, so that an answer depends on its seed
-    and not on who else is being answered. `generate` must then run without sampling: see `take_over`.
+class Sampler:
+    """Chooses tokens as `config` says: temperature, top_k, top_p and min_p in this order, repetition kept down before.
 
     Args:
-        config: whose temperature, top_k, top_p and min_p count, in this order.
-        seed: of the generator; one row has one.
+        config: settings; those of `ELSEWHERE` must be off.
+        prompt_ids: of the question; they count as repeated too.
+        seed: of the draws; one must be said to sample.
+        presence: is taken off the logits of all tokens that the answer has already.
+        frequency: is taken off them for each time that it has them.
     """
 
-    def __init__(self, config: GenerationConfig, seed: int) -> None:
-        self.seed, self.generator = seed, None
-        self.warpers = LogitsProcessorList()
-        if config.temperature not in (None, 1.0):
-            self.warpers.append(TemperatureLogitsWarper(float(config.temperature)))
-        if config.top_k:
-            self.warpers.append(TopKLogitsWarper(config.top_k))
-        if config.top_p is not None and config.top_p < 1:
-            self.warpers.append(TopPLogitsWarper(config.top_p))
-        if config.min_p is not None:
-            self.warpers.append(MinPLogitsWarper(config.min_p))
+    def __init__(
+        self,
+        config: GenerationConfig,
+        prompt_ids: Sequence[int] = (),
+        seed: int | None = None,
+        *,
+        presence: float = 0.0,
+        frequency: float = 0.0,
+    ) -> None:
+        self.config, self.prompt_ids = config, list(prompt_ids)
+        self.presence, self.frequency = presence, frequency
+        self.processors = self._processors()
+        self.generator: torch.Generator | None = None
+        self.seed = seed
+        changed = config.do_sample or self.processors or presence or frequency
+        self.kind = CHOSEN if changed else PLAIN
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores (B, V) that are 0 at the token drawn and -inf elsewhere."""
+    @staticmethod
+    def serves(config: GenerationConfig) -> bool:
+        """Whether these settings are all that `config` asks."""
+        neutral = GenerationConfig()
+        values = [(getattr(config, name, None), getattr(neutral, name, None)) for name in ELSEWHERE]
+        return all(value in (None, plain, 1, 0, 1.0, False) for value, plain in values)
+
+    def choose(self, logits_V: Tensor, ids: Sequence[int]) -> int:
+        """The next token after the prompt and `ids`."""
+        scores_V = self._repeated(logits_V, ids)
+        if self.processors:
+            so_far = torch.tensor([[*self.prompt_ids, *ids]], device=logits_V.device)
+            for processor in self.processors:
+                scores_V = processor(so_far, scores_V[None])[0]  # type: ignore[arg-type]
+        return self.draw(scores_V) if self.config.do_sample else int(scores_V.argmax())
+
+    def draw(self, scores_V: Tensor) -> int:
+        """A token drawn from scores (V,)."""
         if self.generator is None:
-            self.generator = torch.Generator(scores.device).manual_seed(self.seed)
-        probabilities_BV = self.warpers(input_ids, scores).float().softmax(-1)
-        drawn_B1 = torch.multinomial(probabilities_BV, 1, generator=self.generator)
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn_B1, 0.0)  # type: ignore[return-value]
+            assert self.seed is not None
+            self.generator = torch.Generator(scores_V.device).manual_seed(self.seed)
+        probabilities_K, ids_K = candidates(scores_V, self.config)
+        return int(ids_K[torch.multinomial(probabilities_K, 1, generator=self.generator)])
+
+    def _repeated(self, logits_V: Tensor, ids: Sequence[int]) -> Tensor:
+        """Logits without what repetition costs (https://platform.openai.com/docs/api-reference/chat/create)."""
+        if not ids or not (self.presence or self.frequency):
+            return logits_V
+        said, counts = torch.tensor(ids, device=logits_V.device).unique(return_counts=True)
+        scores_V = logits_V.clone()
+        scores_V[said] -= self.presence + self.frequency * counts
+        return scores_V
+
+    def _processors(self) -> list[LogitsProcessor]:
+        config = self.config
+        made: list[LogitsProcessor] = []
+        if config.repetition_penalty not in (None, 1.0):
+            made.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+        if config.no_repeat_ngram_size:
+            made.append(NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size))
+        if config.min_new_tokens:
+            prompt = len(self.prompt_ids)
+            made.append(MinNewTokensLengthLogitsProcessor(prompt, config.min_new_tokens, config.eos_token_id))
+        return made
 
 
-def take_over(config: GenerationConfig, seed: int | None) -> list[LogitsProcessor]:
-    """The processors that sample as `config` says from `seed`, and turn its own sampling off; none without either."""
-    if seed is None or not config.do_sample:
-        return []
-    draw = SeededDraw(config, seed)
-    config.do_sample, config.temperature, config.top_p, config.top_k, config.min_p = False, 1.0, 1.0, 50, None
-    return [draw]
+def candidates(scores_V: Tensor, config: GenerationConfig) -> tuple[Tensor, Tensor]:
+    """The tokens that may be drawn, (K,), likeliest first: their probabilities and their ids.
+
+    The same as transformers' warpers leave, with the search kept to the likeliest `top_k`.
+    """
+    scores_V = scores_V.float() / float(config.temperature or 1.0)
+    count = min(config.top_k or len(scores_V), len(scores_V))
+    scores_K, ids_K = scores_V.topk(count)
+    probabilities_K = scores_K.softmax(-1)
+    kept_K = torch.ones_like(ids_K, dtype=torch.bool)
+    if config.top_p is not None and config.top_p < 1:
+        kept_K &= probabilities_K.cumsum(-1) - probabilities_K < config.top_p
+        kept_K[0] = True
+    if config.min_p is not None:
+        left_K = probabilities_K * kept_K / (probabilities_K * kept_K).sum()
+        kept_K &= left_K >= config.min_p * left_K[0]
+    probabilities_K = probabilities_K * kept_K
+    return probabilities_K / probabilities_K.sum(), ids_K

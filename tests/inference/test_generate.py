@@ -250,12 +250,14 @@ def test_a_stream_runs_the_adapters_of_its_reader(template, monkeypatch, threads
 
 
 def test_an_error_while_generating_reaches_the_reader_of_the_stream(model, template, monkeypatch):
-    def fail(**kwargs):
+    def fail(*args, **kwargs):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model, "generate", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        list(inference_stream(model, template, "hi"))
+    for served in (True, False):
+        monkeypatch.setattr("swift.inference.generate.serves", lambda *_, served=served: served)
+        monkeypatch.setattr(model, "forward" if served else "generate", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            list(inference_stream(model, template, "hi"))
 
 
 def test_verbose_prints_prompt_and_answer_and_streams_when_asked(model, template, capsys):

@@ -1,10 +1,17 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import (
+    GenerationConfig,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from swift.inference.generate import inference_stream
-from swift.inference.sampling import SeededDraw, take_over
+from swift.inference.sampling import PLAIN, Sampler, candidates
 from tests.inference.fake import FakeTemplate
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -13,8 +20,7 @@ WARM = GenerationConfig(do_sample=True, temperature=1.5, top_k=50, top_p=0.95, m
 
 def draws(config, scores, count):
     """How often each token is drawn by `count` seeds, as shares."""
-    ids = torch.zeros((1, 1), dtype=torch.long)
-    drawn = torch.tensor([int(SeededDraw(config, seed)(ids, scores[None]).argmax()) for seed in range(count)])
+    drawn = torch.tensor([Sampler(config, seed=seed).choose(scores, []) for seed in range(count)])
     return torch.bincount(drawn, minlength=len(scores)) / count
 
 
@@ -37,13 +43,44 @@ def test_no_warping_and_a_least_probability():
     assert draws(plain, scores, 50).tolist() == [1.0, 0.0, 0.0]
 
 
-def test_only_sampling_is_taken_over():
-    assert take_over(GenerationConfig(do_sample=False), 1) == []
-    config = GenerationConfig(do_sample=True, temperature=0.5)
-    assert take_over(config, None) == []
-    assert config.do_sample
-    assert len(take_over(config, 1)) == 1
-    assert not config.do_sample
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 0.7}, {"top_k": 5}, {"top_k": 0, "top_p": 0.8}, {"top_k": 30, "top_p": 0.6, "min_p": 0.1},
+     {"temperature": 3.0, "top_k": 0, "top_p": 0.95, "min_p": 0.02}, {"top_p": 0.01}],
+)  # fmt: skip
+def test_what_may_be_drawn_is_what_the_warpers_of_transformers_leave(settings):
+    config = GenerationConfig(do_sample=True, **{"temperature": 1.0, "top_k": 50, "top_p": 1.0, **settings})
+    scores = torch.randn(400, generator=torch.Generator().manual_seed(1)) * 3
+    warped = TemperatureLogitsWarper(config.temperature)(None, scores[None])
+    warped = TopKLogitsWarper(config.top_k)(None, warped) if config.top_k else warped
+    warped = TopPLogitsWarper(config.top_p)(None, warped)
+    warped = MinPLogitsWarper(config.min_p)(None, warped) if config.min_p else warped
+    probabilities, ids = candidates(scores, config)
+    found = torch.zeros(400).scatter(0, ids, probabilities)
+    assert torch.allclose(found, warped[0].softmax(-1), atol=1e-6)
+    assert ((found > 0) == (warped[0] > -torch.inf)).all()
+
+
+def test_repetition_costs():
+    scores = torch.tensor([2.0, 1.9, 0.0])
+    greedy = GenerationConfig(do_sample=False)
+    assert Sampler(greedy).kind == PLAIN
+    assert Sampler(greedy).choose(scores, [0]) == 0
+    assert Sampler(greedy, presence=0.2).choose(scores, [0]) == 1
+    assert Sampler(greedy, presence=0.2).choose(scores, []) == 0
+    assert Sampler(greedy, frequency=0.06).choose(scores, [0]) == 0
+    assert Sampler(greedy, frequency=0.06).choose(scores, [0, 0]) == 1
+    assert Sampler(GenerationConfig(repetition_penalty=1.2), [0]).choose(scores, []) == 1
+    assert Sampler(GenerationConfig(no_repeat_ngram_size=1)).choose(scores, [0]) == 1
+    assert Sampler(GenerationConfig(min_new_tokens=2, eos_token_id=[0])).choose(scores, []) == 1
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_beams": 2}, {"typical_p": 0.5}, {"bad_words_ids": [[1]]}, {"min_length": 9}]
+)
+def test_what_is_left_to_generate(settings):
+    assert Sampler.serves(GenerationConfig(temperature=0.5, do_sample=True, min_p=0.1, no_repeat_ngram_size=2))
+    assert not Sampler.serves(GenerationConfig(**settings))
 
 
 def test_an_answer_depends_on_its_seed_alone():

@@ -1,0 +1,301 @@
+"""Continuous batching: a row that ends makes room for the next while others go on, each as if it were alone.
+
+Letters in names: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import GenerationConfig
+
+from swift.inference.cache import SlotCache
+from swift.inference.engine import Generation, Request, TokenLogprobs
+from swift.inference.prefixes import Prefixes
+from swift.inference.sampling import PLAIN, Sampler
+from swift.tuners.model import SwiftModel
+
+FULL_LAYERS = {"full_attention", "sliding_attention", "attention"}
+LEAST_TRIM = 64
+ALIKE = 0.7  # rows are read together when the shorter has at least this share of the longer's tokens
+
+
+class _Row:
+    """A row of the batch: `pad` columns of the cache are not its own; its last token is not in the cache yet."""
+
+    def __init__(self, generation: Generation, length: int, pad: int) -> None:
+        self.generation, self.length, self.pad = generation, length, pad
+        request = generation.request
+        self.sampler = Sampler(request.config, request.prompt_ids, generation.seed)
+
+    @property
+    def live(self) -> bool:
+        """Whether it wants another token."""
+        return self.generation.finish_reason is None
+
+
+class Batching:
+    """An engine on a transformers model; all methods but `submit` belong to one thread.
+
+    Args:
+        model: a causal language model that `serves` says yes of.
+        slots: how many rows are answered at once.
+        prefill_tokens: how many tokens of prompts are read in one pass, at most, unless one prompt alone has more.
+        cache_tokens: how many tokens of all rows may be remembered; None is as many as half the free memory holds.
+        prefixes: beginnings of prompts that need not be read again; None remembers none.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        slots: int = 64,
+        *,
+        prefill_tokens: int = 4096,
+        cache_tokens: int | None = None,
+        prefixes: Prefixes | None = None,
+    ) -> None:
+        self.model, self.slots, self.prefill_tokens, self.prefixes = model, slots, prefill_tokens, prefixes
+        self.cache_tokens = cache_tokens
+        self._waiting: deque[Generation] = deque()
+        self._lock = threading.Lock()
+        self._rows: list[_Row] = []
+        self._cache = SlotCache()
+        self._takes = accepted(model)
+        self._active = model.active_adapters if isinstance(model, SwiftModel) else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._waiting or any(row.live for row in self._rows))
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are being answered."""
+        return sum(row.live for row in self._rows)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._waiting)
+
+    def submit(self, request: Request) -> Generation:
+        """Queue a request, from any thread."""
+        generation = Generation(request)
+        with self._lock:
+            self._waiting.append(generation)
+        return generation
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Generation]:
+        """The finished answers to `requests`, as they end; so many are drawn from the iterable as are needed."""
+        source, mine = iter(requests), set[Generation]()
+        while True:
+            while len(self._waiting) < 2 * self.slots and (request := next(source, None)) is not None:
+                mine.add(self.submit(request))
+            if not mine:
+                return
+            for generation in self.step():
+                if generation.finish_reason and generation in mine:
+                    mine.remove(generation)
+                    yield generation
+
+    def stream(self, request: Request, stop: threading.Event) -> Iterator[Generation]:
+        """The same answer again and again as it grows, the last time finished; it ends once `stop` is set."""
+        generation = self.submit(request)
+        try:
+            while generation.finish_reason is None:
+                if stop.is_set():
+                    generation.cancel()
+                if generation in self.step():
+                    yield generation
+        finally:
+            generation.cancel()
+
+    @torch.inference_mode()
+    def step(self) -> list[Generation]:
+        """One token more for every row, after new ones came in; the answers that grew or ended."""
+        self.model.eval()
+        if self._active is not None and self.model.active_adapters != self._active:
+            self.model.set_active_adapters(sorted(self._active))
+        changed = self._drop_cancelled()
+        for group in self._groups(self._admitted()):
+            changed += self._read(group)
+        if any(row.live for row in self._rows):
+            self._tidy()
+            last = [[row.generation.ids[-1]] for row in self._rows]
+            changed += self._write(self._rows, self._forward(last, self._rows, self._cache))
+        return changed
+
+    def _drop_cancelled(self) -> list[Generation]:
+        with self._lock:
+            given_up = [generation for generation in self._waiting if generation.cancelled]
+            self._waiting = deque(generation for generation in self._waiting if not generation.cancelled)
+        given_up += [row.generation for row in self._rows if row.live and row.generation.cancelled]
+        for generation in given_up:
+            generation.finish_reason = "stopped"
+        return given_up
+
+    def _admitted(self) -> list[Generation]:
+        """Those that come in now: none until an eighth of the slots is free, as reading one row costs like many."""
+        live = [row for row in self._rows if row.live]
+        free = self.slots - len(live)
+        if free < max(1, self.slots // 8) or not self._waiting:
+            return []
+        longest = max((_final_length(row.generation) for row in live), default=0)
+        come: list[Generation] = []
+        with self._lock:
+            while self._waiting and len(come) < free:
+                longest = max(longest, _final_length(self._waiting[0]))
+                if (live or come) and longest * (len(live) + len(come) + 1) > self._limit():
+                    break
+                come.append(self._waiting.popleft())
+        return come
+
+    def _limit(self) -> float:
+        if self.cache_tokens is None and self._cache.slots:
+            self.cache_tokens = free_memory(self.model.device) // 2 // self._cache.bytes_per_token
+        return self.cache_tokens or float("inf")
+
+    def _groups(self, come: Sequence[Generation]) -> Iterator[list[Generation]]:
+        """Prompts of like length, few enough to be read in one pass."""
+        group: list[Generation] = []
+        for generation in sorted(come, key=lambda each: -len(each.request.prompt_ids)):
+            length = len(generation.request.prompt_ids)
+            longest = len(group[0].request.prompt_ids) if group else length
+            if group and (length < ALIKE * longest or longest * (len(group) + 1) > self.prefill_tokens):
+                yield group
+                group = []
+            group.append(generation)
+        if group:
+            yield group
+
+    def _read(self, group: list[Generation]) -> list[Generation]:
+        """Read prompts, answer their first token, and let those that go on into the batch."""
+        width = max(len(generation.request.prompt_ids) for generation in group)
+        rows = [_Row(g, len(g.request.prompt_ids), width - len(g.request.prompt_ids)) for g in group]
+        cache, tokens = SlotCache(), width
+        if self.prefixes is not None:
+            cache, tokens = self.prefixes.find([(g.request.adapter, g.request.prompt_ids) for g in group])
+        ids = [([0] * row.pad + row.generation.request.prompt_ids)[-tokens:] for row in rows]
+        logits = self._forward(ids, rows, cache)
+        changed = self._write(rows, logits)
+        if self.prefixes is not None:
+            for k, row in enumerate(rows):
+                request = row.generation.request
+                self.prefixes.add(request.adapter, request.prompt_ids, cache, k, row.pad)
+        going = [k for k, row in enumerate(rows) if row.live]
+        if going:
+            if len(going) < len(rows):
+                cache.keep(going)
+            self._join([rows[k] for k in going], cache)
+        return changed
+
+    def _join(self, rows: list[_Row], cache: SlotCache) -> None:
+        gone = [k for k, row in enumerate(self._rows) if not row.live]
+        if len(gone) == len(self._rows):
+            self._rows, self._cache = rows, cache
+            return
+        before = self._cache.length
+        places = self._cache.splice(gone, cache)
+        for row in self._rows:
+            row.pad += self._cache.length - before
+        for place, row in zip(places, rows, strict=True):
+            row.pad = self._cache.length - row.length
+            self._rows[place : place + 1] = [row]
+
+    def _tidy(self) -> None:
+        """Forget rows that have ended, once they are an eighth, and columns that nobody has."""
+        live = [k for k, row in enumerate(self._rows) if row.live]
+        first = min(self._rows[k].pad for k in live)
+        if first < max(LEAST_TRIM, self._cache.length // 4):
+            first = 0
+        if first or 8 * (len(self._rows) - len(live)) >= len(self._rows):
+            self._cache.keep(live, first)
+            self._rows = [self._rows[k] for k in live]
+            for row in self._rows:
+                row.pad -= first
+
+    def _forward(self, ids: list[list[int]], rows: Sequence[_Row], cache: SlotCache) -> Tensor:
+        """Logits (B, V) behind the last of some ids of every row, which end up in the cache."""
+        device, new = self.model.device, len(ids[0])
+        columns = cache.length + new
+        pads_B1 = torch.tensor([[row.pad] for row in rows])
+        places_BT = torch.arange(columns)[None] - pads_B1
+        inputs: dict[str, Any] = {"input_ids": torch.tensor(ids, device=device), "past_key_values": cache}
+        if any(row.pad for row in rows):
+            inputs["attention_mask"] = (places_BT >= 0).long().to(device)
+        elif "attention_mask" in self._takes:
+            inputs["attention_mask"] = torch.ones((len(rows), columns), dtype=torch.long, device=device)
+        if "position_ids" in self._takes:
+            inputs["position_ids"] = places_BT[:, -new:].clamp(min=0).to(device)
+        if "logits_to_keep" in self._takes:
+            inputs["logits_to_keep"] = 1
+        if any(row.generation.request.adapter for row in rows):
+            active = self.model.active_adapter
+            inputs["adapter_names"] = [row.generation.request.adapter or active for row in rows]
+        output = self.model(**inputs, use_cache=True)
+        for row in rows:
+            row.length = columns - row.pad
+        return output.logits[:, -1].float()
+
+    def _write(self, rows: Sequence[_Row], logits_BV: Tensor) -> list[Generation]:
+        """Choose a token for every live row; the answers that grew."""
+        grown = []
+        likeliest = logits_BV.argmax(-1).tolist() if any(row.sampler.kind == PLAIN for row in rows) else []
+        for k, row in enumerate(rows):
+            if not row.live:
+                continue
+            generation = row.generation
+            token = likeliest[k] if row.sampler.kind == PLAIN else row.sampler.choose(logits_BV[k], generation.ids)
+            if generation.request.logprobs is not None:
+                generation.logprobs.append(_logprobs(logits_BV[k], token, generation.request.logprobs))
+            generation.add(token)
+            grown.append(generation)
+        return grown
+
+
+def serves(model: Any, config: GenerationConfig) -> bool:
+    """Whether an engine can continue prompts with this model as `config` asks; `model.generate` can do the rest."""
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return False
+    plain = model.config.get_text_config(decoder=True)
+    layers = set(getattr(plain, "layer_types", None) or ())
+    stateful = getattr(_innermost(model), "_is_stateful", False)
+    simple = not stateful and not plain.is_encoder_decoder and layers <= FULL_LAYERS
+    return simple and "past_key_values" in accepted(model) and Sampler.serves(config)
+
+
+def accepted(model: Any) -> set[str]:
+    """The names of what the model's own forward takes."""
+    return set(inspect.signature(_innermost(model).forward).parameters)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free where the model is."""
+    if device.type == "cuda":  # needs-cuda
+        return torch.cuda.mem_get_info(device)[0]
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+
+
+def _innermost(model: Any) -> Any:
+    if isinstance(model, PeftModel):
+        return _innermost(model.get_base_model())
+    return _innermost(model.model) if isinstance(model, SwiftModel) else model
+
+
+def _final_length(generation: Generation) -> int:
+    return len(generation.request.prompt_ids) + int(generation.request.config.max_new_tokens or 0)
+
+
+def _logprobs(logits_V: Tensor, token: int, count: int) -> TokenLogprobs:
+    logprobs_V = logits_V.log_softmax(-1)
+    values, ids = logprobs_V.topk(count)
+    likeliest = list(zip(ids.tolist(), values.tolist(), strict=True))
+    return TokenLogprobs(token, float(logprobs_V[token]), likeliest)

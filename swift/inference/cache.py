@@ -1,0 +1,167 @@
+"""What a model remembers of the rows that are being answered: rows come and go while others stay.
+
+Every row ends at the same column, so it has padding on its left. Letters in names: B rows, H heads, T columns, D size
+of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+COLUMNS_MORE = 64
+Kept = list[tuple[Tensor, Tensor]]  # keys and values (H, T, D) of one row, layer by layer
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer, (B, H, T, D), in room for more columns than are used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make room for what is first written."""
+        self.keys, self.values = self._room(key_states), self._room(value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write (B, H, n, D) behind the columns so far; give all that are used now."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        keys, values = self._arrays()
+        end = self.length + key_states.shape[2]
+        if end > keys.shape[2]:
+            keys, values = self._room(keys[:, :, : self.length], end), self._room(values[:, :, : self.length], end)
+            self.keys, self.values = keys, values
+        keys[:, :, self.length : end] = key_states
+        values[:, :, self.length : end] = value_states
+        self.length = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        """Columns that are used."""
+        return self.length
+
+    def get_max_length(self) -> int:
+        """-1: there is always room."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns that a query of so many tokens sees, and the first of them."""
+        return self.length + query_length, 0
+
+    def used(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the used columns, (B, H, T, D)."""
+        keys, values = self._arrays()
+        return keys[:, :, : self.length], values[:, :, : self.length]
+
+    def set(self, keys_BHTD: Tensor, values_BHTD: Tensor) -> None:
+        """Remember this instead."""
+        self.length = keys_BHTD.shape[2]
+        self.keys, self.values = self._room(keys_BHTD, self.length), self._room(values_BHTD, self.length)
+        self.is_initialized = True
+
+    def _arrays(self) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
+    def _room(self, like: Tensor, columns: int = 0) -> Tensor:
+        """What is in `like`, with a quarter more columns than `columns` at least."""
+        wanted = max(columns, like.shape[2])
+        room = like.new_zeros((*like.shape[:2], wanted + max(COLUMNS_MORE, wanted // 4), like.shape[3]))
+        room[:, :, : like.shape[2]] = like
+        return room
+
+
+class SlotCache(Cache):
+    """A cache whose rows can be dropped, replaced and joined. It keeps whole rows also where a window slides."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=SlotLayer)
+
+    @property
+    def slots(self) -> list[SlotLayer]:
+        """The layers that are used."""
+        return [layer for layer in self.layers if isinstance(layer, SlotLayer) and layer.is_initialized]
+
+    @property
+    def length(self) -> int:
+        """Columns that are used."""
+        return self.get_seq_length() if self.layers else 0
+
+    @property
+    def bytes_per_token(self) -> int:
+        """How much memory a column of one row takes."""
+        arrays = [array for layer in self.slots for array in layer.used()]
+        return sum(array.shape[1] * array.shape[3] * array.element_size() for array in arrays)
+
+    def keep(self, rows: Sequence[int], first: int = 0) -> None:
+        """Forget all but `rows`, in this order, and the columns before `first`."""
+        for layer in self.slots:
+            keys, values = layer.used()
+            chosen = torch.tensor(rows, device=keys.device)
+            layer.set(keys[chosen, :, first:], values[chosen, :, first:])
+
+    def splice(self, gone: Sequence[int], other: SlotCache) -> list[int]:
+        """Take the rows of `other` in: into the places of rows that are `gone`, then behind the last one.
+
+        Returns:
+            the place of each row of `other`; columns have become as many as the longer of both has.
+        """
+        if not self.layers:
+            self.layers = other.layers
+            return list(range(other.rows))
+        wider = other.length - self.length
+        if wider > 0:
+            self._widen(wider)
+        places = [*gone, *range(self.rows, self.rows + other.rows)][: other.rows]
+        more = other.rows - len(gone)
+        for mine, theirs in zip(self.slots, other.slots, strict=True):
+            for name, new in zip(("keys", "values"), theirs.used(), strict=True):
+                room = getattr(mine, name)
+                if more > 0:
+                    room = torch.cat([room, room.new_zeros((more, *room.shape[1:]))])
+                room[places, :, mine.length - new.shape[2] : mine.length] = new
+                setattr(mine, name, room)
+        return places
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are, gone ones included."""
+        return self.slots[0].used()[0].shape[0] if self.slots else 0
+
+    def row(self, row: int, first: int, last: int) -> Kept:
+        """A copy of what columns `first` to before `last` of one row hold."""
+        return [
+            (keys[row, :, first:last].clone(), values[row, :, first:last].clone())
+            for keys, values in (layer.used() for layer in self.slots)
+        ]
+
+    @classmethod
+    def of(cls, kept: Sequence[Kept | None], width: int) -> SlotCache:
+        """A cache of `width` columns with these rows at their right ends; None is an empty row."""
+        cache = cls()
+        example = next(row for row in kept if row is not None)
+        for number, (keys, values) in enumerate(example):
+            layer = SlotLayer()
+            arrays = [part.new_zeros((len(kept), part.shape[0], width, part.shape[2])) for part in (keys, values)]
+            for k, row in enumerate(kept):
+                if row is not None:
+                    for array, part in zip(arrays, row[number], strict=True):
+                        array[k, :, width - part.shape[1] :] = part
+            layer.set(*arrays)
+            cache.layers.append(layer)
+        return cache
+
+    def _widen(self, columns: int) -> None:
+        for layer in self.slots:
+            keys, values = layer.used()
+            layer.set(*(torch.nn.functional.pad(array, (0, 0, columns, 0)) for array in (keys, values)))

@@ -1,0 +1,89 @@
+"""What answers: requests, answers that grow, and the engines behind them.
+
+`batching.Batching` answers many at once with a transformers model; `whole.Whole` is `model.generate`, for the models
+and settings that it does not serve.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from transformers import GenerationConfig
+
+from swift.inference.answer import Reader
+
+BASE = "__base__"  # what PEFT calls a row without an adapter
+Reason = Literal["stop", "length", "stopped"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to continue, and how.
+
+    `config` is one of `prepare_generation_config`; `seed` None draws one from PyTorch's generator; `adapter` None is
+    what is active, BASE none; `logprobs` is how many of the likeliest tokens to report beside the chosen one, None not
+    even that one.
+    """
+
+    prompt_ids: list[int]
+    config: GenerationConfig
+    reader: Reader
+    seed: int | None = None
+    adapter: str | None = None
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural logarithms of the probabilities that the model itself gives, before any sampling option."""
+
+    id: int
+    logprob: float
+    likeliest: list[tuple[int, float]]
+
+
+@dataclass(eq=False)
+class Generation:
+    """An answer that grows: `ids` with the one that ends it; `finish_reason` is None until it has ended."""
+
+    request: Request
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: Reason | None = None
+    cancelled: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Draw a seed where nobody said one, so that an answer depends on when it was asked for alone."""
+        self.seed = self.request.seed
+        if self.seed is None and self.request.config.do_sample:
+            self.seed = int(torch.randint(2**62, ()))
+
+    def cancel(self) -> None:
+        """End it with the token at work, from any thread."""
+        self.cancelled = True
+
+    def add(self, token: int) -> None:
+        """One token more, which may end it."""
+        self.ids.append(token)
+        reader, limit = self.request.reader, self.request.config.max_new_tokens
+        if reader.ends(self.ids):
+            self.finish_reason = "stop"
+        elif len(self.ids) >= limit:
+            self.finish_reason = "length"
+
+
+class Engine(Protocol):
+    """Continues prompts."""
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Generation]:
+        """The finished answers to `requests`, as they end; so many are drawn from the iterable as are needed."""
+        ...
+
+    def stream(self, request: Request, stop: threading.Event) -> Iterator[Generation]:
+        """The same answer again and again as it grows, the last time finished; it ends once `stop` is set."""
+        ...
