@@ -45,6 +45,8 @@ CODES = {
     "SERVER-01": "An address cannot be listened on.",
     "SERVER-02": "A server would let anybody in.",
     "SERVER-03": "A public link could not be made.",
+    "SERVER-04": "The engine was closed.",
+    "SERVER-05": "Too many requests wait already.",
 }
 
 

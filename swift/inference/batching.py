@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from swift.inference.cache import SlotCache
-from swift.inference.engine import Generation, Request, TokenLogprobs
+from swift.inference.engine import Either, Generation, Request, TokenLogprobs
 from swift.inference.prefixes import Prefixes
 from swift.inference.sampling import PLAIN, Sampler
 from swift.tuners.model import SwiftModel
@@ -66,6 +66,7 @@ class Batching:
         self._waiting: deque[Generation] = deque()
         self._lock = threading.Lock()
         self._rows: list[_Row] = []
+        self._reading: list[Generation] = []  # taken from those who wait, and not all in the batch yet
         self._cache = SlotCache()
         self._takes = accepted(model)
         self._active = model.active_adapters if isinstance(model, SwiftModel) else None
@@ -85,9 +86,9 @@ class Batching:
         """Requests that wait for a slot."""
         return len(self._waiting)
 
-    def submit(self, request: Request) -> Generation:
-        """Queue a request, from any thread."""
-        generation = Generation(request)
+    def submit(self, request: Request, stop: threading.Event | None = None) -> Generation:
+        """Queue a request, from any thread; once `stop` is set it ends with the token at work."""
+        generation = Generation(request, stop=stop or threading.Event())
         with self._lock:
             self._waiting.append(generation)
         return generation
@@ -107,11 +108,9 @@ class Batching:
 
     def stream(self, request: Request, stop: threading.Event) -> Iterator[Generation]:
         """The same answer again and again as it grows, the last time finished; it ends once `stop` is set."""
-        generation = self.submit(request)
+        generation = self.submit(request, Either(stop))
         try:
             while generation.finish_reason is None:
-                if stop.is_set():
-                    generation.cancel()
                 if generation in self.step():
                     yield generation
         finally:
@@ -124,19 +123,30 @@ class Batching:
         if self._active is not None and self.model.active_adapters != self._active:
             self.model.set_active_adapters(sorted(self._active))
         changed = self._drop_cancelled()
-        for group in self._groups(self._admitted()):
+        self._reading = self._admitted()
+        for group in self._groups(self._reading):
             changed += self._read(group)
+        self._reading = []
         if any(row.live for row in self._rows):
             self._tidy()
             last = [[row.generation.ids[-1]] for row in self._rows]
             changed += self._write(self._rows, self._forward(last, self._rows, self._cache))
         return changed
 
+    def give_up(self, error: Exception) -> list[Generation]:
+        """Forget every answer that is at work because of `error`; those that wait are left."""
+        failed = [row.generation for row in self._rows if row.live]
+        failed += [generation for generation in self._reading if generation.finish_reason is None]
+        for generation in failed:
+            generation.failure = error
+        self._rows, self._cache, self._reading = [], SlotCache(), []
+        return failed
+
     def _drop_cancelled(self) -> list[Generation]:
         with self._lock:
-            given_up = [generation for generation in self._waiting if generation.cancelled]
-            self._waiting = deque(generation for generation in self._waiting if not generation.cancelled)
-        given_up += [row.generation for row in self._rows if row.live and row.generation.cancelled]
+            given_up = [generation for generation in self._waiting if generation.stop.is_set()]
+            self._waiting = deque(generation for generation in self._waiting if not generation.stop.is_set())
+        given_up += [row.generation for row in self._rows if row.live and row.generation.stop.is_set()]
         for generation in given_up:
             generation.finish_reason = "stopped"
         return given_up

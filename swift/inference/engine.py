@@ -54,7 +54,8 @@ class Generation:
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: Reason | None = None
-    cancelled: bool = False
+    failure: Exception | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -65,7 +66,7 @@ class Generation:
 
     def cancel(self) -> None:
         """End it with the token at work, from any thread."""
-        self.cancelled = True
+        self.stop.set()
 
     def add(self, token: int) -> None:
         """One token more, which may end it."""
@@ -75,6 +76,18 @@ class Generation:
             self.finish_reason = "stop"
         elif len(self.ids) >= limit:
             self.finish_reason = "length"
+
+
+class Either(threading.Event):
+    """An event that is set once it or `other` is."""
+
+    def __init__(self, other: threading.Event) -> None:
+        super().__init__()
+        self.other = other
+
+    def is_set(self) -> bool:
+        """Whether one of the two is."""
+        return super().is_set() or self.other.is_set()
 
 
 class Engine(Protocol):

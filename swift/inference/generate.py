@@ -116,13 +116,15 @@ def inference_stream(
     seed: int | None = None,
     stop: threading.Event | None = None,
     tools: Sequence[Mapping[str, Any]] | str | None = None,
+    engine: Engine | None = None,
 ) -> Iterator[tuple[str, History]]:
     """The answer so far and the history with it, again and again; the last is what `inference` returns.
 
     Only whole words and characters are shown, and nothing that could be the beginning of a stop word. Closing the
-    iterator ends the generation. Arguments are those of `inference`, and two more: `seed`, to sample from it alone,
-    whoever else samples meanwhile (None draws from PyTorch's own generator), and `stop`: once it is set, by whatever
-    thread, the answer ends with the token at work, and `finish_reason` is "stopped".
+    iterator ends the generation. Arguments are those of `inference`, and three more: `seed`, to sample from it alone
+    (None draws one from PyTorch's own generator), `stop`: once it is set, by whatever thread, the answer ends with the
+    token at work, and `finish_reason` is "stopped", and `engine`: what generates, when others are answered by the same
+    one (None makes one for this answer).
 
     Raises:
         UsageError: more than one beam.
@@ -130,6 +132,7 @@ def inference_stream(
     """
     row = {"query": query, "history": history, "system": system, "tools": tools}
     question = _Question(model, template, make_turn(template, row), generation_config, stop_words, adapter_names, seed)
+    question.engine = engine or question.engine
     for text in _stream(question, {} if generation_info is None else generation_info, stop or threading.Event()):
         yield text, question.turn.history_with(text)
 

@@ -13,9 +13,12 @@ from transformers import GenerationConfig
 
 from swift.arguments.app_ui import AppUIArguments
 from swift.errors import DataError, SwiftError
+from swift.inference.batching import Batching, serves
 from swift.inference.generate import inference_stream
+from swift.inference.prefixes import Prefixes
 from swift.inference.prompt import History
-from swift.inference.settings import max_model_length
+from swift.inference.service import Service
+from swift.inference.settings import max_model_length, prepare_generation_config
 from swift.templates.encoding import Template
 from swift.ui.words import Words
 
@@ -122,8 +125,16 @@ class Answers:
     def __init__(self, args: AppUIArguments, model: Any, template: Template, words: Words) -> None:
         self.args, self.model, self.template, self.words = args, model, template, words
         self.running = Running()
+        plain = prepare_generation_config(model, template, GenerationConfig())
+        self.service = Service(Batching(model, args.concurrency, prefixes=Prefixes())) if serves(model, plain) else None
         self.own_system = args.system or template.default_system or ""
         self.model_length = max_model_length(model)
+
+    def close(self) -> None:
+        """End every answer."""
+        self.running.stop_all()
+        if self.service is not None:
+            self.service.close()
 
     def settings(self) -> Settings:
         """What the page begins with."""
@@ -220,6 +231,7 @@ class Answers:
             generation_info=info,
             seed=info["seed"],
             stop=stop,
+            engine=self.service,
         ):
             latest = [*before, *history]
             if self.args.stream and not stop.is_set() and time.monotonic() - shown > SECONDS_BETWEEN_VIEWS:

@@ -346,7 +346,7 @@ class Served:
 
     def close(self) -> None:
         """End every answer, then the server."""
-        self.answers.running.stop_all()
+        self.answers.close()
         self.server.should_exit = True
         self.thread.join(SECONDS_TO_CLOSE + 2)
         self.listening.close()

@@ -203,7 +203,7 @@ def test_an_unexpected_error_is_recovered_from(answers: Answers, monkeypatch: py
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(answers.model, "generate", broken)
+    monkeypatch.setattr(answers.model, "forward", broken)
     asked = answers.ask("hi", Talk([["a", "b"]]), ME)
     with pytest.raises(RuntimeError):
         list(answers.answer(asked.talk, answers.settings(), ME))
