@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from swift.decide import tidy
 from swift.errors import ConfigError
 from swift.inference.generate import generate_batch, inference, inference_stream
 from swift.inference.prompt import History
-from swift.inference.results import Results, open_results
+from swift.inference.results import Results, begin_rows, find_unfinished, open_results
 from swift.inference.settings import prepare_generation_config
 from swift.log import get_logger
 from swift.templates.check import stretches
@@ -35,6 +35,7 @@ from swift.templates.template import Template
 logger = get_logger()
 SECONDS_BETWEEN_NOTES = 10.0
 VERBOSE_ROWS = 100
+SAME_ANSWERS = {"batch_size", "verbose", "stream", "save_result", "result_dir"}  # options that change no answer
 PACKAGE = Path(__file__).parents[1]
 PLACE = re.compile(r"(.*?)(?::(\d+)(?: \(row (\d+)\))?)?")
 
@@ -60,9 +61,7 @@ def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -
     template = load_template(args, source)
     rows = read_rows(args, template, inherited=not (said.dataset or said.val_dataset)) if answers_data(args) else []
     model_dir = Path(args.ckpt_dir or source.path)
-    results = Results(
-        open_results(args.result_dir, own_directory(model_dir)) if args.save_result else None, args.system
-    )
+    results = open_answers(args, model_dir, rows)
 
     model = load_tuned_model(args, source)
     if args.overwrite_generation_config:
@@ -76,6 +75,34 @@ def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -
     else:
         chat(args, model, template, results)
     return results.report()
+
+
+def open_answers(args: InferArguments, model_dir: Path, rows: Sequence[Conversation]) -> Results:
+    """Where answers go: for rows of a data set the file that a killed run of the same settings left, else a new one."""
+    if not args.save_result:
+        return Results(None, args.system)
+    home = own_directory(model_dir)
+    settings = {name: value for name, value in asdict(args).items() if name not in SAME_ANSWERS}
+    left = (
+        find_unfinished(Path(args.result_dir) if args.result_dir else home / "infer_result", settings) if rows else None
+    )
+    if left is not None:
+        path, records = left
+        results = Results(path, args.system)
+        begun = [results.record_of(row["messages"], "", None) for row in rows[: len(records)]]
+        if [_question(record) for record in records] == [_question(record) for record in begun]:
+            results.add_back(records)
+            logger.info(f"going on behind the {len(records)} answers in {path}")
+            return results
+        logger.warning(f"{path} holds answers to other rows: left as it is")
+    path = open_results(args.result_dir, home)
+    if rows and path is not None:
+        begin_rows(path, settings)
+    return Results(path, args.system)
+
+
+def _question(record: dict[str, Any]) -> tuple[Any, ...]:
+    return record["system"], record["query"], record["history"]
 
 
 def own_directory(model_dir: Path) -> Path:
@@ -159,9 +186,17 @@ def answer_rows(
 ) -> None:
     """Answer the rows in batches; write, show and measure the answers."""
     verbose = len(rows) <= VERBOSE_ROWS if args.verbose is None else args.verbose
-    asked = [without_label(row) for row in rows]
+    done = len(results.records)
+    asked = [without_label(row) for row in rows[done:]]
     answers = generate_batch(
-        model, template, asked, generation_config(args), args.batch_size, stop_words=args.stop_words
+        model,
+        template,
+        asked,
+        generation_config(args),
+        args.batch_size,
+        stop_words=args.stop_words,
+        seed=args.seed,
+        first=done,
     )
     started = noted = time.perf_counter()
     tokens = 0

@@ -28,6 +28,7 @@ from swift.log import get_logger
 from swift.templates.encoding import Template
 
 logger = get_logger()
+ROWS = 1_000_003  # more than a data set has, so that the rows of two seeds have no seed in common
 WINDOW = 256  # rows that are sorted by length together
 
 
@@ -145,6 +146,8 @@ def generate_batch(
     batch_size: int = 16,
     *,
     stop_words: Sequence[str] | None = None,
+    seed: int | None = None,
+    first: int = 0,
 ) -> Iterator[tuple[int, Answer]]:
     """The number of each row and its answer, in the order of the rows.
 
@@ -158,12 +161,16 @@ def generate_batch(
         generation_config: None is the model's own.
         batch_size: how many rows are answered at once.
         stop_words: texts that end an answer, besides the template's.
+        seed: of sampling; each row has its own from this and its number. None draws from PyTorch's own generator.
+        first: the number of the first of `rows`.
     """
     engine = choose_engine(model, prepare_generation_config(model, template, generation_config), batch_size)
     numbers: dict[int, tuple[int, Turn]] = {}
     answers: dict[int, Answer] = {}
-    following = 0
-    for generation in engine.run(_requests(model, template, rows, generation_config, stop_words, numbers, answers)):
+    following = first
+    numbered = enumerate(rows, first)
+    asked = _requests(model, template, numbered, generation_config, stop_words, seed, numbers, answers)
+    for generation in engine.run(asked):
         number, turn = numbers.pop(id(generation.request))
         answers[number] = _answer(generation, turn)
         while following in answers:
@@ -226,14 +233,14 @@ def _answer(generation: Generation, turn: Turn) -> Answer:
 def _requests(
     model: Any,
     template: Template,
-    rows: Iterable[Mapping[str, Any]],
+    numbered: Iterator[tuple[int, Mapping[str, Any]]],
     said: GenerationConfig | None,
     stop_words: Sequence[str] | None,
+    seed: int | None,
     numbers: dict[int, tuple[int, Turn]],
     answers: dict[int, Answer],
 ) -> Iterator[Request]:
     """Requests for the rows, of each window the longest first; what does not fit is answered at once."""
-    numbered = enumerate(rows)
     while window := list(islice(numbered, WINDOW)):
         turns = [(number, make_turn(template, row)) for number, row in window]
         for number, turn in sorted(turns, key=lambda item: -len(item[1].prompt_ids)):
@@ -244,7 +251,8 @@ def _requests(
                 continue
             kwargs = turn.tokenizer_kwargs
             reader = Reader(template, config.eos_token_id, stop_words or (), kwargs, turn.stop_after)
-            request = Request(turn.prompt_ids, config, reader)
+            own = None if seed is None else (seed * ROWS + number) % 2**63
+            request = Request(turn.prompt_ids, config, reader, own)
             numbers[id(request)] = number, turn
             yield request
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,15 +32,25 @@ class Results:
 
     def add(self, query: str, response: str, history: History, system: str | None = None) -> dict[str, Any]:
         """Keep and write one answer; `history` is the one before it."""
-        return self._keep({"query": query, "response": response, "history": history}, system)
+        return self._keep({"system": None, "query": query, "response": response, "history": history}, system)
 
     def add_row(self, messages: Sequence[Mapping[str, Any]], response: str, label: str | None = None) -> dict[str, Any]:
         """Keep and write the answer to a row; the `label` is its own last answer, where nobody says another."""
+        record = self.record_of(messages, response, label)
+        return self._keep(record, record["system"])
+
+    def record_of(self, messages: Sequence[Mapping[str, Any]], response: str, label: str | None) -> dict[str, Any]:
+        """What is kept of a row and its answer."""
         rounds = messages_to_history(messages)
-        record = {"query": rounds["query"] or "", "response": response, "history": rounds["history"]}
+        system = self.system if rounds["system"] is None else rounds["system"]
+        record = {"system": system, "query": rounds["query"] or "", "response": response, "history": rounds["history"]}
         if rounds["response"] is not None:
             record["label"] = rounds["response"] if label is None else label
-        return self._keep(record, rounds["system"])
+        return record
+
+    def add_back(self, records: Sequence[dict[str, Any]]) -> None:
+        """Keep answers that are in the file already."""
+        self.records += records
 
     def metrics(self) -> dict[str, float]:
         """How near the answers are to their labels; {} without labels."""
@@ -49,12 +60,13 @@ class Results:
     def report(self) -> dict[str, Any]:
         """`result`, all answers, and `metrics` where there are labels."""
         if self.path is not None and self.records:
+            note_of(self.path).unlink(missing_ok=True)
             logger.info(f"answers: {self.path}")
         metrics = self.metrics()
         return {"result": self.records, **({"metrics": metrics} if metrics else {})}
 
     def _keep(self, record: dict[str, Any], system: str | None) -> dict[str, Any]:
-        record = {"system": self.system if system is None else system, **record}
+        record = {**record, "system": self.system if system is None else system}
         self.records.append(record)
         if self.path is not None:
             self._write(self.path, record)
@@ -96,3 +108,38 @@ def open_results(said: str | None, home: Path) -> Path | None:
         return None
     path.unlink()
     return path
+
+
+def note_of(path: Path) -> Path:
+    """The file that stands beside answers while some are missing: it holds the settings that they are given with."""
+    return path.with_suffix(".unfinished.json")
+
+
+def begin_rows(path: Path, settings: Mapping[str, Any]) -> None:
+    """Note beside `path` that not all rows are answered yet, and how they are answered."""
+    storage.write_json(note_of(path), settings)
+
+
+def find_unfinished(directory: Path, settings: Mapping[str, Any]) -> tuple[Path, list[dict[str, Any]]] | None:
+    """The newest file of answers in `directory` that a run with the same settings left unfinished, and what is in it.
+
+    A last line that was cut is taken off.
+    """
+    wanted = json.loads(json.dumps(settings))
+    for note in sorted(directory.glob("*.unfinished.json"), reverse=True):
+        path = note.with_name(note.name.replace(".unfinished.json", ".jsonl"))
+        part = path.with_name(f"{path.name}.part")
+        if part.exists() and not path.exists():
+            part.rename(path)
+        if path.exists() and json.loads(note.read_text(encoding="utf-8")) == wanted:
+            return path, _whole_lines(path)
+    return None
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
