@@ -71,6 +71,11 @@ COMMANDS = {
         "swift.commands.infer:infer_main",
         needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
     ),
+    "deploy": Command(
+        "swift.arguments.deploy:DeployArguments",
+        "swift.commands.deploy:deploy_main",
+        needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
+    ),
     "app-ui": Command(
         "swift.arguments.app_ui:AppUIArguments",
         "swift.commands.app_ui:app_ui_main",

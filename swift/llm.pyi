@@ -1,8 +1,10 @@
 from swift.arguments.app_ui import AppUIArguments as AppUIArguments
+from swift.arguments.deploy import DeployArguments as DeployArguments
 from swift.arguments.export import ExportArguments as ExportArguments
 from swift.arguments.infer import InferArguments as InferArguments
 from swift.arguments.sft import SftArguments as SftArguments
 from swift.commands.app_ui import app_ui_main as app_ui_main
+from swift.commands.deploy import deploy_main as deploy_main
 from swift.commands.export import export_main as export_main
 from swift.commands.export import merge_lora_main as merge_lora_main
 from swift.commands.infer import infer_main as infer_main
@@ -15,6 +17,9 @@ from swift.datasets import DatasetRecord as DatasetRecord
 from swift.datasets.info import register_dataset as register_dataset
 from swift.datasets.load import get_dataset as get_dataset
 from swift.datasets.show import show_random_elements as show_random_elements
+from swift.inference.client import XRequestConfig as XRequestConfig
+from swift.inference.client import get_model_list_client as get_model_list_client
+from swift.inference.client import inference_client as inference_client
 from swift.inference.generate import inference as inference
 from swift.inference.generate import inference_stream as inference_stream
 from swift.inference.generate import to_device as to_device

@@ -12,6 +12,7 @@ from typing import Any
 from swift.arguments.aliases import ALIASES, SAMPLES, VALUES
 from swift.arguments.app_ui import AppUIArguments
 from swift.arguments.data_verbs import DataArguments
+from swift.arguments.deploy import DeployArguments
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.help import first_line
@@ -25,6 +26,7 @@ CLASSES: dict[str, type] = {
     "sft": SftArguments,
     "infer": InferArguments,
     "app-ui": AppUIArguments,
+    "deploy": DeployArguments,
     "export": ExportArguments,
     "data": DataArguments,
 }

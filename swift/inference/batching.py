@@ -33,12 +33,32 @@ class _Row:
     def __init__(self, generation: Generation, length: int, pad: int) -> None:
         self.generation, self.length, self.pad = generation, length, pad
         request = generation.request
-        self.sampler = Sampler(request.config, request.prompt_ids, generation.seed)
+        self.constraint = request.constraint() if request.constraint is not None else None
+        self.sampler = Sampler(
+            request.config,
+            request.prompt_ids,
+            generation.seed,
+            presence=request.presence,
+            frequency=request.frequency,
+        )
 
     @property
     def live(self) -> bool:
         """Whether it wants another token."""
         return self.generation.finish_reason is None
+
+    @property
+    def plain(self) -> bool:
+        """Whether its next token is the likeliest."""
+        return self.sampler.kind == PLAIN and self.constraint is None
+
+    def choose(self, logits_V: Tensor) -> int:
+        """Its next token."""
+        scores_V = logits_V if self.constraint is None else self.constraint.allow(logits_V)
+        token = self.sampler.choose(scores_V, self.generation.ids)
+        if self.constraint is not None:
+            self.constraint.accept(token)
+        return token
 
 
 class Batching:
@@ -246,7 +266,7 @@ class Batching:
             inputs["position_ids"] = places_BT[:, -new:].clamp(min=0).to(device)
         if "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = 1
-        if any(row.generation.request.adapter for row in rows):
+        if isinstance(self.model, PeftModel) and any(row.generation.request.adapter for row in rows):
             active = self.model.active_adapter
             inputs["adapter_names"] = [row.generation.request.adapter or active for row in rows]
         output = self.model(**inputs, use_cache=True)
@@ -257,12 +277,12 @@ class Batching:
     def _write(self, rows: Sequence[_Row], logits_BV: Tensor) -> list[Generation]:
         """Choose a token for every live row; the answers that grew."""
         grown = []
-        likeliest = logits_BV.argmax(-1).tolist() if any(row.sampler.kind == PLAIN for row in rows) else []
+        likeliest = logits_BV.argmax(-1).tolist() if any(row.plain for row in rows) else []
         for k, row in enumerate(rows):
             if not row.live:
                 continue
             generation = row.generation
-            token = likeliest[k] if row.sampler.kind == PLAIN else row.sampler.choose(logits_BV[k], generation.ids)
+            token = likeliest[k] if row.plain else row.choose(logits_BV[k])
             if generation.request.logprobs is not None:
                 generation.logprobs.append(_logprobs(logits_BV[k], token, generation.request.logprobs))
             generation.add(token)

@@ -7,7 +7,7 @@ and settings that it does not serve.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -15,6 +15,7 @@ import torch
 from transformers import GenerationConfig
 
 from swift.inference.answer import Reader
+from swift.inference.constraint import Constraint
 
 BASE = "__base__"  # what PEFT calls a row without an adapter
 Reason = Literal["stop", "length", "stopped"]
@@ -25,8 +26,9 @@ class Request:
     """What to continue, and how.
 
     `config` is one of `prepare_generation_config`; `seed` None draws one from PyTorch's generator; `adapter` None is
-    what is active, BASE none; `logprobs` is how many of the likeliest tokens to report beside the chosen one, None not
-    even that one.
+    what is active, BASE none, also where no adapter was ever put on; `logprobs` is how many of the likeliest tokens to report beside the chosen one, None not
+    even that one;
+    `presence` and `frequency` are those of `Sampler`; `constraint` makes what rules tokens out.
     """
 
     prompt_ids: list[int]
@@ -35,6 +37,9 @@ class Request:
     seed: int | None = None
     adapter: str | None = None
     logprobs: int | None = None
+    presence: float = 0.0
+    frequency: float = 0.0
+    constraint: Callable[[], Constraint] | None = None
 
 
 @dataclass(frozen=True)

@@ -96,12 +96,16 @@ class Service:
             self._wake.notify()
         return future
 
+    def cancel_all(self) -> None:
+        """End every answer with the token at work."""
+        for generation in list(self._notify):
+            generation.cancel()
+
     def close(self) -> None:
         """End every answer with the token at work, and the thread."""
         with self._wake:
             self._closing = True
-            for generation in self._notify:
-                generation.cancel()
+            self.cancel_all()
             self._wake.notify()
         self._thread.join()
 

@@ -1,0 +1,158 @@
+"""Ask a server of the OpenAI API: `swift deploy`'s, or any other."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from swift.errors import TemporaryError, UnavailableError, UsageError
+from swift.inference.prompt import History
+
+KEY = "SWIFT_API_KEY"
+SECONDS = 600
+
+
+@dataclass
+class XRequestConfig:
+    """How an answer is to be made; None is the server's own option.
+
+    The fields are those of the API: https://platform.openai.com/docs/api-reference/chat/create
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    n: int = 1
+    seed: int | None = None
+    stop: list[str] = field(default_factory=list)
+    stream: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    def said(self) -> dict[str, Any]:
+        """What differs from the defaults."""
+        plain = XRequestConfig()
+        return {name: value for name, value in asdict(self).items() if value != getattr(plain, name)}
+
+
+def inference_client(
+    model_type: str,
+    query: str,
+    history: Sequence[Sequence[str]] | None = None,
+    system: str | None = None,
+    *,
+    request_config: XRequestConfig | None = None,
+    host: str = "127.0.0.1",
+    port: int | str = 8000,
+    adapter_name: str | None = None,
+    is_chat_request: bool = True,
+    url: str | None = None,
+    api_key: str | None = None,
+) -> Any:
+    """The server's answer as an object with the fields of the API, or an iterator of its chunks with `stream`.
+
+    Args:
+        model_type: the name of the model there.
+        query: the question, or the text to continue.
+        history: earlier [query, answer] pairs.
+        system: None says nothing of it.
+        request_config: how to answer; None leaves it to the server.
+        host: of the server.
+        port: of the server.
+        adapter_name: an adapter there, in place of the model.
+        is_chat_request: ask `/v1/chat/completions`; False continues a text.
+        url: of the API, up to `/v1`, in place of host and port.
+        api_key: None is the variable SWIFT_API_KEY.
+
+    Raises:
+        UsageError: the server refused the request; it says why.
+        TemporaryError: it has too much to do.
+        UnavailableError: it cannot be reached.
+    """
+    config = request_config or XRequestConfig()
+    body: dict[str, Any] = {"model": adapter_name or model_type, **config.said()}
+    if is_chat_request:
+        body["messages"] = _messages(query, history or [], system)
+    else:
+        body["prompt"] = query
+    path = "chat/completions" if is_chat_request else "completions"
+    response = _open(_base(host, port, url) + path, api_key, body)
+    if config.stream:
+        return _chunks(response)
+    with response:
+        return _as_object(json.load(response))
+
+
+def get_model_list_client(
+    host: str = "127.0.0.1", port: int | str = 8000, *, url: str | None = None, api_key: str | None = None
+) -> Any:
+    """The models of a server: `.data` has an object with `id` for each.
+
+    Raises:
+        UsageError: the server refused.
+        UnavailableError: it cannot be reached.
+    """
+    with _open(_base(host, port, url) + "models", api_key) as response:
+        return _as_object(json.load(response))
+
+
+def _messages(query: str, history: Sequence[Sequence[str]] | History, system: str | None) -> list[dict[str, str]]:
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for asked, said in history:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    return [*messages, {"role": "user", "content": query}]
+
+
+def _base(host: str, port: int | str, url: str | None) -> str:
+    return (url or f"http://{host}:{port}/v1").rstrip("/") + "/"
+
+
+def _open(url: str, api_key: str | None, body: Mapping[str, Any] | None = None) -> Any:
+    headers = {"Content-Type": "application/json"}
+    if key := api_key or os.environ.get(KEY):
+        headers["Authorization"] = f"Bearer {key}"
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=SECONDS)
+    except urllib.error.HTTPError as error:
+        what = f"{url} answers {error.code}: {_message(error)}"
+        if error.code in (429, 503):
+            raise TemporaryError("SERVER-05", what, fix="ask again in a moment") from None
+        raise UsageError("USAGE-02", what) from None
+    except OSError as error:
+        fix = "start it with `swift deploy`, or check --host and --port"
+        raise UnavailableError("SERVER-04", f"{url} cannot be reached", why=str(error), fix=fix) from None
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)
+
+
+def _chunks(response: Any) -> Iterator[Any]:
+    with response:
+        for line in response:
+            text = line.decode().strip().removeprefix("data:").strip()
+            if text == "[DONE]":
+                return
+            if text:
+                chunk = json.loads(text)
+                if "error" in chunk:
+                    raise UnavailableError("SERVER-04", chunk["error"]["message"])
+                yield _as_object(chunk)
+
+
+def _as_object(value: Any) -> Any:
+    if isinstance(value, dict):
+        return SimpleNamespace(**{name: _as_object(item) for name, item in value.items()})
+    return [_as_object(item) for item in value] if isinstance(value, list) else value

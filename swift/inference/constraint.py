@@ -1,0 +1,84 @@
+"""Answers that must be JSON: at every token, those that could not go on to a valid text are ruled out.
+
+See: https://github.com/guidance-ai/llguidance
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from swift.errors import MissingPackageError, UsageError
+
+ANY_OBJECT = {"type": "object"}
+# One way to write an object: a model that may add blanks can add them for ever.
+SPACING = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
+
+
+class Constraint(Protocol):
+    """What may come next in one answer."""
+
+    def allow(self, logits_V: Tensor) -> Tensor:
+        """The logits (V,) with -inf at tokens that may not come."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on behind this token."""
+        ...
+
+
+class JsonConstraint:
+    """An answer that fits a JSON schema, and ends when it does.
+
+    Args:
+        tokenizer: of the model.
+        stop_ids: tokens that may come once the answer is complete.
+        schema: None is any JSON object.
+
+    Raises:
+        MissingPackageError: llguidance is not installed.
+        UsageError: the schema is none, or has what cannot be held to.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], schema: dict[str, Any] | None = None
+    ) -> None:
+        try:
+            import llguidance
+        except ModuleNotFoundError:
+            fix = "pip install 'swift-finetune[serve]'"
+            raise MissingPackageError("PACKAGE-01", "answers in JSON need llguidance", fix=fix) from None
+        self.stop_ids = [i for i in stop_ids if i is not None]
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps((schema or ANY_OBJECT) | SPACING))
+        problem = llguidance.LLMatcher.validate_grammar(grammar)
+        if problem:
+            raise UsageError("USAGE-02", f"the JSON schema cannot be held to: {problem}")
+        self.matcher = llguidance.LLMatcher(_vocabulary(tokenizer), grammar)
+
+    def allow(self, logits_V: Tensor) -> Tensor:
+        """The logits (V,) with -inf at tokens that may not come."""
+        allowed_V = torch.zeros(len(logits_V), dtype=torch.bool)
+        if not self.matcher.is_stopped():
+            bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
+            flat = ((bits[:, None] >> torch.arange(8)) & 1).flatten().bool()[: len(logits_V)]
+            allowed_V[: len(flat)] = flat
+        allowed_V[self.stop_ids] = self.matcher.is_stopped() or self.matcher.is_accepting()
+        return logits_V.masked_fill(~allowed_V.to(logits_V.device), -torch.inf)
+
+    def accept(self, token: int) -> None:
+        """Go on behind this token."""
+        if token not in self.stop_ids and not self.matcher.is_stopped():
+            self.matcher.consume_token(token)
+
+
+@lru_cache(maxsize=4)
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> Any:
+    import llguidance.hf
+
+    return llguidance.hf.from_tokenizer(tokenizer)

@@ -1,0 +1,124 @@
+"""The models that callers can name: the base, and adapters on it that come and go."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from swift.arguments.deploy import DeployArguments
+from swift.errors import ConfigError, RefusedError, UsageError
+from swift.inference.engine import BASE
+from swift.log import get_logger
+from swift.serving.protocol import ApiError
+from swift.tuners import Swift, files
+
+logger = get_logger()
+DEFAULT = "default-lora"  # what callers say for the adapter of --ckpt_dir
+
+
+class Adapters:
+    """Names of models and the adapters they mean.
+
+    Args:
+        args: decided options.
+        base: what callers say for the model without adapters.
+        model: with the adapter of `--ckpt_dir` on, where there is one.
+
+    Raises:
+        UsageError: `--lora_modules` is not `name=directory`.
+        ConfigError: adapters were asked for that cannot be served beside others.
+        DataError: an adapter is damaged or made for another model.
+    """
+
+    def __init__(self, args: DeployArguments, base: str, model: Any) -> None:
+        self.args, self.base, self.model = args, base, model
+        self.adapters: dict[str, str] = {}  # name that callers say -> name in the model
+        self._lock = threading.Lock()
+        if isinstance(model, PeftModel):
+            self.adapters[DEFAULT] = model.active_adapter
+        self.adapters[base] = BASE
+        for said in args.lora_modules:
+            name, _, path = said.partition("=")
+            if not name or not path:
+                raise UsageError("USAGE-02", f"--lora_modules {said}: not name=directory")
+            self.add(name, Path(path))
+
+    @property
+    def names(self) -> list[str]:
+        """What callers can say; the first is what the options ask for."""
+        return list(self.adapters)
+
+    def find(self, name: str) -> str:
+        """What the engine calls it.
+
+        Raises:
+            ApiError: there is none of that name.
+        """
+        if name not in self.adapters:
+            known = ", ".join(self.names)
+            raise ApiError(404, f"no model {name!r}; there are: {known}", param="model", code="model_not_found")
+        return self.adapters[name]
+
+    def add(self, name: str, path: Path) -> None:
+        """Load an adapter; the engine must not be at work.
+
+        Raises:
+            UsageError: the name is taken.
+            ConfigError: the model cannot hold several, or this one cannot be told apart in a batch.
+            DataError: it is damaged or made for another model.
+        """
+        with self._lock:
+            if name in self.adapters:
+                raise UsageError("USAGE-02", f"there is a model {name!r} already")
+            check_kind(path.expanduser())
+            inside = f"served_{len(self.adapters)}_{abs(hash(name)) % 10**6}"
+            allowed = self.args.allow_other_base
+            found = files.folders(path.expanduser())
+            tuned = Swift.from_pretrained(
+                self.model, str(path.expanduser()), {next(iter(found)): inside}, inference_mode=True,
+                allow_other_base=allowed,
+            )  # fmt: skip
+            if not isinstance(tuned, PeftModel):
+                raise ConfigError("CONFIG-02", f"{path} cannot be served beside others", fix="swift deploy --ckpt_dir")
+            self.model = tuned.eval()
+            self.adapters[name] = inside
+
+    def load(self, name: str, path: str) -> None:
+        """Load an adapter below `--adapters_dir`; the engine must not be at work.
+
+        Raises:
+            RefusedError: it lies elsewhere, or none may be loaded.
+        """
+        if self.args.adapters_dir is None:
+            raise RefusedError("REFUSED-01", "this server loads no adapters", fix="start it with --adapters_dir")
+        home = Path(self.args.adapters_dir).expanduser().resolve()
+        place = (home / path).resolve()
+        if not place.is_relative_to(home) or not place.is_dir():
+            raise RefusedError("REFUSED-01", f"no adapter {path!r} in the directory that this server loads from")
+        self.add(name, place)
+
+    def drop(self, name: str) -> None:
+        """Forget an adapter; the engine must not be at work.
+
+        Raises:
+            ApiError: there is none of that name, or it is the base.
+        """
+        inside = self.find(name)
+        if name == self.base:
+            raise ApiError(400, f"{name!r} is the base model", param="name")
+        with self._lock:
+            del self.adapters[name]
+            self.model.delete_adapter(inside)
+
+
+def check_kind(path: Path) -> None:
+    """Raise ConfigError unless an adapter can be told from others in a batch: LoRA without DoRA."""
+    if not files.folders(path):
+        raise UsageError("USAGE-02", f"{path} holds no adapter")
+    config = files.read_json(next(iter(files.folders(path).values())) / files.CONFIG_FILE)
+    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
+        what = f"{path} is not a plain LoRA, which alone can be served beside others"
+        raise ConfigError("CONFIG-02", what, fix=f"swift deploy --ckpt_dir {path}")

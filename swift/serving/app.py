@@ -1,0 +1,280 @@
+"""The routes of the API."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from swift._version import __version__
+from swift.arguments.deploy import DeployArguments
+from swift.errors import SwiftError
+from swift.inference.engine import Generation
+from swift.inference.service import Service
+from swift.log import get_logger
+from swift.serving.adapters import Adapters
+from swift.serving.asking import Asking, Question, chat_logprobs, text_logprobs, tool_calls
+from swift.serving.growing import Growing
+from swift.serving.measures import Measures
+from swift.serving.protocol import (
+    AdapterRequest,
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    envelope,
+    usage,
+)
+
+logger = get_logger()
+Given = TypeVar("Given")
+SECONDS_TO_CHECK = 0.5
+SECONDS_TO_COME_AGAIN = 5
+
+
+class Api:
+    """What the routes do.
+
+    Args:
+        args: decided options.
+        service: whose engine answers.
+        asking: reads requests.
+        adapters: the models that can be named.
+    """
+
+    def __init__(self, args: DeployArguments, service: Service, asking: Asking, adapters: Adapters) -> None:
+        self.args, self.service, self.asking, self.adapters = args, service, asking, adapters
+        self.measures = Measures()
+        self.created = int(time.time())
+
+    def models(self) -> dict[str, Any]:
+        """GET /v1/models."""
+        return {"object": "list", "data": [self.model(name) for name in self.adapters.names]}
+
+    def model(self, name: str) -> dict[str, Any]:
+        """GET /v1/models/{name}."""
+        self.adapters.find(name)
+        return {"id": name, "object": "model", "created": self.created, "owned_by": self.args.owned_by}
+
+    async def chat(self, body: ChatRequest, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        question = await run_in_threadpool(self.asking.chat, body)
+        growing = Growing(self.service, self.measures, question)
+        if body.stream:
+            return _events(self._chat_chunks(body, question, growing))
+        generations = await _unless_gone(request, growing)
+        choices = [self._chat_choice(question, k, each) for k, each in enumerate(generations)]
+        used = usage(question.num_prompt_tokens, growing.num_generated_tokens)
+        return JSONResponse({**envelope("chat.completion", body.model), "choices": choices, "usage": used})
+
+    async def completions(self, body: CompletionRequest, request: Request) -> Response:
+        """POST /v1/completions."""
+        questions = await run_in_threadpool(self.asking.completions, body)
+        if body.stream and len(questions) > 1:
+            raise ApiError(400, "a stream continues one prompt", param="prompt")
+        all_growing = [Growing(self.service, self.measures, question) for question in questions]
+        if body.stream:
+            return _events(self._text_chunks(body, questions[0], all_growing[0]))
+        generations = [each for growing in all_growing for each in await _unless_gone(request, growing)]
+        choices = [
+            {"index": k, "text": each.request.reader.whole(each.ids), "finish_reason": _reason(each),
+             "logprobs": text_logprobs(each)}
+            for k, each in enumerate(generations)
+        ]  # fmt: skip
+        prompt = sum(question.num_prompt_tokens for question in questions)
+        used = usage(prompt, sum(len(each.ids) for each in generations))
+        return JSONResponse({**envelope("text_completion", body.model), "choices": choices, "usage": used})
+
+    async def add_adapter(self, body: AdapterRequest) -> dict[str, Any]:
+        """POST /v1/adapters."""
+        await self._between_steps(lambda: self._load(body))
+        logger.info(f"adapter loaded: {body.name}")
+        return self.model(body.name)
+
+    def _load(self, body: AdapterRequest) -> None:
+        self.adapters.load(body.name, body.path)
+        self.service.engine.model = self.adapters.model  # the first adapter wraps the plain model
+
+    async def drop_adapter(self, name: str) -> dict[str, Any]:
+        """DELETE /v1/adapters/{name}."""
+        await self._between_steps(lambda: self.adapters.drop(name))
+        logger.info(f"adapter dropped: {name}")
+        return {"id": name, "object": "model", "deleted": True}
+
+    def metrics(self) -> str:
+        """GET /metrics."""
+        return self.measures.text(self.service.engine.num_running, self.service.engine.num_waiting)
+
+    async def _between_steps(self, job: Callable[[], None]) -> None:
+        try:
+            await asyncio.wrap_future(self.service.between_steps(job))
+        except SwiftError as error:
+            raise ApiError(403 if error.code == "REFUSED-01" else 400, error.what) from None
+
+    def _chat_choice(self, question: Question, index: int, generation: Generation) -> dict[str, Any]:
+        content, calls = self.asking.calls(question, generation.request.reader.whole(generation.ids))
+        message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else "")}
+        if calls:
+            message["tool_calls"] = tool_calls(calls)
+        reason = "tool_calls" if calls else _reason(generation)
+        return {"index": index, "message": message, "finish_reason": reason, "logprobs": chat_logprobs(generation)}
+
+    async def _chat_chunks(self, body: ChatRequest, question: Question, growing: Growing) -> AsyncIterator[dict]:
+        head = envelope("chat.completion.chunk", body.model)
+
+        def chunk(k: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+            used = usage(question.num_prompt_tokens, growing.num_generated_tokens)
+            choice = {"index": k, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
+            return {**head, "choices": [choice], "usage": used}
+
+        for k in range(len(growing.generations)):
+            yield chunk(k, {"role": "assistant", "content": ""})
+        async for k, text, told, ended in _pieces(growing, wait=bool(question.tools)):
+            generation = growing.generations[k]
+            content, calls = self.asking.calls(question, text) if ended and question.tools else (text, [])
+            if content:
+                yield chunk(k, {"content": content}, logprobs=_since(chat_logprobs(generation), told))
+            if calls:
+                numbered = [{"index": i, **call} for i, call in enumerate(tool_calls(calls))]
+                yield chunk(k, {"tool_calls": numbered})
+            if ended:
+                yield chunk(k, {}, "tool_calls" if calls else _reason(generation))
+        if body.stream_options and body.stream_options.include_usage:
+            used = usage(question.num_prompt_tokens, growing.num_generated_tokens)
+            yield {**head, "choices": [], "usage": used}
+
+    async def _text_chunks(self, body: CompletionRequest, question: Question, growing: Growing) -> AsyncIterator[dict]:
+        head = envelope("text_completion", body.model)
+        async for k, text, _, ended in _pieces(growing):
+            generation = growing.generations[k]
+            reason = _reason(generation) if ended else None
+            used = usage(question.num_prompt_tokens, growing.num_generated_tokens)
+            logprobs = text_logprobs(generation) if ended else None
+            choice = {"index": k, "text": text, "finish_reason": reason, "logprobs": logprobs}
+            yield {**head, "choices": [choice], "usage": used}
+
+
+def make_app(api: Api) -> FastAPI:
+    """The application; `guard.Guard` goes around it."""
+    app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None)
+    app.get("/health")(_healthy)
+    app.get("/metrics", response_class=PlainTextResponse)(api.metrics)
+    app.get("/v1/models")(api.models)
+    app.get("/v1/models/{name}")(api.model)
+    app.post("/v1/chat/completions")(api.chat)
+    app.post("/v1/completions")(api.completions)
+    app.post("/v1/embeddings")(_no_embeddings)
+    app.post("/v1/adapters")(api.add_adapter)
+    app.delete("/v1/adapters/{name}")(api.drop_adapter)
+    app.exception_handler(ApiError)(_say)
+    app.exception_handler(RequestValidationError)(_say_what_is_wrong)
+    app.exception_handler(HTTPException)(_say_status)
+    app.exception_handler(RecursionError)(_say_too_deep)
+
+    @app.middleware("http")
+    async def count(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await follow(request)
+        route = request.scope.get("route")
+        api.measures.responded(getattr(route, "path", "other"), response.status_code)
+        return response
+
+    return app
+
+
+def _healthy() -> dict[str, str]:
+    """GET /health."""
+    return {"status": "ok"}
+
+
+def _no_embeddings() -> None:
+    """POST /v1/embeddings."""
+    raise ApiError(400, "this model writes text: it has no embeddings")
+
+
+async def _say(_: Request, error: Any) -> JSONResponse:
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "extra_forbidden":
+        known = [*ChatRequest.model_fields, *CompletionRequest.model_fields]
+        near = difflib.get_close_matches(where, known, 1)
+        what = f"unknown field {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        return await _say(request, ApiError(400, what[:500], param=where))
+    return await _say(request, ApiError(400, f"{where or 'body'}: {first['msg']}"[:500], param=where or None))
+
+
+async def _say_status(request: Request, error: Any) -> JSONResponse:
+    return await _say(request, ApiError(error.status_code, str(error.detail)))
+
+
+async def _say_too_deep(request: Request, _: Any) -> JSONResponse:
+    return await _say(request, ApiError(400, "the body is nested too deep"))
+
+
+def _reason(generation: Generation) -> str:
+    return generation.finish_reason or "stop"
+
+
+def _since(logprobs: dict[str, Any] | None, told: int) -> dict[str, Any] | None:
+    return None if logprobs is None else {"content": logprobs["content"][told:]}
+
+
+async def _pieces(growing: Growing, wait: bool = False) -> AsyncIterator[tuple[int, str, int, bool]]:
+    """(number of the answer, what is new of its text, tokens told of before, whether that is all) as they grow."""
+    shown, told = [""] * len(growing.generations), [0] * len(growing.generations)
+    open_ones = set(range(len(shown)))
+    async for generations in growing.changes():
+        for k in sorted(open_ones):
+            generation, reader = generations[k], generations[k].request.reader
+            ended, ids = generation.finish_reason is not None, list(generation.ids)
+            text = reader.whole(ids) if ended else "" if wait else reader.so_far(ids)
+            if ended or (len(text) > len(shown[k]) and text.startswith(shown[k])):
+                yield k, text[len(shown[k]) :], told[k], ended
+                shown[k], told[k] = text, len(ids)
+            if ended:
+                open_ones.discard(k)
+
+
+def _events(chunks: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+    """Server-sent events; an error after the first becomes the last one."""
+
+    async def lines() -> AsyncIterator[str]:
+        try:
+            async for chunk in chunks:
+                yield f"data:{json.dumps(chunk, ensure_ascii=False)}\n\n"
+                choices = chunk["choices"]
+                if choices and choices[0]["finish_reason"] == "stopped":
+                    raise ApiError(503, "the server is ending")
+        except ApiError as error:
+            yield f"data:{json.dumps(error.body)}\n\n"
+        yield "data:[DONE]\n\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+async def _unless_gone(request: Request, growing: Growing) -> list[Generation]:
+    """The finished answers; they end early when the caller has gone.
+
+    Raises:
+        ApiError: the server ended them.
+    """
+    work = asyncio.ensure_future(growing.whole())
+    while not work.done():
+        await asyncio.wait([work], timeout=SECONDS_TO_CHECK)
+        if not work.done() and await request.is_disconnected():
+            growing.cancel()
+    generations = await work
+    if any(generation.finish_reason == "stopped" for generation in generations):
+        raise ApiError(503, "the server is ending", wait=SECONDS_TO_COME_AGAIN)
+    return generations

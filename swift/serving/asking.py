@@ -1,0 +1,194 @@
+"""What a request of the API asks of the engine, and what its answers look like."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from transformers import GenerationConfig
+
+from swift.arguments.deploy import DeployArguments
+from swift.errors import SwiftError
+from swift.inference.answer import Reader
+from swift.inference.constraint import Constraint, JsonConstraint
+from swift.inference.engine import Generation, Request
+from swift.inference.prompt import make_turn
+from swift.inference.sampling import Sampler
+from swift.inference.settings import max_model_length, prepare_generation_config
+from swift.serving.adapters import Adapters
+from swift.serving.protocol import ApiError, Asked, ChatRequest, CompletionRequest, ResponseFormat
+from swift.templates.calls import read_calls
+from swift.templates.template import Template
+from swift.templates.tools import Call
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt of a request, as often as it is to be answered."""
+
+    requests: list[Request]
+    tools: tuple[str, ...] = ()  # names that may be called
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of the prompt, once."""
+        return len(self.requests[0].prompt_ids)
+
+
+class Asking:
+    """Turns bodies into requests of the engine; nothing here runs the model.
+
+    Args:
+        args: decided options; their sampling is what requests leave open.
+        model: whose settings and length count.
+        template: its chat template.
+        adapters: the models that can be named.
+    """
+
+    def __init__(self, args: DeployArguments, model: Any, template: Template, adapters: Adapters) -> None:
+        self.args, self.model, self.template, self.adapters = args, model, template, adapters
+        self.limit = max_model_length(model)
+
+    def chat(self, body: ChatRequest) -> Question:
+        """What a conversation asks.
+
+        Raises:
+            ApiError: the model is not one that chats, or the conversation does not fit.
+        """
+        if self.template.generation:
+            raise ApiError(400, "this model completes text: use /v1/completions", param="messages")
+        tools = [] if body.tool_choice == "none" else body.tools or []
+        row = {"messages": [message.row() for message in body.messages], "tools": tools or None}
+        if row["messages"][-1]["role"] == "assistant":
+            raise ApiError(400, "the last message is the assistant's: there is nothing to answer", param="messages")
+        names = tuple(str(tool.get("function", tool).get("name", "")) for tool in tools)
+        longest = body.max_completion_tokens or body.max_tokens
+        return Question(self._requests(body, row, longest, body.response_format), names)
+
+    def completions(self, body: CompletionRequest) -> list[Question]:
+        """What texts to continue ask."""
+        if not self.template.generation:
+            raise ApiError(400, "this model chats: use /v1/chat/completions", param="prompt")
+        rows = [{"query": prompt} for prompt in body.prompts]
+        return [Question(self._requests(body, row, body.max_tokens, None)) for row in rows]
+
+    def _requests(
+        self, body: Asked, row: dict[str, Any], longest: int | None, shape: ResponseFormat | None
+    ) -> list[Request]:
+        adapter = self.adapters.find(body.model)
+        try:
+            turn = make_turn(self.template, row)
+        except SwiftError as error:
+            raise ApiError(400, error.what, param="messages") from None
+        config = self._config(body, len(turn.prompt_ids), longest)
+        stops = [*self.args.stop_words, *body.stops]
+        reader = Reader(self.template, config.eos_token_id, stops, turn.tokenizer_kwargs, turn.stop_after)
+        seed = body.seed if body.seed is not None else secrets.randbelow(2**62)
+        return [
+            Request(
+                turn.prompt_ids,
+                config,
+                reader,
+                (seed + k) % 2**63,
+                adapter,
+                body.num_logprobs,
+                body.presence_penalty,
+                body.frequency_penalty,
+                self._constraint(shape, reader.stop_ids),
+            )
+            for k in range(body.n)
+        ]
+
+    def _config(self, body: Asked, prompt: int, longest: int | None) -> GenerationConfig:
+        if not prompt:
+            raise ApiError(400, "the prompt is longer than this server takes", code="context_length_exceeded")
+        said = settings(self.args, body)
+        said.max_new_tokens = longest or (None if self.limit is None else self.limit - prompt)
+        config = prepare_generation_config(self.model, self.template, said, num_prompt_tokens=prompt)
+        if config.max_new_tokens < 1 or (longest is not None and config.max_new_tokens < longest):
+            what = f"{prompt} tokens of the prompt and {longest or 1} of the answer are more than {self.limit}"
+            raise ApiError(400, what, param="max_tokens", code="context_length_exceeded")
+        if not Sampler.serves(config):
+            raise ApiError(400, "this server samples one answer at a time, without beams")
+        return config
+
+    def _constraint(self, shape: ResponseFormat | None, stop_ids: Sequence[int]) -> Any:
+        if shape is None or shape.type == "text":
+            return None
+        schema = None
+        if shape.type == "json_schema":
+            schema = (shape.json_schema or {}).get("schema")
+            if not isinstance(schema, dict):
+                raise ApiError(400, "response_format.json_schema.schema is missing", param="response_format")
+        make = partial(JsonConstraint, self.template.tokenizer, stop_ids, schema)
+        try:
+            first: Constraint | None = make()
+        except SwiftError as error:
+            raise ApiError(400, str(error.what), param="response_format") from None
+        del first  # it was only tried
+        return make
+
+    def calls(self, question: Question, text: str) -> tuple[str, list[Call]]:
+        """What an answer says beside its calls of tools, and those."""
+        if not question.tools:
+            return text, []
+        return read_calls(text, self.template.tools_name, question.tools)
+
+
+def settings(args: DeployArguments, body: Asked) -> GenerationConfig:
+    """The server's own options, with what a request says over them."""
+    said = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p} if args.do_sample else {}
+    own = {"temperature": body.temperature, "top_k": body.top_k, "top_p": body.top_p, "min_p": body.min_p}
+    said |= {name: value for name, value in own.items() if value is not None}
+    if said.get("top_k") == -1:
+        said["top_k"] = 0
+    sampled = body.temperature > 0 if body.temperature is not None else args.do_sample and args.temperature > 0
+    penalty = body.repetition_penalty or args.repetition_penalty
+    return GenerationConfig(do_sample=sampled, repetition_penalty=penalty, **(said if sampled else {}))
+
+
+def chat_logprobs(generation: Generation) -> dict[str, Any] | None:
+    """Probabilities as chat completions have them."""
+    if generation.request.logprobs is None:
+        return None
+    decode = generation.request.reader.tokenizer.decode
+
+    def entry(token: int, logprob: float) -> dict[str, Any]:
+        text = str(decode([token]))
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+    return {
+        "content": [
+            {**entry(found.id, found.logprob), "top_logprobs": [entry(*pair) for pair in found.likeliest]}
+            for found in generation.logprobs
+        ]
+    }
+
+
+def text_logprobs(generation: Generation) -> dict[str, Any] | None:
+    """Probabilities as completions have them."""
+    if generation.request.logprobs is None:
+        return None
+    decode = generation.request.reader.tokenizer.decode
+    tokens = [str(decode([found.id])) for found in generation.logprobs]
+    return {
+        "tokens": tokens,
+        "token_logprobs": [found.logprob for found in generation.logprobs],
+        "top_logprobs": [{str(decode([i])): value for i, value in each.likeliest} for each in generation.logprobs],
+        "text_offset": [sum(map(len, tokens[:k])) for k in range(len(tokens))],
+    }
+
+
+def tool_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:
+    """Calls as an answer has them."""
+    return [
+        {
+            "id": f"call_{secrets.token_hex(12)}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.json},
+        }
+        for call in calls
+    ]

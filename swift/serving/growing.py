@@ -1,0 +1,91 @@
+"""The answers to one question, waited for without a thread: the engine's thread says when they grew."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from swift.errors import SwiftError
+from swift.inference.engine import Generation
+from swift.inference.service import Service
+from swift.log import get_logger
+from swift.serving.asking import Question
+from swift.serving.measures import Measures
+from swift.serving.protocol import ApiError
+
+logger = get_logger()
+SECONDS_TO_WAIT = 1
+
+
+class Growing:
+    """What the engine writes for a question, while somebody waits for it.
+
+    Args:
+        service: whose engine answers.
+        measures: is told how long it took.
+        question: what is asked.
+
+    Raises:
+        ApiError: too many wait.
+    """
+
+    def __init__(self, service: Service, measures: Measures, question: Question) -> None:
+        self.measures, self.question = measures, question
+        self.changed, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self.changed.set)
+
+        self.generations: list[Generation] = []
+        self.started, self.began = time.perf_counter(), False
+        try:
+            for request in question.requests:
+                self.generations.append(service.submit(request, tell))
+        except SwiftError as error:
+            self.cancel()
+            status = 429 if error.code == "SERVER-05" else 503
+            raise ApiError(status, error.what, wait=SECONDS_TO_WAIT) from None
+
+    @property
+    def num_generated_tokens(self) -> int:
+        """Of all answers together."""
+        return sum(len(generation.ids) for generation in self.generations)
+
+    async def changes(self) -> AsyncIterator[list[Generation]]:
+        """The answers whenever they grew, the last time all finished.
+
+        Raises:
+            ApiError: the model failed.
+        """
+        try:
+            while True:
+                await self.changed.wait()
+                self.changed.clear()
+                for generation in self.generations:
+                    if generation.failure is not None:
+                        raise ApiError(500, "the model failed at this request; the server's log says more")
+                if not self.began and any(generation.ids for generation in self.generations):
+                    self.began = True
+                    self.measures.began(time.perf_counter() - self.started)
+                ended = all(generation.finish_reason for generation in self.generations)
+                yield self.generations
+                if ended:
+                    seconds = time.perf_counter() - self.started
+                    self.measures.answered(self.question.num_prompt_tokens, self.num_generated_tokens, seconds)
+                    return
+        finally:
+            self.cancel()
+
+    async def whole(self) -> list[Generation]:
+        """The finished answers."""
+        async for _ in self.changes():
+            pass
+        return self.generations
+
+    def cancel(self) -> None:
+        """End the answers with the token at work."""
+        for generation in self.generations:
+            generation.cancel()

@@ -1,0 +1,139 @@
+"""Who may ask, and how much: checked on the raw request, before anything reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from swift.serving.protocol import ApiError
+
+LARGEST_BODY = 8 << 20
+MOST_DRAINED = 4 * LARGEST_BODY  # read and thrown away, so that whoever sends can still read what is wrong
+SECONDS_TO_SEND = 30
+OPEN_PATHS = {"/health"}
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Guard:
+    """Asks for the key on every path but `/health`, and takes no body that is too large or too slow.
+
+    Args:
+        app: what is guarded.
+        key: what callers must send; None lets everybody in.
+        hosts: the host names that requests may be for; `*` is any.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], key: str | None, hosts: Sequence[str]) -> None:
+        self.app, self.key, self.hosts = app, key, set(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it with its error."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        try:
+            self._check(scope["path"], headers)
+            body = await read_body(headers, receive)
+        except ApiError as error:
+            return await refuse(error, send)
+        except ConnectionError:
+            return None
+        return await self.app(scope, _replay(body, receive), send)
+
+    def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
+        if path not in OPEN_PATHS and self.key is not None:
+            given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
+            if not hmac.compare_digest(given, self.key.encode()):
+                raise ApiError(
+                    401, "this server wants its API key: Authorization: Bearer <key>", code="invalid_api_key"
+                )
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if "*" not in self.hosts and host.rpartition(":")[0] not in self.hosts and host not in self.hosts:
+            raise ApiError(400, "the Host header is not a name of this server")
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    """The whole body.
+
+    Raises:
+        ApiError: it is too large, compressed, or does not come within `SECONDS_TO_SEND`.
+        ConnectionError: the caller went away.
+    """
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise ApiError(415, "send the body uncompressed")
+    body, size = bytearray(), 0
+    try:
+        async with asyncio.timeout(SECONDS_TO_SEND):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionError
+                piece = message.get("body", b"")
+                size += len(piece)
+                body = body + piece if size <= LARGEST_BODY else bytearray()
+                if size > MOST_DRAINED or (size > LARGEST_BODY and not message.get("more_body")):
+                    raise ApiError(413, f"the body is larger than {LARGEST_BODY >> 20} MiB")
+                if not message.get("more_body"):
+                    return bytes(body)
+    except TimeoutError:
+        raise ApiError(408, f"the request did not come within {SECONDS_TO_SEND} seconds") from None
+
+
+async def refuse(error: ApiError, send: Send) -> None:
+    """Answer with an error, and hang up."""
+    body = json.dumps(error.body).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+    pairs = [(name.lower().encode(), value.encode()) for name, value in (headers | error.headers).items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body that was read already, then what comes."""
+    given = False
+
+    async def again() -> MutableMapping[str, Any]:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+class PromptProtocol(H11Protocol):
+    """HTTP that hangs up on who does not send a request's head in time."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; a head that is complete is in time."""
+        if self._late is None and self.conn.their_state is h11.IDLE:
+            self._wait()
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE and self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._late = self.loop.call_later(SECONDS_TO_SEND, self.transport.close)

@@ -1,0 +1,134 @@
+"""The server itself: it listens, answers, and ends in order."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from transformers import GenerationConfig
+
+from swift.arguments.deploy import DeployArguments
+from swift.errors import ConfigError
+from swift.inference.batching import Batching, serves
+from swift.inference.prefixes import Prefixes
+from swift.inference.service import Service
+from swift.inference.settings import prepare_generation_config
+from swift.log import get_logger
+from swift.serving.adapters import Adapters
+from swift.serving.app import Api, make_app
+from swift.serving.asking import Asking
+from swift.serving.guard import Guard, PromptProtocol
+from swift.templates.template import Template
+from swift.ui.serving import address_of
+
+logger = get_logger()
+SECONDS_TO_FINISH, SECONDS_TO_CLOSE = 20, 5
+MOST_CONNECTIONS = 1024
+
+
+class Server(uvicorn.Server):
+    """A server that, told to end, lets answers finish for a while and then cuts them."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Accept nothing more; end the answers that take too long."""
+        super().handle_exit(sig, frame)
+        late = threading.Timer(SECONDS_TO_FINISH, self.service.cancel_all)
+        late.daemon = True
+        late.start()
+
+
+class Served:
+    """A model that is being served.
+
+    Args:
+        args: decided options.
+        base: what callers say for it.
+        model: the model, with the adapter of a checkpoint on where there is one.
+        template: its chat template.
+        listening: where; closed with it.
+        key: what callers must send; None lets everybody in.
+        hosts: the host names that requests may be for.
+
+    Raises:
+        ConfigError: the model cannot answer several at once.
+    """
+
+    def __init__(
+        self,
+        args: DeployArguments,
+        base: str,
+        model: Any,
+        template: Template,
+        listening: socket.socket,
+        key: str | None,
+        hosts: Sequence[str],
+    ) -> None:
+        self.args, self.listening = args, listening
+        adapters = Adapters(args, base, model)
+        plain = prepare_generation_config(model, template, GenerationConfig())
+        if not serves(adapters.model, plain):
+            raise ConfigError("CONFIG-03", f"{base} cannot answer several requests at once: it cannot be served")
+        self.service = Service(Batching(adapters.model, args.batch_size, prefixes=Prefixes()), args.max_waiting)
+        self.api = Api(args, self.service, Asking(args, model, template, adapters), adapters)
+        self.names = adapters.names
+        scheme = "https" if args.ssl_certfile else "http"
+        self.url = address_of(listening).replace("http", scheme, 1)
+        config = uvicorn.Config(
+            Guard(make_app(self.api), key, hosts),
+            http=PromptProtocol,
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=SECONDS_TO_FINISH + SECONDS_TO_CLOSE,
+            ssl_certfile=args.ssl_certfile,
+            ssl_keyfile=args.ssl_keyfile,
+        )
+        self.server = Server(config, self.service)
+        self.thread: threading.Thread | None = None
+
+    def run(self) -> None:
+        """Serve in this thread until a signal comes."""
+        if self.args.log_interval:
+            threading.Thread(target=self._tell_speed, name="speed", daemon=True).start()
+        try:
+            self.server.run(sockets=[self.listening])
+        finally:
+            self.service.close()
+            self.listening.close()
+
+    def start(self) -> None:
+        """Serve in another thread."""
+        self.thread = threading.Thread(target=self.run, name="server", daemon=True)
+        self.thread.start()
+        while not self.server.started and self.thread.is_alive():
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """End the answers, then the server."""
+        self.service.cancel_all()
+        self.server.should_exit = True
+        if self.thread is not None:
+            self.thread.join()
+
+    def _tell_speed(self) -> None:
+        """Log what was done, every `log_interval` seconds in which something was."""
+        before = 0
+        while True:
+            time.sleep(self.args.log_interval)
+            now = self.api.measures.generated_tokens
+            if now != before:
+                engine = self.service.engine
+                speed = (now - before) / self.args.log_interval
+                logger.info(f"{speed:.1f} tokens/s, {engine.num_running} running, {engine.num_waiting} waiting")
+            before = now
