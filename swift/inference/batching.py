@@ -153,6 +153,14 @@ class Batching:
             changed += self._write(self._rows, self._forward(last, self._rows, self._cache))
         return changed
 
+    def cancel_adapter(self, adapter: str) -> int:
+        """End all answers by an adapter with the next step; how many there are."""
+        rows = [row.generation for row in self._rows if row.live]
+        found = [each for each in [*rows, *self._waiting] if each.request.adapter == adapter]
+        for generation in found:
+            generation.cancel()
+        return len(found)
+
     def give_up(self, error: Exception) -> list[Generation]:
         """Forget every answer that is at work because of `error`; those that wait are left."""
         failed = [row.generation for row in self._rows if row.live]

@@ -26,9 +26,9 @@ class Request:
     """What to continue, and how.
 
     `config` is one of `prepare_generation_config`; `seed` None draws one from PyTorch's generator; `adapter` None is
-    what is active, BASE none, also where no adapter was ever put on; `logprobs` is how many of the likeliest tokens to report beside the chosen one, None not
-    even that one;
-    `presence` and `frequency` are those of `Sampler`; `constraint` makes what rules tokens out.
+    what is active, BASE none, also where no adapter was ever put on; `logprobs` is how many of the likeliest tokens to
+    report beside the chosen one, None not even that one; `presence` and `frequency` are those of `Sampler`;
+    `constraint` makes what rules tokens out.
     """
 
     prompt_ids: list[int]

@@ -100,8 +100,8 @@ class Adapters:
             raise RefusedError("REFUSED-01", f"no adapter {path!r} in the directory that this server loads from")
         self.add(name, place)
 
-    def drop(self, name: str) -> None:
-        """Forget an adapter; the engine must not be at work.
+    def forget(self, name: str) -> str:
+        """Take no more questions for an adapter; what the model calls it.
 
         Raises:
             ApiError: there is none of that name, or it is the base.
@@ -111,7 +111,14 @@ class Adapters:
             raise ApiError(400, f"{name!r} is the base model", param="name")
         with self._lock:
             del self.adapters[name]
+        return inside
+
+    def drop(self, inside: str) -> None:
+        """Delete an adapter from the model; the engine must not be at work, nor have rows that want it."""
+        with self._lock:
             self.model.delete_adapter(inside)
+            if not self.model.peft_config:
+                self.model = self.model.unload()
 
 
 def check_kind(path: Path) -> None:

@@ -103,9 +103,19 @@ class Api:
         self.adapters.load(body.name, body.path)
         self.service.engine.model = self.adapters.model  # the first adapter wraps the plain model
 
+    def _drop(self, inside: str) -> bool:
+        """Whether an adapter could be dropped; if not, those who wait for it end with the next step."""
+        if self.service.engine.cancel_adapter(inside):
+            return False
+        self.adapters.drop(inside)
+        self.service.engine.model = self.adapters.model
+        return True
+
     async def drop_adapter(self, name: str) -> dict[str, Any]:
         """DELETE /v1/adapters/{name}."""
-        await self._between_steps(lambda: self.adapters.drop(name))
+        inside = self.adapters.forget(name)
+        while not await self._between_steps(lambda: self._drop(inside)):
+            await asyncio.sleep(0)
         logger.info(f"adapter dropped: {name}")
         return {"id": name, "object": "model", "deleted": True}
 
@@ -113,9 +123,9 @@ class Api:
         """GET /metrics."""
         return self.measures.text(self.service.engine.num_running, self.service.engine.num_waiting)
 
-    async def _between_steps(self, job: Callable[[], None]) -> None:
+    async def _between_steps(self, job: Callable[[], Given]) -> Given:
         try:
-            await asyncio.wrap_future(self.service.between_steps(job))
+            return await asyncio.wrap_future(self.service.between_steps(job))
         except SwiftError as error:
             raise ApiError(403 if error.code == "REFUSED-01" else 400, error.what) from None
 
