@@ -56,7 +56,7 @@ class InferArguments(CheckpointOptions, GenerationOptions, DataOptions, Quantise
         "AUTO", group="Generation", choices=("AUTO", "pt"), help="What generates: transformers on PyTorch."
     )
     batch_size: int = option(
-        16, group="Generation", minimum=1, unit="rows", help="Rows answered at once in a data set."
+        64, group="Generation", minimum=1, unit="rows", help="Rows answered at once in a data set."
     )
     stream: bool = option(True, group="Generation", help="Show answers while they are written.")
     verbose: bool | None = option(None, group="Output", help="Show every row with its answer.", none="up to 100 rows")
