@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -308,10 +313,13 @@ def test_our_own_client(served: Any) -> None:
         get_model_list_client(port=1)
 
 
-def test_what_the_readme_shows(served: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = [block for block in blocks((ROOT / "README.md").read_text("utf-8")) if "from openai" in block.text]
-    code = block.text.replace("http://127.0.0.1:8000/", served.url)
-    exec(compile(code, "README.md", "exec"), {})
+@pytest.mark.parametrize(("page", "word"), [("README.md", "from openai"), ("docs/serving.md", "inference_client(")])
+def test_what_documents_show(served: Any, capsys: pytest.CaptureFixture[str], page: str, word: str) -> None:
+    (block,) = [block for block in blocks((ROOT / page).read_text("utf-8")) if word in block.text]
+    port = served.listening.getsockname()[1]
+    code = block.text.replace("http://127.0.0.1:8000/", served.url).replace("_client()", f"_client(port={port})")
+    code = code.replace("request_config=", f"port={port}, request_config=")
+    exec(compile(code, page, "exec"), {})
     assert capsys.readouterr().out.strip()
 
 
@@ -340,3 +348,36 @@ def test_a_checkpoint_is_served_beside_its_base_and_others(adapters: Path) -> No
     assert len(set(texts)) == 3
     assert plain(STORY[0]["content"]).startswith(texts[1][:10])
     served.close()
+
+
+@pytest.mark.slow
+def test_a_signal_lets_answers_finish(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "swift.cli", "deploy", "--model_type", MODEL, "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        url = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+/v1", line)))
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+        stream = ask(client, STORY, stream=True, max_tokens=60)
+        next(iter(stream))
+        process.send_signal(signal.SIGTERM)
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] in ("stop", "length")
+        process.stderr.read()
+        assert process.wait(40) == 143
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [None, "secret"])
+def test_the_api_is_what_its_schema_says(tmp_path: Path, key: str | None) -> None:
+    pytest.importorskip("schemathesis")
+    (tmp_path / "key").write_text(key or "none")
+    words = ["--model_type", MODEL, "--port", "0", *(["--api_key_file", str(tmp_path / "key")] if key else [])]
+    served = deploy_main(words, prevent_thread_lock=True)
+    said = ["--header", f"Authorization: Bearer {key}"] if key else []
+    tool = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{served.url}openapi.json", *said]
+    ran = subprocess.run(
+        [*tool, "--checks", "not_a_server_error,response_schema_conformance", "--max-examples", "30", "--seed", "1"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=500,
+    )  # fmt: skip
+    served.close()
+    assert ran.returncode == 0, ran.stdout[-3000:]
