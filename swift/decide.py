@@ -309,15 +309,19 @@ def _packing_contradictions(args: SftArguments) -> list[SwiftError]:
         errors += [
             _conflict(f"--lazy_tokenize and --{name} exclude each other", "drop one of the two") for name in said
         ]
-    if not args.packing:
+    if not args.packing and not args.padding_free:
         return errors
-    if args.max_length < 1:
+    name = "packing" if args.packing else "padding_free"
+    if args.packing and args.padding_free:
+        errors.append(_conflict("--packing and --padding_free both put rows together", "drop one of the two"))
+    if args.packing and args.max_length < 1:
         errors.append(_conflict("--packing needs --max_length: it is the size of a pack", "--max_length 2048"))
     blurring = sorted(SEEING_BEYOND.keys() & set(tuner_kinds(args)))
-    errors += [_conflict(f"--packing and {kind} exclude each other: {SEEING_BEYOND[kind]}") for kind in blurring]
+    errors += [_conflict(f"--{name} and {kind} exclude each other: {SEEING_BEYOND[kind]}") for kind in blurring]
     if args.acc_strategy == "sentence":
-        errors.append(_conflict("--acc_strategy sentence counts rows, and a pack is several", "--acc_strategy token"))
-    if args.use_flash_attn and (args.batch_size > 1 or args.max_tokens_per_batch):
+        what = f"--acc_strategy sentence counts rows, which --{name} puts together"
+        errors.append(_conflict(what, "--acc_strategy token"))
+    if args.packing and args.use_flash_attn and (args.batch_size > 1 or args.max_tokens_per_batch):
         what = "flash attention keeps the rows of one pack apart, not of several"
         errors.append(_conflict(f"--packing with --use_flash_attn: {what}", "--batch_size 1 and a longer --max_length"))
     return errors

@@ -325,6 +325,7 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "streaming": (True, opened),
     "packing": (True, opened),
     "lazy_tokenize": (True, opened),
+    "padding_free": (True, training("padding_free")),
     "preprocess_num_proc": (2, encoders),
     "streaming_buffer_size": (2, streamed),
     "streaming_val_size": (3, streamed),

@@ -35,6 +35,11 @@ class OptimisationOptions:
         group="Optimisation",
         help="Put rows of like length into a batch, which hardly needs padding then; false draws rows at random.",
     )
+    padding_free: bool = option(
+        False,
+        group="Optimisation",
+        help="Put the rows of a batch one after another in place of padding them; they do not see each other.",
+    )
     num_train_epochs: float = option(1, group="Optimisation", minimum=0, help="Times to go over the data.")
     max_steps: int = option(
         -1, group="Optimisation", minimum=-1, help="Optimiser steps; above 0 it overrules the epochs."

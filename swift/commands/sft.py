@@ -88,8 +88,8 @@ def _train(args: SftArguments, source: ModelSource) -> dict[str, Any]:
 
     torch.manual_seed(args.seed)
     model = add_tuner(args, load_base(args, source, new), source, new)
-    if args.packing:
-        check_rows_apart(model)
+    if args.packing or args.padding_free:
+        check_rows_apart(model, "packing" if args.packing else "padding_free")
     order = NoteOrder()
     trainer = Seq2SeqTrainer(
         model=model,

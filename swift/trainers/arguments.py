@@ -65,6 +65,9 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     )
     fused_cross_entropy: bool = field(
         default=True, metadata={"help": "Make the loss of chunks of tokens, in place of all their logits."}
+    padding_free: bool = field(
+        default=False, metadata={"help": "Train on the rows of a batch one after another, in place of padding them."}
+    )
     )
     fused_lora: bool = field(
         default=True, metadata={"help": "Compute a LoRA layer's base and update in one function that keeps less."}
@@ -249,6 +252,7 @@ def galore_config(args: SftArguments) -> GaLoreConfig | None:
     if not args.use_galore:
         return None
     said = args.galore_target_modules
+        "padding_free": args.padding_free,
     return GaLoreConfig(
         rank=args.galore_rank,
         target_modules=said,

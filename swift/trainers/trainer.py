@@ -42,8 +42,9 @@ from swift.trainers.galore import GaLoreConfig
 from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
-from swift.trainers.muon import MUON, Muon
-from swift.trainers.optimizers import GaLore, create_galore_optimizer
+from swift.trainers.optim import own_optimizer
+from swift.trainers.optimizers import GaLore
+from swift.trainers.packs import end_to_end, row_of_token
 from swift.trainers.progress import MEMORY, STEP_SPEED, TOKEN_SPEED, progress
 from swift.trainers.stopping import StopEvaluation, Stops
 from swift.trainers.streaming import FollowStream
@@ -212,6 +213,16 @@ class Seq2SeqTrainer(CommittingTrainer):
         self._sums_only = self.args.train_sampling_strategy == GROUPED and self.compute_metrics is None
         try:
             return super().get_eval_dataloader(eval_dataset)
+    def get_train_dataloader(self) -> DataLoader:
+        """The batches of training; only they go without padding."""
+        padded = self.data_collator
+        try:
+            if self.args.padding_free:
+                self.data_collator = end_to_end
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = padded
+
         finally:
             self._sums_only = False
 
@@ -297,12 +308,17 @@ class Seq2SeqTrainer(CommittingTrainer):
         even = self.args.dataloader_drop_last or (self.args.max_tokens_per_batch is not None and not self._evaluating)
         if self.args.world_size < 2 or even or not state.end_of_dataloader:
             return
-        dataset, rows = state.active_dataloader.dataset, len(batch["labels"])
+        dataset, labels_BT = state.active_dataloader.dataset, batch["labels"]
+        if self.args.padding_free and not self._evaluating:
+            row_BT = row_of_token(batch["position_ids"])[None]
+            rows = int(row_BT[0, -1]) + 1
+        else:
+            rows = len(labels_BT)
+            row_BT = torch.arange(rows, device=labels_BT.device)[:, None]
         remainder = len(dataset) % (rows * self.args.world_size) if has_length(dataset) else 0
         if remainder:
             real = min(max(remainder - rows * self.args.process_index, 0), rows)
-            is_repeat_B1 = (torch.arange(rows, device=batch["labels"].device) >= real)[:, None]
-            batch["labels"] = batch["labels"].masked_fill(is_repeat_B1, IGNORED)
+            batch["labels"] = labels_BT.masked_fill(row_BT >= real, IGNORED)
 
     def compute_loss(
         self,
