@@ -42,8 +42,8 @@ from swift.trainers.galore import GaLoreConfig
 from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
-from swift.trainers.optim import own_optimizer
-from swift.trainers.optimizers import GaLore
+from swift.trainers.muon import MUON, Muon
+from swift.trainers.optimizers import GaLore, create_galore_optimizer
 from swift.trainers.packs import end_to_end, row_of_token
 from swift.trainers.progress import MEMORY, STEP_SPEED, TOKEN_SPEED, progress
 from swift.trainers.stopping import StopEvaluation, Stops
