@@ -63,11 +63,11 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
         default=None,
         metadata={"help": "Tokens of a batch with its padding, which decide how many rows it has; a number when None."},
     )
-    fused_cross_entropy: bool = field(
-        default=True, metadata={"help": "Make the loss of chunks of tokens, in place of all their logits."}
     padding_free: bool = field(
         default=False, metadata={"help": "Train on the rows of a batch one after another, in place of padding them."}
     )
+    fused_cross_entropy: bool = field(
+        default=True, metadata={"help": "Make the loss of chunks of tokens, in place of all their logits."}
     )
     fused_lora: bool = field(
         default=True, metadata={"help": "Compute a LoRA layer's base and update in one function that keeps less."}
@@ -229,6 +229,7 @@ def in_words_of_transformers(args: SftArguments) -> dict[str, Any]:
         "loss_name": args.loss_name,
         "train_sampling_strategy": GROUPED if groups_by_length(args) else "random",
         "max_tokens_per_batch": args.max_tokens_per_batch,
+        "padding_free": args.padding_free,
         "fused_cross_entropy": args.fused_cross_entropy,
         "fused_lora": args.fused_lora,
         "use_logits_to_keep": args.use_logits_to_keep,
@@ -252,7 +253,6 @@ def galore_config(args: SftArguments) -> GaLoreConfig | None:
     if not args.use_galore:
         return None
     said = args.galore_target_modules
-        "padding_free": args.padding_free,
     return GaLoreConfig(
         rank=args.galore_rank,
         target_modules=said,

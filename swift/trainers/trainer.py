@@ -208,11 +208,6 @@ class Seq2SeqTrainer(CommittingTrainer):
             self._sampler = None
         return self._sampler or super()._get_train_sampler(train_dataset)
 
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """The batches of an evaluation; rows of like length together where only sums are taken of them."""
-        self._sums_only = self.args.train_sampling_strategy == GROUPED and self.compute_metrics is None
-        try:
-            return super().get_eval_dataloader(eval_dataset)
     def get_train_dataloader(self) -> DataLoader:
         """The batches of training; only they go without padding."""
         padded = self.data_collator
@@ -223,6 +218,11 @@ class Seq2SeqTrainer(CommittingTrainer):
         finally:
             self.data_collator = padded
 
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """The batches of an evaluation; rows of like length together where only sums are taken of them."""
+        self._sums_only = self.args.train_sampling_strategy == GROUPED and self.compute_metrics is None
+        try:
+            return super().get_eval_dataloader(eval_dataset)
         finally:
             self._sums_only = False
 
