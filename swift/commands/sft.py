@@ -87,22 +87,21 @@ def _train(args: SftArguments, source: ModelSource) -> dict[str, Any]:
     save_arguments(args, training, data.ledger)
 
     torch.manual_seed(args.seed)
-    with zero.loaded_whole(training):
-        model = add_tuner(args, load_base(args, source, new), source, new)
-        if args.packing or args.padding_free:
-            check_rows_apart(model, "packing" if args.packing else "padding_free")
-        order = NoteOrder()
-        trainer = Seq2SeqTrainer(
-            model=model,
-            args=training,
-            data_collator=template.data_collator,
-            train_dataset=data.train,
-            eval_dataset=data.val,
-            tokenizer=template.tokenizer,
-            sft_args=args,
-            template=template,
-            callbacks=[order, *followers(model, new, args, data)],
-        )
+    model = add_tuner(args, load_base(args, source, new), source, new)
+    if args.packing or args.padding_free:
+        check_rows_apart(model, "packing" if args.packing else "padding_free")
+    order = NoteOrder()
+    trainer = Seq2SeqTrainer(
+        model=model,
+        args=training,
+        data_collator=template.data_collator,
+        train_dataset=data.train,
+        eval_dataset=data.val,
+        tokenizer=template.tokenizer,
+        sft_args=args,
+        template=template,
+        callbacks=[order, *followers(model, new, args, data)],
+    )
     with what_is_saved(args):
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
     data.ledger.padded = trainer.padded
