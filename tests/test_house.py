@@ -19,7 +19,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 LAYERS = [
     {"agent", "cli", "completion", "launch"},
     {"commands", "ui"},
-    {"decide", "memory", "trainers", "checkpoint", "inference"},
+    {"decide", "memory", "merging", "trainers", "checkpoint", "inference"},
     {"models", "templates", "datasets", "tuners", "peft"},
     {"arguments"},
     {"registry", "hub", "storage", "dist", "log", "redact", "errors"},

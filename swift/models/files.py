@@ -68,7 +68,7 @@ def file_settings(directory: Path) -> dict[str, str]:
 
 def check_weights(directory: Path) -> None:
     """Raise DataError MODEL-01 unless every weight file is there and whole, as far as its header tells."""
-    files = list(_weight_files(directory))
+    files = list(weight_files(directory))
     if not files:
         raise _damaged(f"{directory} has no weights", why="no *.safetensors and no pytorch_model*.bin")
     for path in files:
@@ -78,7 +78,8 @@ def check_weights(directory: Path) -> None:
             _check_safetensors(path)
 
 
-def _weight_files(directory: Path) -> Iterator[Path]:
+def weight_files(directory: Path) -> Iterator[Path]:
+    """The files that hold a model's weights, as the single file or the index names them; they may be missing."""
     for single, index in (
         ("model.safetensors", "model.safetensors.index.json"),
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
