@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NoReturn, TextIO
 
-from swift import dist, launch
+from swift import dist, launch, watch
 from swift._version import __version__
 from swift.arguments.fields import options_of
 from swift.arguments.help import command_help, first_line, overview
@@ -45,6 +45,7 @@ class Command:
         dry_run: address of the function that is given options, words and number of processes when `--dry_run` is said.
         word: the option whose value may stand right after the command's name.
         words: the option whose values, one or several as it is a list or not, may stand after that.
+        rest: the option whose values are all words after `--`, whatever they look like.
     """
 
     arguments: str
@@ -56,6 +57,7 @@ class Command:
     dry_run: str | None = None
     word: str | None = None
     words: str | None = None
+    rest: str | None = None
 
 
 COMMANDS = {
@@ -113,6 +115,17 @@ COMMANDS = {
     ),
     "doctor": Command("swift.arguments.verbs:DoctorArguments", "swift.commands.doctor:doctor_main"),
     "schema": Command(
+    "estimate": Command(
+        "swift.arguments.estimate:EstimateArguments",
+        "swift.commands.estimate:estimate_main",
+        needs=(("model_id_or_path", "model_type"),),
+    ),
+    "launch": Command(
+        "swift.arguments.launch:LaunchArguments",
+        "swift.emit:launch_main",
+        needs=(("emit",), ("command",)),
+        rest="command",
+    ),
         "swift.arguments.verbs:SchemaArguments",
         "swift.commands.schema:schema_main",
         needs=(("command",),),
@@ -176,6 +189,10 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     command, argv = COMMANDS[name], words[1:]
     cls = load(command.arguments)
     argv = _with_names(command, argv)
+    defaults = dict(command.defaults)
+    if command.rest and "--" in argv:
+        first = argv.index("--")
+        defaults[command.rest], argv = argv[first + 1 :], argv[:first]
     if "--help" in argv or "-h" in argv:
         _say(command_help(name, cls, command.about or first_line(cls), command.word, command.words))
         return 0
@@ -192,6 +209,7 @@ def dispatch(words: list[str], debug: bool = False) -> int:
         flags = ["--debug"] if debug else []
         return load("swift.agent:run_workers")(plan, ["-m", "swift.cli", name, *argv, *flags])
     return run(command, args)
+        plan = launch.with_options(plan, args)
 
 
 def run(command: Command, args: Any) -> int:
@@ -200,6 +218,7 @@ def run(command: Command, args: Any) -> int:
         launch.follow_parent()
     load(command.run)(args)
     if launch.is_worker(os.environ):
+        watch.write_stacks_on_signal(os.environ)
         launch.record_success(os.environ)
     return 0
 

@@ -43,6 +43,12 @@ def record_run(directory: str) -> bool:
     return True
 
 
+def recorded_run() -> str | None:
+    """Where the workers that were started before this one, and ended, wrote their run; None where none did."""
+    path = Path(os.environ.get(WORKERS, ""), RUN)
+    return path.read_text(encoding="utf-8") if WORKERS in os.environ and path.is_file() else None
+
+
 @dataclass(frozen=True)
 class Hardware:
     """What decisions about dtype, batch and memory need to know of the machine.

@@ -34,6 +34,8 @@ CODES = {
     "RUN-01": "Training produced a number that is not finite.",
     "RUN-02": "A worker process failed.",
     "RUN-03": "A run that was repeated gave other numbers.",
+    "RUN-04": "Processes that train together make no progress.",
+    "RUN-05": "A machine of a group was lost.",
     "RECEIPT-01": "A receipt of a run cannot be read.",
     "INTERNAL-01": "An unexpected error: a bug of ours.",
     "OUTPUT-01": "An output path cannot be written or is in use.",

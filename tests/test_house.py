@@ -17,12 +17,12 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 # One line of the README; a module imports only from layers below its own, or from its own room.
 LAYERS = [
-    {"agent", "cli", "completion", "launch"},
+    {"agent", "cli", "completion", "emit", "launch", "meeting"},
     {"commands", "ui"},
     {"decide", "memory", "merging", "trainers", "checkpoint", "inference"},
     {"models", "templates", "datasets", "tuners", "peft"},
     {"arguments"},
-    {"registry", "hub", "storage", "dist", "log", "redact", "errors"},
+    {"registry", "hub", "storage", "dist", "watch", "log", "redact", "errors"},
 ]
 # `swift` and `swift.llm` only export; the version and the lazy exports belong to everybody.
 OUTSIDE = {"__init__", "llm", "_lazy", "_version"}
@@ -32,7 +32,9 @@ LIGHT = {
     "llm",
     "cli",
     "completion",
+    "emit",
     "launch",
+    "watch",
     "decide",
     "memory",
     "registry",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from swift import dist, hub
+from swift import dist, hub, launch
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.commands import prepare, ready, rows, run, sft
@@ -485,6 +485,8 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "ddp_find_unused_parameters": (True, training("ddp_find_unused_parameters")),
     "ddp_broadcast_buffers": (True, training("ddp_broadcast_buffers")),
     "ddp_timeout": (3, training("ddp_timeout")),
+    "max_restarts": (3, lambda args, place: launch.with_options(launch.Launch(2), args).restarts),
+    "hang_timeout": (15, training("hang_timeout")),
     "ignore_args_error": (True, strictness),
 }
 

@@ -197,3 +197,17 @@ class RunOptions:
     ddp_timeout: int = option(
         1800, group="Workers", minimum=1, unit="seconds", help="How long processes wait for each other."
     )
+    max_restarts: int = option(
+        0,
+        group="Workers",
+        minimum=0,
+        help="Times that processes which died or hung are started again, from the last checkpoint.",
+    )
+    hang_timeout: int | None = option(
+        None,
+        group="Workers",
+        minimum=0,
+        unit="seconds",
+        help="Time without progress after which several processes are ended and the one that hangs is named; 0 is never.",
+        none="a minute, or ten times the median step where that is longer",
+    )

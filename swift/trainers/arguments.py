@@ -86,6 +86,9 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     allow_inexact_resume: bool = field(
         default=False, metadata={"help": "Go on from a checkpoint of a run that differed, and say in what."}
     )
+    hang_timeout: int | None = field(
+        default=None, metadata={"help": "Seconds after which a step is a hang; 0 never, None by the steps so far."}
+    )
     resume_verify: str = field(
         default="full", metadata={"help": "`fast` checks the sizes of a checkpoint's files, not their SHA-256."}
     )
@@ -245,6 +248,7 @@ def in_words_of_transformers(args: SftArguments) -> dict[str, Any]:
 
 def groups_by_length(args: SftArguments) -> bool:
     """Whether rows of like length make a batch; not where a row is looked at only when it is drawn."""
+        "hang_timeout": args.hang_timeout,
     return args.group_by_length and not args.streaming and not args.lazy_tokenize
 
 

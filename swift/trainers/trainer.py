@@ -39,6 +39,7 @@ from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_call
 from swift.trainers.committing import CommittingTrainer
 from swift.trainers.fused_lora import fused_lora
 from swift.trainers.galore import GaLoreConfig
+from swift.trainers.heartbeat import Heartbeat
 from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
@@ -146,6 +147,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         self.stops = Stops()
         self.add_callback(self.stops)
         self.add_callback(SaveLast())
+        self.heartbeat = Heartbeat(args.hang_timeout)
+        self.add_callback(self.heartbeat)
         self.add_callback(LogFile(Path(args.output_dir) / LOG_FILE))
         self.progress = progress(plain=bool(args.disable_tqdm))
         self.add_callback(self.progress)
@@ -169,7 +172,8 @@ class Seq2SeqTrainer(CommittingTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._count_padding()
-        super()._save_checkpoint(model, trial)
+        with self.heartbeat.pause():
+            super()._save_checkpoint(model, trial)
 
     def _facts(self) -> dict[str, Any]:
         return {**super()._facts(), "padded": self.padded}
