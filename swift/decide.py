@@ -134,7 +134,8 @@ def inherit(said: C, saved: Mapping[str, Any]) -> tuple[C, dict[str, Any]]:
     defaults = {name: info.default for name, info in options_of(type(said)).items()}
     says_data = isinstance(said, DataOptions) and bool(said.dataset or said.val_dataset)
     names = FROM_CHECKPOINT if says_data or not said.load_dataset_config else FROM_CHECKPOINT + DATA_FROM_CHECKPOINT
-    open_names = [name for name in names if name in defaults and getattr(said, name) == defaults[name]]
+    own = defaults.keys() - set(() if isinstance(said, QuantisedOptions) else OF_BASE)
+    open_names = [name for name in names if name in own and getattr(said, name) == defaults[name]]
     taken = {name: saved[name] for name in open_names if saved.get(name) not in (None, defaults[name])}
     return replace(said, **taken), taken
 

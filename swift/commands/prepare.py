@@ -21,6 +21,8 @@ from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.decide import decide_infer, inherit, tidy
 from swift.errors import DataError, NotFoundError, UsageError
+from swift.models.placing import loading_options
+from swift.models.quantised import quiet_quantisers
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, detect_hardware, load_model, load_tokenizer
 from swift.models.new_tokens import add_tokens, read, restore
@@ -50,6 +52,7 @@ def quiet_libraries() -> None:
     """Leave talking to us: transformers draws no bars and speaks of errors only, if TRANSFORMERS_VERBOSITY is unset."""
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         transformers.logging.set_verbosity_error()
+    quiet_quantisers()
         transformers.logging.disable_progress_bar()
         for noise in (".*is_gradient_checkpointing.*", ".*`broadcast_buffers` is deprecated.*"):
             warnings.filterwarnings("ignore", message=noise, category=FutureWarning)
