@@ -21,7 +21,6 @@ from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.decide import decide_infer, inherit, tidy
 from swift.errors import DataError, NotFoundError, UsageError
-from swift.models.placing import loading_options
 from swift.models.quantised import quiet_quantisers
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, detect_hardware, load_model, load_tokenizer
