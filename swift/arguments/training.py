@@ -175,6 +175,13 @@ class RunOptions:
     )
     dataloader_pin_memory: bool = option(True, group="Workers", help="Pin batches in memory, for a GPU.")
     dataloader_drop_last: bool = option(False, group="Workers", help="Leave out the last, smaller batch of an epoch.")
+    tensor_parallel_size: int = option(
+        1,
+        group="Workers",
+        minimum=1,
+        unit="processes",
+        help="Cut every layer of a model between so many processes, which get the same rows; it divides the heads.",
+    )
     ddp_backend: str | None = option(
         None,
         group="Workers",

@@ -77,24 +77,29 @@ def whole_shape(parameter: Tensor) -> torch.Size:
 
 
 @contextmanager
-def made_whole(parameters: Iterable[Tensor], keep: bool) -> Iterator[None]:
+def made_whole(parameters: Iterable[Tensor], *, keep: bool = True, written: bool = False) -> Iterator[None]:
     """Put the whole of each cut parameter in its place inside the block, in main memory.
 
     Args:
         parameters: of all processes of the group, in the same order.
         keep: whether this process needs them; the others only hand in their parts.
+        written: whether parts of what the block leaves there are taken; else they are as they were.
     """
-    parts: dict[int, tuple[Any, Tensor]] = {}
+    parts: dict[int, tuple[Any, Cut, Tensor]] = {}
     try:
         for parameter in parameters:
-            if cut_of(parameter) is not None and id(parameter) not in parts:
+            cut = cut_of(parameter)
+            if cut is not None and id(parameter) not in parts:
                 found = whole(parameter)
-                parts[id(parameter)] = parameter, parameter.data
+                parts[id(parameter)] = parameter, cut, parameter.data
                 if keep:
                     parameter.data = found.cpu()
         yield
+        if written:
+            for parameter, cut, part in parts.values():
+                part.copy_(cut.part(parameter.data))
     finally:
-        for parameter, part in parts.values():
+        for parameter, _, part in parts.values():
             parameter.data = part
 
 

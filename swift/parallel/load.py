@@ -63,25 +63,37 @@ def load_part(
     return model.eval()
 
 
+@torch.no_grad()
+def read_part(model: PreTrainedModel, directory: str | Path) -> None:
+    """Give a model that is cut this process's part of the weights in a directory. Raises as `load_part`."""
+    for _, _, like, part in _parts(model, Path(directory)):
+        like.copy_(part)
+
+
 def _fill(model: PreTrainedModel, directory: Path) -> None:
-    """Read this process's part of every tensor."""
+    """Put what was read in the place of tensors on the meta device."""
+    for module, name, like, part in _parts(model, directory):
+        if name in module._parameters:
+            own = nn.Parameter(part, requires_grad=part.is_floating_point())
+            cut = cut_of(like)
+            if cut is not None:
+                mark(own, cut)
+            module._parameters[name] = own
+        else:
+            module._buffers[name] = part
+
+
+def _parts(model: PreTrainedModel, directory: Path) -> Iterator[tuple[nn.Module, str, Tensor, Tensor]]:
+    """Every module with the name of a tensor of it, that tensor, and this process's part of what a file has for it."""
     files, missing = _files(directory), []
     with ExitStack() as stack:
         opened = {name: stack.enter_context(safe_open(directory / name, "pt")) for name in sorted({*files.values()})}
-        for module, name, key, like in _tensors(model):
+        for module, name, key, like in list(_tensors(model)):
             found = next((known for known in _spellings(model, key) if known in files), None)
             if found is None:
                 missing += [] if _is_tied(model, key) else [key]
                 continue
-            part = _read(opened[files[found]].get_slice(found), like, found)
-            if name in module._parameters:
-                own = nn.Parameter(part, requires_grad=part.is_floating_point())
-                cut = cut_of(like)
-                if cut is not None:
-                    mark(own, cut)
-                module._parameters[name] = own
-            else:
-                module._buffers[name] = part
+            yield module, name, like, _read(opened[files[found]].get_slice(found), like, found)
     if missing:
         what = f"{directory} lacks {len(missing)} weights of the model: {', '.join(missing[:SHOWN])}"
         raise DataError("MODEL-01", what, why="a part is read under the model's own names only")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
@@ -15,17 +15,21 @@ from swift.parallel.collectives import add_up, spread
 from swift.parallel.cuts import Cut, CutDropout, cut_down
 from swift.parallel.groups import Group
 from swift.parallel.layers import ColumnLinear, CutLinear, RowLinear
+from swift.parallel.plan import group_of
+
+M = TypeVar("M", bound=nn.Module)
 
 
-def cut_lora(model: PeftModel) -> PeftModel:
-    """Cut the LoRA of a model with its base; changed in place.
+def cut_lora(model: M) -> M:
+    """Cut the LoRA of a model whose base is cut; changed in place. One without either comes back as it is.
 
     What each process has are parts of the A and B that one alone would have made, so the start is the same.
 
     Raises:
         ConfigError: an adapter is something else than plain LoRA on linear layers.
     """
-    for path, layer in model.named_modules():
+    cut = isinstance(model, PeftModel) and group_of(model.get_base_model()) is not None
+    for path, layer in model.named_modules() if cut else ():
         if not isinstance(layer, BaseTunerLayer):
             continue
         base = layer.get_base_layer()

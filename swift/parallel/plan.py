@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -14,6 +12,7 @@ from transformers import PreTrainedModel
 from swift.errors import ConfigError
 from swift.log import get_logger
 from swift.parallel.collectives import summed
+from swift.parallel.degrees import check_degree
 from swift.parallel.groups import Group
 from swift.parallel.layers import ColumnLinear, RowLinear, cut_embedding, split_cross_entropy
 
@@ -21,7 +20,6 @@ COLUMN, COLUMN_WHOLE, ROW, ROW_WHOLE = "colwise", "colwise_gather_output", "roww
 ROWS_OF_WORDS, SHARED = "embedding_rowwise", "replicated_with_grad_allreduce"
 STYLES = {COLUMN, COLUMN_WHOLE, ROW, ROW_WHOLE, ROWS_OF_WORDS, SHARED}
 KEYS = ("k_proj", "qkv_proj", "query_key_value")  # layers that make keys
-HEADS, KEY_HEADS = "num_attention_heads", "num_key_value_heads"
 
 
 def cut_model(model: PreTrainedModel, group: Group, *, whole_logits: bool = True) -> PreTrainedModel:
@@ -62,23 +60,6 @@ def has_cut_heads(model: nn.Module) -> bool:
     """Whether each process has its own heads of keys and values."""
     layers = [(path.rpartition(".")[2], module) for path, module in model.named_modules()]
     return any(isinstance(one, ColumnLinear) and not one.whole and name in KEYS for name, one in layers)
-
-
-def check_heads(config: Mapping[str, Any], degree: int) -> None:
-    """Raise ConfigError where a degree does not divide the heads that a model's config.json names."""
-    sizes = {name.replace("_", " "): config[name] for name in (HEADS, KEY_HEADS) if isinstance(config.get(name), int)}
-    check_degree(degree, sizes)
-
-
-def check_degree(degree: int, sizes: Mapping[str, int]) -> None:
-    """Raise ConfigError, with the degrees that are allowed, where one does not divide all `sizes`."""
-    wrong = [f"{size} {name}" for name, size in sizes.items() if size % degree]
-    if wrong:
-        common = math.gcd(*sizes.values())
-        allowed = [str(number) for number in range(1, common + 1) if common % number == 0]
-        what = f"a tensor-parallel degree of {degree} does not divide the model's {', '.join(wrong)}"
-        why = "every process holds as many whole heads, of keys and values too, as the others"
-        raise ConfigError("CONFIG-02", what, why=why, fix=f"one of {', '.join(allowed)}")
 
 
 def _styles(model: PreTrainedModel) -> dict[str, str]:

@@ -14,6 +14,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from swift import storage
+from swift.parallel.cuts import whole
 from swift.tuners.branch import Branch
 from swift.tuners.sampled import FINGERPRINT_FILE as FINGERPRINT_FILE
 from swift.tuners.sampled import REMEMBERED, Fingerprint, chosen, places
@@ -69,8 +70,9 @@ def _save(config: peft.PeftConfig, save_directory: str, **kwargs: Any) -> None:
 
 def _sample(tensor: Tensor) -> Tensor:
     """A few evenly spread elements in bf16, taken without a copy of the whole."""
-    here = torch.tensor(places(tensor.numel()), device=tensor.device)
-    return tensor.detach()[torch.unravel_index(here, tensor.shape)].to(torch.bfloat16).cpu()
+    values = whole(tensor)
+    here = torch.tensor(places(values.numel()), device=values.device)
+    return values[torch.unravel_index(here, values.shape)].to(torch.bfloat16).cpu()
 
 
 def _readable(tensor: Tensor) -> bool:
