@@ -79,7 +79,9 @@ COMMANDS = {
         needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
     ),
     "export": Command(
-        "swift.arguments.export:ExportArguments", "swift.commands.export:export_main", needs=(("ckpt_dir",),)
+        "swift.arguments.export:ExportArguments",
+        "swift.commands.export:export_main",
+        needs=(("ckpt_dir", "model_id_or_path", "model_type", "from_sharded"),),
     ),
     "merge-lora": Command(
         "swift.arguments.export:ExportArguments",
@@ -113,8 +115,6 @@ COMMANDS = {
     "datasets": Command(
         "swift.arguments.verbs:DatasetsArguments", "swift.commands.datasets:datasets_main", word="search"
     ),
-    "doctor": Command("swift.arguments.verbs:DoctorArguments", "swift.commands.doctor:doctor_main"),
-    "schema": Command(
     "estimate": Command(
         "swift.arguments.estimate:EstimateArguments",
         "swift.commands.estimate:estimate_main",
@@ -126,6 +126,8 @@ COMMANDS = {
         needs=(("emit",), ("command",)),
         rest="command",
     ),
+    "doctor": Command("swift.arguments.verbs:DoctorArguments", "swift.commands.doctor:doctor_main"),
+    "schema": Command(
         "swift.arguments.verbs:SchemaArguments",
         "swift.commands.schema:schema_main",
         needs=(("command",),),
@@ -187,18 +189,18 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     if name not in COMMANDS:
         raise _unknown_command(words[0])
     command, argv = COMMANDS[name], words[1:]
-    cls = load(command.arguments)
-    argv = _with_names(command, argv)
     defaults = dict(command.defaults)
     if command.rest and "--" in argv:
         first = argv.index("--")
         defaults[command.rest], argv = argv[first + 1 :], argv[:first]
+    cls = load(command.arguments)
+    argv = _with_names(command, argv)
     if "--help" in argv or "-h" in argv:
         _say(command_help(name, cls, command.about or first_line(cls), command.word, command.words))
         return 0
     plan = launch.plan_launch(os.environ) if command.distributed else None
     quiet = plan is not None or not dist.is_main()
-    args = load("swift.arguments.reading:parse")(cls, argv, quiet=quiet, **command.defaults)
+    args = load("swift.arguments.reading:parse")(cls, argv, quiet=quiet, **defaults)
     check_needs(command, args)
     if command.dry_run and args.dry_run:
         if plan is not None:
@@ -207,18 +209,18 @@ def dispatch(words: list[str], debug: bool = False) -> int:
         return 0
     if plan is not None:
         flags = ["--debug"] if debug else []
+        plan = launch.with_options(plan, args)
         return load("swift.agent:run_workers")(plan, ["-m", "swift.cli", name, *argv, *flags])
     return run(command, args)
-        plan = launch.with_options(plan, args)
 
 
 def run(command: Command, args: Any) -> int:
     """Run the command in this process, which may be one of several workers."""
     if launch.is_worker(os.environ):
         launch.follow_parent()
+        watch.write_stacks_on_signal(os.environ)
     load(command.run)(args)
     if launch.is_worker(os.environ):
-        watch.write_stacks_on_signal(os.environ)
         launch.record_success(os.environ)
     return 0
 

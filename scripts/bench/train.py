@@ -414,9 +414,9 @@ def table(found: dict[str, list[dict[str, float]]]) -> list[str]:
     return lines
 
 
-def write(path: Path, lines: list[str]) -> None:
-    """Put the tables where the page has them; the page's own words stay."""
-    begin, end = "<!-- train.py begins -->", "<!-- train.py ends -->"
+def write(path: Path, lines: list[str], script: str = "train.py") -> None:
+    """Put the tables where the page has those of that script; the page's own words stay."""
+    begin, end = f"<!-- {script} begins -->", f"<!-- {script} ends -->"
     page = path.read_text(encoding="utf-8") if path.is_file() else f"{begin}\n{end}\n"
     before, _, rest = page.partition(begin)
     path.write_text("\n".join([before + begin, "", *lines, "", end + rest.partition(end)[2]]), encoding="utf-8")
