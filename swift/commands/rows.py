@@ -20,11 +20,14 @@ from swift.arguments.sft import SftArguments
 from swift.arguments.values import spelt
 from swift.commands.streams import open_stream
 from swift.datasets import cache
-from swift.datasets.convert import Conversation
-from swift.datasets.encode import EncodedDataset, encode, uncollected
+from swift.datasets.ahead import Ahead
+from swift.datasets.blocks import InMemory, Keep
+from swift.datasets.compact import Compactor
+from swift.datasets.encode import EncodedDataset, encode, settle, uncollected
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.ledger import Ledger, Part
-from swift.datasets.load import Loaded, load_datasets, parse_specs
+from swift.datasets.load import Hold, Loaded, load_datasets, parse_specs
+from swift.datasets.mix import choose_mix
 from swift.datasets.pack import PackedDataset, best_fit
 from swift.datasets.stream import Stream
 from swift.errors import DataError, DiskError, OutputError, UsageError
@@ -52,8 +55,8 @@ class Data:
         return self.train.rows[0] if isinstance(self.train, PackedDataset) else self.train[0]
 
 
-def load_rows(args: SftArguments) -> Loaded:
-    """Read and split the data sets."""
+def load_rows(args: SftArguments, hold: Hold | None = None) -> Loaded:
+    """Read and split the data sets; what is held of each row is the row, in little memory, unless said."""
     with uncollected():
         return load_datasets(
             args.dataset,
@@ -69,7 +72,7 @@ def load_rows(args: SftArguments) -> Loaded:
             stopping_strategy=args.stopping_strategy,
             mix_specs=args.train_dataset_mix_ds,
             mix_ratio=args.train_dataset_mix_ratio,
-            in_little_memory=True,
+            hold=hold or Compactor(),
         )
 
 
@@ -100,19 +103,50 @@ def read_data(args: SftArguments, template: Template) -> Data:
 
 def encode_rows(args: SftArguments, template: Template, stage: Path | None = None) -> Data:
     """Read, split and encode; into files of the directory `stage`, where one is said."""
-    loaded = load_rows(args)
-    parts: dict[Part, EncodedDataset] = {}
-    found: dict[Part, list[Conversation] | None] = {"train": loaded.train, "validation": loaded.val}
-    for part, rows in found.items():
-        if rows:
-            keep = cache.writer(cache.blocks_file(stage, part)) if stage else list
-            processes = args.preprocess_num_proc
-            parts[part] = encode(rows, template, loaded.ledger, split=part, keep=keep, processes=processes)
+    parts, ledger = (_while_reading if _takes_every_row(args) else _after_reading)(args, template, stage)
     pack_of = best_fit(parts["train"].lengths, args.max_length) if args.packing else None
-    kept = cache.Kept(parts, loaded.ledger, pack_of)
+    kept = cache.Kept(parts, ledger, pack_of)
     if stage is not None:
         cache.finish(stage, kept)
     return _of(kept, args)
+
+
+Parts = dict[Part, EncodedDataset]
+
+
+def _takes_every_row(args: SftArguments) -> bool:
+    """Whether every good row will be used, and may be encoded before it is known what for."""
+    specs = parse_specs(args.dataset)
+    mix = choose_mix(specs, args.interleave, args.interleave_prob, args.stopping_strategy)
+    drawn = any(spec.sample for spec in [*specs, *parse_specs(args.val_dataset)])
+    return not (drawn or mix.shares or args.train_dataset_mix_ratio or args.preprocess_num_proc > 1)
+
+
+def _while_reading(args: SftArguments, template: Template, stage: Path | None) -> tuple[Parts, Ledger]:
+    with uncollected(), Ahead(template, _keep_in(stage, "train")) as ahead:
+        loaded = load_rows(args, ahead.take)
+    parts: Parts = {part: settle(rows, ahead.judged, loaded.ledger, part) for part, rows in loaded.parts()}
+    return parts, loaded.ledger
+
+
+def _after_reading(args: SftArguments, template: Template, stage: Path | None) -> tuple[Parts, Ledger]:
+    loaded = load_rows(args)
+    parts: Parts = {
+        part: encode(
+            rows,
+            template,
+            loaded.ledger,
+            split=part,
+            keep=_keep_in(stage, part),
+            processes=args.preprocess_num_proc,
+        )
+        for part, rows in loaded.parts()
+    }
+    return parts, loaded.ledger
+
+
+def _keep_in(stage: Path | None, part: Part) -> Keep:
+    return cache.Writer(cache.blocks_file(stage, part)) if stage else InMemory()
 
 
 def _late(args: SftArguments, template: Template) -> Data:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from swift.datasets.encode import IGNORED, EncodedDataset
+from swift.datasets.encode import EncodedDataset
+from swift.datasets.judge import IGNORED
 from swift.errors import ConfigError
 
 KINDS = {"input_ids": np.int64, "labels": np.int64, "loss_scale": np.float32}

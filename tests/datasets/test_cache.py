@@ -43,7 +43,7 @@ def kept(directory: Path, made: dict[str, Any], weigh: bool = False) -> tuple[En
     ledger = opened(rows)
     template = Weighing(max_length=40) if weigh else FakeTemplate(max_length=40)
     with storage.staged_directory(directory, cache.facts(made)) as stage:
-        keep = cache.writer(cache.blocks_file(stage, "train"))
+        keep = cache.Writer(cache.blocks_file(stage, "train"))
         encoded = encode(rows[:-1] if weigh else rows, template, ledger, keep=keep, batch_size=4)
         cache.finish(stage, cache.Kept({"train": encoded}, ledger))
     return encoded, ledger
