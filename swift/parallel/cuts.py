@@ -58,10 +58,10 @@ def cut_of(parameter: Tensor) -> Cut | None:
 
 
 def cut_down(parameter: nn.Parameter, cut: Cut) -> None:
-    """Leave this process's part of a whole parameter."""
-    with torch.no_grad():
+    """Leave this process's part of a whole parameter; one that two modules share is cut once."""
+    if cut_of(parameter) is None:
         parameter.data = cut.part(parameter.data)
-    mark(parameter, cut)
+        mark(parameter, cut)
 
 
 def whole(parameter: Tensor) -> Tensor:
