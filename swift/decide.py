@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.effects import looked_at
+from swift.arguments.engines import read_sharding
 from swift.arguments.fields import check_values, options_of
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
@@ -28,6 +29,7 @@ from swift.memory import decide_checkpointing
 from swift.models.quantisation import check_quantisation, decide_quantisation
 from swift.models.source import ModelSource
 from swift.models.unsloth import check_unsloth
+from swift.parallel.degrees import contradictions as uncuttable
 from swift.registry import unknown
 from swift.templates import TEMPLATES
 from swift.tuners.methods import PEFT_TYPES, available_sft_types, available_tuners
@@ -79,9 +81,11 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
         ConfigError: options contradict each other or the machine; all contradictions at once.
     """
     args = _decide_data(_decide_model(said, hardware, source))
-    raise_all([*check_values(args), *_beyond(args, hardware, source), *_contradictions(args)])
+    contradictions = [*_contradictions(args), *_engine_contradictions(args, hardware)]
+    contradictions += uncuttable(args, hardware, source.config)
+    raise_all([*check_values(args), *_beyond(args, hardware, source), *contradictions])
     at_once = args.use_galore and args.galore_optim_per_parameter
-    rows = args.batch_size if at_once else ROWS_PER_STEP / hardware.world_size
+    rows = args.batch_size if at_once else ROWS_PER_STEP * args.tensor_parallel_size / hardware.world_size
     accumulation = args.gradient_accumulation_steps or (
         1 if args.max_tokens_per_batch else math.ceil(rows / args.batch_size)
     )
@@ -168,6 +172,14 @@ def without_effect(args: SftArguments) -> list[str]:
 def tuner_kinds(args: SftArguments) -> list[str]:
     """What trains, by its kind: those of `--tuner`, or else `--sft_type`."""
     return [spec.kind for spec in parse_specs(args.tuner)] or [args.sft_type]
+
+
+def _kinds_and_starts(args: SftArguments) -> list[str]:
+    """What trains, with `dora` and the name of LoRA's start where these count."""
+    kinds = tuner_kinds(args)
+    if "lora" in kinds:
+        kinds = [*kinds, *(["dora"] if args.use_dora else []), args.init_lora_weights]
+    return kinds
 
 
 def decide_dtype(said: str, hardware: Hardware, source: ModelSource) -> str:
@@ -280,6 +292,37 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
             what = f"--max_tokens_per_batch needs the lengths of all rows, which --{name} does not know"
             errors.append(_conflict(what, "--batch_size"))
     return [*errors, *_stream_contradictions(args), *_packing_contradictions(args)]
+
+
+def _engine_contradictions(args: SftArguments, hardware: Hardware) -> list[SwiftError]:
+    """What cannot be with parts of the model in several places."""
+    engines = [name for name in ("deepspeed", "fsdp") if getattr(args, name)]
+    if args.device_map and (engines or hardware.world_size > 1):
+        with_what = f"--{engines[0]}" if engines else f"{hardware.world_size} processes"
+        fix = "one process, or drop --device_map: --fsdp full_shard shares a model"
+        return [_conflict(f"--device_map places one process's model: not with {with_what}", fix)]
+    if not engines:
+        return []
+    try:
+        sharding, errors = read_sharding(args.fsdp), []
+    except UsageError as error:
+        return [error]
+    if len(engines) > 1:
+        errors.append(_conflict("--deepspeed and --fsdp both share the model", "drop one of the two"))
+    whole = sharding or "zero3" in str(args.deepspeed)
+    for reason, holds in {
+        "--use_galore projects whole gradients": args.use_galore,
+        "--optim muon looks at whole matrices": args.optim == "muon",
+        "--lisa_activated_layers changes what trains": args.lisa_activated_layers,
+        "--new_special_tokens writes whole rows": args.new_special_tokens,
+        "--tuner_backend unsloth has one GPU's kernels": args.tuner_backend == "unsloth",
+        "adalora ranks whole matrices by their gradients": "adalora" in tuner_kinds(args),
+        "a quantised base cannot be cut into shards": args.quantization_bit and whole,
+        "fp16 needs a loss scale that knows of shards": sharding and args.dtype == "fp16",
+    }.items():
+        if holds:
+            errors.append(_conflict(f"--{engines[0]}: {reason}", "drop one of the two"))
+    return errors
 
 
 def _stream_contradictions(args: SftArguments) -> list[SwiftError]:
@@ -404,7 +447,7 @@ def _full_contradictions(args: SftArguments) -> list[SwiftError]:
 def _beyond(args: ModelOptions, hardware: Hardware, source: ModelSource) -> list[SwiftError]:
     """What this machine cannot do, or not on this base."""
     if isinstance(args, QuantisedOptions) and args.quant_method:
-        kinds = tuner_kinds(args) if isinstance(args, SftArguments) else []
+        kinds = _kinds_and_starts(args) if isinstance(args, SftArguments) else []
         errors = check_quantisation(args, source.config, hardware, kinds)
         if errors:
             return errors

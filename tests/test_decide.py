@@ -108,6 +108,12 @@ def test_a_registered_model_brings_its_template(registered: ModelSource) -> None
         ({"sft_type": "full", "use_galore": True, "lisa_activated_layers": 2}, CPU, "exclude each other"),
         ({"sft_type": "full", "neftune_noise_alpha": 5.0, "neftune_backend": "swift"}, CPU, "needs a tuner"),
         ({"sft_type": "adapter", "tuner": ["lora"]}, CPU, "both say what trains"),
+        ({"deepspeed": "zero2", "fsdp": "full_shard"}, CPU, "both share the model"),
+        ({"fsdp": "full_shard", "sft_type": "full", "use_galore": True}, CPU, "whole gradients"),
+        ({"fsdp": "full_shard", "sft_type": "adalora"}, CPU, "adalora ranks"),
+        ({"deepspeed": "zero2", "optim": "muon", "sft_type": "full"}, CPU, "whole matrices"),
+        ({"deepspeed": "zero2", "device_map": "auto"}, CPU, "places one process's model"),
+        ({"device_map": "auto"}, replace(CPU, world_size=2), "not with 2 processes"),
     ],
 )
 def test_contradictions(options: dict[str, Any], hardware: Hardware, message: str, source: ModelSource) -> None:

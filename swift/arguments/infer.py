@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swift.arguments.data import DataOptions
+from swift.arguments.engines import DeviceOptions
 from swift.arguments.fields import option
 from swift.arguments.generation import GenerationOptions
 from swift.arguments.model import ModelOptions
@@ -37,7 +38,9 @@ class CheckpointOptions(ModelOptions):
 
 
 @dataclass(kw_only=True)
-class InferArguments(CheckpointOptions, GenerationOptions, DataOptions, QuantisedOptions, ModelOptions):
+class InferArguments(
+    CheckpointOptions, GenerationOptions, DataOptions, QuantisedOptions, DeviceOptions, ModelOptions
+):
     """Chat with a model, or let it answer a data set."""
 
     query: str | None = option(

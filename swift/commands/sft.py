@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -27,15 +28,18 @@ from swift.decide import decide_sft, tidy, why_checkpointing, without_effect
 from swift.log import get_logger
 from swift.models.load import detect_hardware
 from swift.models.source import ModelSource
+from swift.parallel.lora import cut_lora
 from swift.templates.publish import settle_chat_template
+from swift.trainers import zero
 from swift.trainers.arguments import training_arguments
 from swift.trainers.lazy import FollowLazy
 from swift.trainers.old_rows import OldRows
 from swift.trainers.order import NoteOrder
 from swift.trainers.packs import check_rows_apart
-from swift.trainers.trainer import Seq2SeqTrainer
+from swift.trainers.tensor_parallel import trainer_of
 
 logger = get_logger()
+LONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
 def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> dict[str, Any]:
@@ -87,21 +91,22 @@ def _train(args: SftArguments, source: ModelSource) -> dict[str, Any]:
     save_arguments(args, training, data.ledger)
 
     torch.manual_seed(args.seed)
-    model = add_tuner(args, load_base(args, source, new), source, new)
-    if args.packing or args.padding_free:
-        check_rows_apart(model, "packing" if args.packing else "padding_free")
-    order = NoteOrder()
-    trainer = Seq2SeqTrainer(
-        model=model,
-        args=training,
-        data_collator=template.data_collator,
-        train_dataset=data.train,
-        eval_dataset=data.val,
-        tokenizer=template.tokenizer,
-        sft_args=args,
-        template=template,
-        callbacks=[order, *followers(model, new, args, data)],
-    )
+    with zero.loaded_whole(training):
+        model = cut_lora(add_tuner(args, load_base(args, source, new), source, new))
+        if args.packing or args.padding_free:
+            check_rows_apart(model, "packing" if args.packing else "padding_free")
+        order = NoteOrder()
+        trainer = trainer_of(model)(
+            model=model,
+            args=training,
+            data_collator=template.data_collator,
+            train_dataset=data.train,
+            eval_dataset=data.val,
+            tokenizer=template.tokenizer,
+            sft_args=args,
+            template=template,
+            callbacks=[order, *followers(model, new, args, data)],
+        )
     with what_is_saved(args):
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
     data.ledger.padded = trainer.padded
@@ -120,8 +125,13 @@ def followers(model: torch.nn.Module, new: Sequence[int], args: SftArguments, da
 
 
 def join_group(args: SftArguments) -> None:
-    """Join the other processes, if there are any."""
-    if dist.world_size() > 1 and not torch.distributed.is_initialized():
+    """Join the other processes, if there are any; what shares a model wants a group of one too."""
+    if args.deepspeed:
+        zero.prepare_build(zero.read_config(args.deepspeed))
+    shares = bool(args.deepspeed or args.fsdp)
+    if shares and dist.world_size() == 1:
+        os.environ.update(LONE | {name: os.environ[name] for name in LONE if name in os.environ})
+    if (dist.world_size() > 1 or shares) and not torch.distributed.is_initialized():
         backend = args.ddp_backend or ("nccl" if torch.cuda.is_available() else "gloo")
         if torch.cuda.is_available():  # needs-cuda
             torch.cuda.set_device(dist.local_rank())
@@ -133,3 +143,6 @@ def leave_group() -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+    if all(os.environ.get(name) == value for name, value in LONE.items()):
+        for name in LONE:
+            del os.environ[name]

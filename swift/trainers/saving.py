@@ -84,6 +84,13 @@ def write_weights(model: nn.Module, directory: Path, state_dict: dict[str, Tenso
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
+def write_config(model: nn.Module, directory: Path) -> None:
+    """Write the config of a model whose weights lie elsewhere."""
+    if isinstance(model, PreTrainedModel):
+        model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
+        model.config.save_pretrained(str(directory))
+
+
 def _rows_alone(model: nn.Module) -> dict[str, Any]:
     """What keeps PEFT from saving a whole embedding of which a few rows train, because it has more than before."""
     configs = model.peft_config.values() if isinstance(model, PeftModel) else ()
