@@ -33,10 +33,11 @@ BITS = {"bnb": (4, 8), "hqq": (4, 8, 3, 2, 1), "torchao": (8, 4), "eetq": (8,)}
 NAMES = {"bitsandbytes": "bnb"}
 NEEDS_CUDA = ("eetq", "aqlm")
 CANNOT = {
-    "": ("full", "part", "llamapro", "loha", "lokr", "fourierft"),
+    "": ("full", "part", "llamapro", "loha", "lokr", "fourierft", "pissa", "loftq"),
     "hqq": ("adalora", "ia3", "vera"),
+    "bnb8": ("dora",),
 }
-"""Tuners that do not go with quantised layers, of any method or of one: they would read or change the weights."""
+"""Tuners and starts of LoRA that do not go with quantised layers, of any method or of one: they read the weights."""
 WRITTEN = {
     "gptq": (4, 8, 3, 2),
     "awq": (4,),
@@ -140,7 +141,7 @@ def check_quantisation(
         args: as `decide_quantisation` gave them.
         config: the base's config.json.
         hardware: of this machine.
-        kinds: what trains on it; empty when nothing does.
+        kinds: what trains on it, and how LoRA starts; empty when nothing does.
     """
     method, saved = args.quant_method, method_of(config)
     if method is None:
@@ -154,7 +155,7 @@ def check_quantisation(
             check_packages(method)
         except MissingPackageError as error:
             errors.append(error)
-    return [*errors, *_about_training(saved or method, kinds)]
+    return [*errors, *_about_training(saved or method, args.quantization_bit, kinds)]
 
 
 def _against_files(args: QuantisedOptions, config: Mapping[str, Any]) -> list[SwiftError]:
@@ -181,8 +182,9 @@ def _while_loading(args: QuantisedOptions) -> list[SwiftError]:
     return []
 
 
-def _about_training(method: str, kinds: Sequence[str]) -> list[SwiftError]:
-    cannot = [kind for kind in kinds if kind in (*CANNOT[""], *CANNOT.get(method, ()))]
+def _about_training(method: str, bits: int, kinds: Sequence[str]) -> list[SwiftError]:
+    unable = {kind for name in ("", method, f"{method}{bits}") for kind in CANNOT.get(name, ())}
+    cannot = [kind for kind in kinds if kind.partition("_")[0] in unable]
     if cannot:
         what = f"{' and '.join(cannot)} needs the weights in full, and a base in {method} has none"
         return [ConfigError("CONFIG-02", what, fix="--sft_type lora, or the base in full precision")]
