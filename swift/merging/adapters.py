@@ -92,11 +92,6 @@ class Adapter:
         """Its method: a key of `PARTS` if it is one that can be merged by rows."""
         return kind_of(self.config)
 
-    @property
-    def adds(self) -> bool:
-        """Whether it adds something to the weights, so that the order of several does not matter."""
-        return self.kind in ADDS and not self.config.get("use_dora")
-
     def token_rows(self, path: str) -> list[int]:
         """Which rows of the module at `path` were trained. Raises DataError when the config does not say."""
         said = self.config.get("trainable_token_indices") or self.config.get("token_indices") or []
@@ -111,6 +106,11 @@ class Adapter:
 def kind_of(config: Mapping[str, Any]) -> str:
     """The method in an adapter_config.json, in capitals."""
     return str(config.get("peft_type") or config.get("swift_type") or "").upper()
+
+
+def adds(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter adds something to the weights, so that the order of several does not matter."""
+    return kind_of(config) in ADDS and not config.get("use_dora")
 
 
 def why_not(config: Mapping[str, Any]) -> str | None:
@@ -147,6 +147,14 @@ def read(folder: Path, name: str, weight: float = 1.0) -> Adapter:
     names = dict.fromkeys((name, folder.name, "default")) if ours else ("default",)
     for key, stored in found.items():
         _sort(adapter, key.removeprefix(PREFIX), stored, names)
+    return adapter
+
+
+def read_whole(folder: Path, weight: float = 1.0) -> Adapter:
+    """What was trained of the base itself, beside adapters: a folder of its tensors."""
+    adapter = Adapter(folder.name, folder, {}, weight)
+    safe, plain = folder / layout.SAFE_WEIGHTS_FILE, folder / layout.WEIGHTS_FILE
+    adapter.whole = tensors.read(safe if safe.is_file() else plain)
     return adapter
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -113,11 +113,20 @@ class Base:
         """Whether the model calls the head's weight so, which is no tensor of its own where it is tied."""
         return self.tied and name in HEADS
 
-    def sample(self) -> sampled.Fingerprint:
-        """The fingerprint of these weights, as a loaded model has it."""
-        known = {name: self.names[name] for name in self.names}
+    def sample(self, names: Iterable[str] | None = None) -> sampled.Fingerprint:
+        """The fingerprint of these weights, as a loaded model has it.
+
+        Args:
+            names: what the model calls its parameters; None takes the names in the files.
+        """
+        known = dict(self.names)
         if self.tied and self.head is None and self.embedding:
             known["lm_head.weight"] = known[self.embedding]
+        if names is not None:
+            places = {name: name if name in known else self.find(name) for name in names}
+            if None in places.values():  # several tensors of the files are one of the model's
+                return sampled.Fingerprint(str(self.directory))
+            known = {name: known[str(place)] for name, place in places.items()}
         keys = sampled.chosen(list(known))
         weights = torch.cat([_elements(known[key]) for key in keys])
         half = any(known[key].dtype == torch.float16 for key in keys)
@@ -158,8 +167,8 @@ def make(
     if new is not None:
         _add_rows(plan, base, new)
     for adapter in several:
-        _check_base(base, adapter)
         _plan_one(plan, base, adapter)
+        _check_complete(base, adapter)
     return plan
 
 
@@ -186,8 +195,8 @@ def _add_rows(plan: Plan, base: Base, new: NewTokens) -> None:
         plan.vocabulary = new.rows if new.rows != old else None
 
 
-def _check_base(base: Base, adapter: Adapter) -> None:
-    """Raise DataError where fewer layers were adapted than the base has, or where a key fits none of its weights."""
+def _check_complete(base: Base, adapter: Adapter) -> None:
+    """Raise DataError where a module that the config targets was not adapted, as in a base with more layers."""
     known = {name: adapters.is_target(adapter.config, name.removesuffix(".weight")) for name in base.names}
     narrowed = any(adapter.config.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules"))
     found = {base.find(f"{path}.weight") for path in adapter.modules}

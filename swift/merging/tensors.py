@@ -37,6 +37,7 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+SAID = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 LONGEST_HEADER = 100 << 20  # bytes, as safetensors allows
 BLOCK = 8 << 20  # bytes that are read at once
@@ -106,6 +107,11 @@ class Held:
     def rows(self, start: int, stop: int) -> Tensor:
         """See `Stored.rows`."""
         return self.tensor[start:stop].clone()
+
+
+def named_dtype(said: str) -> torch.dtype:
+    """The precision that an option names."""
+    return SAID[said]
 
 
 def whole(stored: Stored) -> Tensor:
