@@ -28,7 +28,7 @@ from swift.datasets.lazy import LazyDataset
 from swift.datasets.ledger import Ledger, Part
 from swift.datasets.load import Hold, Loaded, load_datasets, parse_specs
 from swift.datasets.mix import choose_mix
-from swift.datasets.pack import PackedDataset, best_fit
+from swift.datasets.pack import PackedDataset, best_fit, first_row
 from swift.datasets.stream import Stream
 from swift.errors import DataError, DiskError, OutputError, UsageError
 from swift.log import get_logger
@@ -51,7 +51,7 @@ class Data:
     def example(self) -> Mapping[str, Any]:
         """The first row that trains, encoded."""
         if isinstance(self.train, Stream):
-            return self.train.first()
+            return first_row(self.train.first())
         return self.train.rows[0] if isinstance(self.train, PackedDataset) else self.train[0]
 
 
@@ -118,7 +118,7 @@ def _takes_every_row(args: SftArguments) -> bool:
     """Whether every good row will be used, and may be encoded before it is known what for."""
     specs = parse_specs(args.dataset)
     mix = choose_mix(specs, args.interleave, args.interleave_prob, args.stopping_strategy)
-    drawn = any(spec.sample for spec in [*specs, *parse_specs(args.val_dataset)])
+    drawn = any(spec.sample or spec.share for spec in [*specs, *parse_specs(args.val_dataset)])
     return not (drawn or mix.shares or args.train_dataset_mix_ratio or args.preprocess_num_proc > 1)
 
 

@@ -8,7 +8,7 @@ from itertools import chain
 
 from swift.datasets.convert import Conversation
 from swift.datasets.ledger import NOT_MIXED, NOT_SAMPLED, Ledger, Part
-from swift.datasets.mix import FIRST, Mix, choose_mix, mix_rows
+from swift.datasets.mix import FIRST, Mix, choose_mix, mix_rows, rows_drawn
 from swift.datasets.sample import split_rows
 from swift.datasets.source import Outcome, Reading, Source, every_row
 from swift.datasets.spec import DatasetSpec, parse_spec
@@ -92,7 +92,7 @@ def load_datasets(
     ratio = 0.0 if held_out else test_ratio
     train, val = _divide(train_specs, sets[: len(train_specs)], ratio, seed, mix, ledger)
     for spec, rows in zip(held_out, sets[len(train_specs) :], strict=True):
-        split = split_rows(rows, spec.sample, 1.0, seed)
+        split = split_rows(rows, rows_drawn(spec, len(rows)), 1.0, seed)
         _drop(NOT_SAMPLED, split.unused, ledger)
         val += split.val
     if added:
@@ -112,7 +112,11 @@ def _divide(
     ledger: Ledger,
 ) -> tuple[list[Conversation], list[Conversation]]:
     """What trains of all sets, mixed, and what validates; the ledger is told what does neither."""
-    splits = [split_rows(rows, spec.sample, ratio, seed) for spec, rows in zip(specs, sets, strict=True)]
+    alone = len(specs) == 1
+    splits = [
+        split_rows(rows, rows_drawn(spec, len(rows), alone), ratio, seed)
+        for spec, rows in zip(specs, sets, strict=True)
+    ]
     train = mix_rows([split.train for split in splits], mix)
     used = {id(row) for row in train}
     for split in splits:
@@ -126,7 +130,9 @@ def _further(
 ) -> list[Conversation]:
     """That many rows drawn from all sets together; the ledger is told which were not."""
     pool = [
-        row for spec, rows in zip(specs, sets, strict=True) for row in split_rows(rows, spec.sample, 0.0, seed).train
+        row
+        for spec, rows in zip(specs, sets, strict=True)
+        for row in split_rows(rows, rows_drawn(spec, len(rows)), 0.0, seed).train
     ]
     if count and not pool:
         raise DataError(

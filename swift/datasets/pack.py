@@ -77,6 +77,15 @@ def join(rows: Sequence[Mapping[str, Any]]) -> Packed:
     return packed
 
 
+def first_row(example: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first row of a pack; what is no pack is a row already."""
+    if "position_ids" not in example:
+        return example
+    starts = np.flatnonzero(np.asarray(example["position_ids"]) == 0)
+    end = int(starts[1]) if len(starts) > 1 else None
+    return {name: list(values[:end]) for name, values in example.items() if name != "position_ids"}
+
+
 def _column(row: Mapping[str, Any], name: str) -> np.ndarray:
     """The values of a row; where it does not weigh its tokens, those that are learnt weigh 1."""
     values = row.get(name)

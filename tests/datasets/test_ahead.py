@@ -110,6 +110,7 @@ def test_nothing_is_encoded_once_there_are_too_many_bad_rows(tmp_path: Path) -> 
         ({"dataset": ["a.jsonl"]}, True),
         ({"dataset": ["a.jsonl#5"]}, False),
         ({"dataset": ["a.jsonl@0.5", "b.jsonl"]}, False),
+        ({"dataset": ["a.jsonl@0.5"]}, False),
         ({"dataset": ["a.jsonl"], "val_dataset": ["b.jsonl#2"]}, False),
         ({"dataset": ["a.jsonl", "b.jsonl"], "interleave": True}, False),
         ({"dataset": ["a.jsonl"], "preprocess_num_proc": 2}, False),
