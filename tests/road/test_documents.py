@@ -18,6 +18,7 @@ README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 CHINESE = blocks((ROOT / "README_zh.md").read_text(encoding="utf-8"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 QUICK = ("lora", "full", "adapter", "several", "galore")  # the other tuners' are run in the slow tier
+NEEDING_MORE = ("gptq",)  # packages than the quick tier has
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,13 @@ def marked(page: str) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("page", "block"),
-    [*marked("README.md"), *marked("docs/self-cognition.md"), *marked("docs/customize.md"), *marked("docs/data.md")],
+    [
+        *marked("README.md"),
+        *marked("docs/self-cognition.md"),
+        *marked("docs/customize.md"),
+        *marked("docs/data.md"),
+        *marked("docs/quantization.md"),
+    ],
 )
 def test_block(page: str, block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
@@ -82,7 +89,7 @@ def test_the_chinese_readme_shows_the_same() -> None:
 
 
 def config(path: Path) -> ParameterSet:
-    slow = path.parent.name == "sft" and path.stem not in QUICK
+    slow = (path.parent.name == "sft" and path.stem not in QUICK) or path.stem in NEEDING_MORE
     name = str(path.relative_to(ROOT / "configs"))
     return pytest.param(path, id=name, marks=[pytest.mark.slow] if slow else [])
 
