@@ -28,6 +28,7 @@ from swift.errors import DiskError, InternalError, SwiftError, UnknownNameError,
 from swift.redact import redact_text
 
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's: large tensors lie on large pages, between which few gaps are left
 LONGEST_MESSAGE = 400
 
 
@@ -216,6 +217,7 @@ def dispatch(words: list[str], debug: bool = False) -> int:
 
 def run(command: Command, args: Any) -> int:
     """Run the command in this process, which may be one of several workers."""
+    os.environ.setdefault(HUGE_PAGES, "1")  # read when torch makes its first tensor
     if launch.is_worker(os.environ):
         launch.follow_parent()
         watch.write_stacks_on_signal(os.environ)

@@ -36,6 +36,7 @@ CODES = {
     "RUN-03": "A run that was repeated gave other numbers.",
     "RUN-04": "Processes that train together make no progress.",
     "RUN-05": "A machine of a group was lost.",
+    "RUN-06": "Training needs more memory than there is.",
     "RECEIPT-01": "A receipt of a run cannot be read.",
     "INTERNAL-01": "An unexpected error: a bug of ours.",
     "OUTPUT-01": "An output path cannot be written or is in use.",

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 SPLIT_WEIGHTS = ("zero3", "fsdp")
+GAPS = 0.22  # of activations and logits: what an allocator keeps between tensors of different sizes
+BUFFERS = 20 << 20  # of the kernels
+LOST = 1.15  # times as long as the fastest turns of products and copies alone
 GATHERED = 2  # layers whose weights are whole at a time: one computes while the next one comes
 
 
@@ -51,7 +54,8 @@ class Step:
 class Memory:
     """Bytes of one process at the height of a step, by what they are for.
 
-    `communication` is what processes gather and send: gradients in buckets, weights of layers that are whole.
+    `communication` is what processes gather and send: gradients in buckets, weights of layers that are whole. `gaps` is
+    what allocator and kernels hold beside tensors.
     """
 
     weights: int
@@ -60,6 +64,7 @@ class Memory:
     activations: int
     logits: int
     communication: int
+    gaps: int
 
     @property
     def total(self) -> int:
@@ -96,7 +101,8 @@ def memory_of(step: Step, sharding: str = "none", processes: int = 1) -> Memory:
 
 def _at(step: Step, moment: Moment, sharding: str, processes: int) -> Memory:
     states = step.optimiser or 0
-    whole = Memory(step.weights, moment.gradients, states, moment.activations, moment.logits, 0)
+    gaps = round(GAPS * (moment.activations + moment.logits)) + BUFFERS
+    whole = Memory(step.weights, moment.gradients, states, moment.activations, moment.logits, 0, gaps)
     if processes < 2 or sharding == "none":
         return whole
     if sharding == "ddp":
@@ -125,4 +131,4 @@ def seconds_of(step: Step, speed: Speed, batches: int = 1, share: float = 1.0) -
         share: how large a batch is on average, next to that of `step`.
     """
     one = step.flops / speed.flops + step.moved / speed.bytes
-    return batches * share * one + step.updated / speed.bytes
+    return LOST * (batches * share * one + step.updated / speed.bytes)

@@ -19,9 +19,9 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 LAYERS = [
     {"agent", "cli", "completion", "emit", "launch", "meeting"},
     {"commands", "ui"},
-    {"decide", "memory", "merging", "trainers", "checkpoint", "inference"},
+    {"decide", "estimate", "memory", "merging", "scaling", "trainers", "checkpoint", "inference"},
     {"models", "templates", "datasets", "tuners", "peft"},
-    {"arguments"},
+    {"arguments", "parallel"},
     {"registry", "hub", "storage", "dist", "watch", "log", "redact", "errors"},
 ]
 # `swift` and `swift.llm` only export; the version and the lazy exports belong to everybody.
@@ -36,7 +36,9 @@ LIGHT = {
     "launch",
     "watch",
     "decide",
+    "estimate",
     "memory",
+    "scaling",
     "registry",
     "log",
     "errors",
@@ -69,7 +71,7 @@ def top_imports(tree: ast.Module) -> set[str]:
     return set().union(*(imports(node) for node in body if node not in typing_only), set())
 
 
-LIGHT_FILES = {"models/source.py", "models/files.py", "models/remote_code.py"}
+LIGHT_FILES = {"models/source.py", "models/files.py", "models/remote_code.py", "parallel/degrees.py"}
 LIGHT_FILES |= {f"commands/{name}.py" for name in ("doctor", "names", "packages", "schema")}
 
 

@@ -5,7 +5,8 @@
 Each configuration has a process of its own, a fork of one that has loaded the libraries and nothing else. In it the run
 is estimated; then a model of a few thousand weights is trained with the same options, which loads what only they need;
 then the model itself is trained for two steps. What its peak adds to the memory that was in use before is what the
-estimate is compared with. Seconds are processor seconds of the second step, which others on the machine do not lengthen.
+estimate is compared with. Seconds are processor seconds of the second step, which others on the machine do
+not lengthen.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from scripts.bench.train import make_assets, words, write
+from swift.cli import HUGE_PAGES
 
 LONGEST, BATCH, ACCUMULATION, STEPS = 256, 4, 2, 2
 LORA = ["--lora_target_modules", "ALL", "--lora_dropout_p", "0"]
@@ -144,7 +146,7 @@ def make_rows(path: Path) -> None:
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
     """Lines of the tables."""
-    names = ("weights", "gradients", "optimiser", "activations", "logits")
+    names = ("weights", "gradients", "optimiser", "activations", "logits", "gaps")
     lines = [f"| run | {' | '.join(names)} | predicted | measured | error |", "|---" * (len(names) + 4) + "|"]
     errors = []
     for run, one in found.items():
@@ -173,7 +175,7 @@ def main() -> None:
     said = parser.parse_args()
     kept = said.keep is not None and said.keep.is_file()
     found: dict[str, dict[str, Any]] = json.loads(said.keep.read_text(encoding="utf-8")) if kept else {}
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", HUGE_PAGES: "1"}
     import swift.commands.estimate
     import swift.commands.sft  # noqa: F401
 

@@ -22,6 +22,7 @@ from swift.commands.ready import Data, add_tuner, find_inputs, load_base, new_id
 from swift.commands.receipt import write_receipt
 from swift.commands.report import save_arguments, write_report
 from swift.commands.run import check_disk, choose_run, no_empty_run, what_is_saved
+from swift.commands.scarce import memory_explained
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.pack import PackedDataset
 from swift.decide import decide_sft, tidy, why_checkpointing, without_effect
@@ -68,7 +69,8 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         logger.warning(f"--{name} has no effect with {kinds}")
     join_group(args)
     args = replace(args, **choose_run(args, source))
-    with no_empty_run(args), storage.held(args.output_dir) if dist.is_main() else nullcontext():
+    held = storage.held(args.output_dir) if dist.is_main() else nullcontext()
+    with no_empty_run(args), held, memory_explained(args, source, hardware):
         return _train(args, source)
 
 

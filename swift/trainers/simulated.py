@@ -36,6 +36,7 @@ aten = torch.ops.aten
 GRADIENTS, LOGITS, ACTIVATIONS = "gradients", "logits", "activations"
 ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu.default
 ATTENTION_BACK = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+IN_PLACE = {aten.addmm_: aten.addmm, aten.baddbmm_: aten.baddbmm}
 BACK = 2.5  # products of attention's backward pass, which makes its weights anew, next to the forward pass
 
 
@@ -293,8 +294,8 @@ class Ledger(TorchDispatchMode):
             query, key = args[:2] if func is ATTENTION else args[1:3]
             products = 4 * query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2] * query.shape[3]
             self.flops += round(products * (1 if func is ATTENTION else BACK))
-        elif func.overloadpacket in flop_registry:
-            self.flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
+        elif (product := IN_PLACE.get(func.overloadpacket, func.overloadpacket)) in flop_registry:
+            self.flops += flop_registry[product](*args, **kwargs, out_val=out)
         elif not func.is_view and not func.name().startswith(("aten::empty", "aten::new_empty", "aten::detach")):
             read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             self.moved += _bytes(made) + _bytes(read)
