@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+import shutil
 import signal
 import sys
 import time
@@ -119,8 +120,12 @@ class Failure:
     @property
     def may_pass(self) -> bool:
         """Whether starting again may help: not after what a user has to change, and not when somebody asked to stop."""
-        stopped = self.exit_code in {128 + number for number in ENDING}
-        return self.code in PASSING and not stopped
+        return self.code in PASSING and not self.asked
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked the process to stop."""
+        return self.exit_code in {128 + number for number in ENDING}
 
 
 def is_worker(env: Mapping[str, str]) -> bool:
@@ -156,9 +161,9 @@ def is_done(directory: Path, rank: int) -> bool:
 
 def forget(directory: Path) -> None:
     """Take away what workers left, but where their run is: others are to follow."""
-    for kind in ("failed", "done", "beat", "stack"):
-        for path in directory.glob(f"*.{kind}"):
-            path.unlink()
+    for path in directory.iterdir():
+        if path.name != dist.RUN:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def words_of(directory: Path) -> list[Failure]:

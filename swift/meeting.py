@@ -179,7 +179,8 @@ class Group:
         failures = [Failure(**word) for word in told.values() if word is not None]
         lost = next((node for node in range(self.plan.nodes) if node not in told), None)
         why = self.own.get("ended").decode()
-        if lost is not None or not failures:
+        if why.startswith("node ") or lost is not None or not failures:  # what else failed, failed for that
+            failures = [failure for failure in failures if failure.order == 0 and not failure.asked]
             failures.append(self._gone(why if lost is None else f"node {lost} is lost"))
         found = launch.earliest(failures)
         again = _again(found, self.attempt, self.plan)

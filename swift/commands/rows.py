@@ -37,6 +37,7 @@ from swift.templates.template import RecordTemplate, Template
 logger = get_logger()
 TOKENIZER_FILES = ("*token*", "vocab*", "merges*", "*.model", "chat_template*", "config.json", "*.py")
 NOT_SHAPING = {"dataset", "val_dataset", "data_cache", "packing", "lazy_tokenize", "preprocess_num_proc"}
+ROWS = "rows"
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,31 @@ def read_data(args: SftArguments, template: Template) -> Data:
     if args.lazy_tokenize and not args.dry_run:
         return _late(args, template)
     made = made_of(args, template) if args.data_cache and not args.dry_run else None
-    if made is None:
-        return encode_rows(args, template)
-    found = cache.find(made)
-    if found is None and dist.is_main():
+    if dist.speaks() and dist.local_rank() > 0:
+        found = dist.hear(ROWS)
+        return _of(cache.read(Path(found), args.max_bad_rows), args) if found else encode_rows(args, template)
+    found = None if made is None else cache.find(made)
+    if made is not None and found is None and dist.local_rank() == 0:
         found = _keep(args, template, made)
-    if found is None:
-        return encode_rows(args, template)
-    logger.info(f"encoded rows: {found}")
-    return _of(cache.read(found, args.max_bad_rows), args)
+    if found is not None:
+        logger.info(f"encoded rows: {found}")
+    elif dist.speaks():
+        found = _for_the_others(args, template)
+    if dist.speaks():
+        dist.tell(ROWS, str(found or ""))
+    return _of(cache.read(found, args.max_bad_rows), args) if found else encode_rows(args, template)
+
+
+def _for_the_others(args: SftArguments, template: Template) -> Path | None:
+    """Encode where the other processes of this machine can read it while they run; None where there is no room."""
+    place = dist.place(ROWS)
+    try:
+        with storage.staged_directory(place, cache.facts({})) as stage:
+            encode_rows(args, template, stage)
+    except DiskError as error:
+        logger.warning(f"each process encodes its rows itself: {error.what}")
+        return None
+    return place
 
 
 def encode_rows(args: SftArguments, template: Template, stage: Path | None = None) -> Data:
