@@ -16,6 +16,7 @@ import transformers
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.training_args import OptimizerNames
 
 from swift import storage
 from swift.arguments.engines import read_sharding
@@ -206,13 +207,12 @@ def check_engine(args: OwnTrainingArguments, model: nn.Module, engine: str | Non
     """
     what = "--fsdp" if engine == FSDP else "--deepspeed"
     own_optimizer = args.deepspeed is not None and "optimizer" in zero.read_config(args.deepspeed)
-    base = saving.base_of(model)
+    base, optim = saving.base_of(model), OptimizerNames(args.optim).value
     reasons = {
         "--use_galore projects whole gradients": args.galore_config is not None,
         "--optim muon looks at whole matrices": args.own_optim is not None,
         "--lisa_activated_layers changes what trains": bool(args.lisa_activated_layers),
-        f"--optim {args.optim} is not one of {', '.join(SINGLE_NUMBERS)}": not own_optimizer
-        and args.optim not in SINGLE_NUMBERS,
+        f"--optim {optim} is not one of {', '.join(SINGLE_NUMBERS)}": not own_optimizer and optim not in SINGLE_NUMBERS,
         "adalora ranks whole matrices by their gradients": "adalora" in _kinds(model),
         "a tuner of swift.peft saves itself": isinstance(model, Wrapper),
         "a quantised base cannot be cut into shards": (engine == FSDP or "zero3" in str(engine))

@@ -1,7 +1,6 @@
 """One process of a group that shares a model: `shared.py OUT CASES`; writes losses and weights of each case to OUT.
 
-CASES is a JSON list of {"label", "kind", "said": arguments of the trainer, "resume": checkpoint}; kinds are lora, full,
-tied and ours.
+CASES is a JSON list of {"label", "kind", "said": arguments of the trainer, "resume": checkpoint}; see `model_of` for kinds.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed
 from accelerate.state import AcceleratorState
+from peft import IA3Config
 from safetensors.torch import load_file, save_file
 
 from swift import dist
@@ -31,9 +31,14 @@ STEPS, ROWS = 6, 48
 def model_of(kind: str) -> Any:
     model = tiny_model(vocab_size=VOCAB, hidden=32, tie_word_embeddings=kind == "tied")
     torch.manual_seed(1)
-    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"])
-    if kind == "lora":
+    more: dict[str, Any] = {"dora": {"use_dora": True}, "plus": {"lorap_lr_ratio": 16.0}}.get(kind, {})
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], **more)
+    if kind in ("lora", "dora", "plus"):
         return Swift.prepare_model(model, lora)
+    if kind == "ia3":
+        return Swift.prepare_model(
+            model, IA3Config(target_modules=["v_proj", "down_proj"], feedforward_modules=["down_proj"])
+        )
     if kind == "ours":
         adapter = AdapterConfig(dim=32, target_modules=["mlp"], adapter_length=4, hidden_pos=0)
         return Swift.prepare_model(model, {"lora": lora, "adapter": adapter})

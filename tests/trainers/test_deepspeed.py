@@ -22,7 +22,7 @@ STAGES = ("default-zero1", "default-zero2", "default-zero3", "zero2-offload", "z
 
 @pytest.mark.slow
 @needs_deepspeed
-@pytest.mark.parametrize("kind", ["lora", "full", "ours"])
+@pytest.mark.parametrize("kind", ["lora", "full", "ours", "dora", "plus"])
 def test_every_stage_trains_as_one_process_does(tmp_path: Path, kind: str) -> None:
     alone(tmp_path, ("one", kind, {}))
     shared.group(tmp_path, [{"label": stage, "kind": kind, "said": {"deepspeed": stage}} for stage in STAGES])

@@ -53,13 +53,14 @@ def test_lora_in_shards_trains_as_one_process_does(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_kind_in_shards_trains_as_one_process_does(tmp_path: Path) -> None:
-    alone(tmp_path, *((f"one-{kind}", kind, {}) for kind in ("full", "tied", "ours")))
+    every = ("full", "tied", "ours", "dora", "plus", "ia3")
+    alone(tmp_path, *((f"one-{kind}", kind, {}) for kind in every))
     ways = {"sgd": {"optim": "sgd"}, "grouped": {"train_sampling_strategy": "group_by_length"}}
     alone(tmp_path, ("one-lora", "lora", {}), *((f"one-{name}", "full", said) for name, said in ways.items()))
-    kinds = [{"label": f"two-{kind}", "kind": kind, "said": FULL} for kind in ("full", "tied", "ours")]
+    kinds = [{"label": f"two-{kind}", "kind": kind, "said": FULL} for kind in every]
     like = [{"label": f"{name}-{kind}", "kind": kind, "said": LIKE[name]} for name in LIKE for kind in ("full", "lora")]
     shared.group(tmp_path, [*kinds, *(case for case in like if case["label"] not in ("sgd-lora", "grouped-lora"))])
-    for kind in ("full", "tied", "ours"):
+    for kind in every:
         check_alike(tmp_path, f"two-{kind}", f"one-{kind}")
     for name in LIKE:
         check_alike(tmp_path, f"{name}-full", f"one-{name if name in ways else 'full'}")
