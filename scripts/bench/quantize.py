@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from swift.commands.quantize import REPORT
-from swift.llm import ExportArguments, export_main
+from swift.commands.quantize import REPORT, quantize
+from swift.llm import ExportArguments
 from swift.models.files import read_json
 from swift.models.quantisation import WRITTEN
 
@@ -24,7 +24,7 @@ BEGIN, END = (
     "<!-- End of the table. -->",
 )
 MODEL, DATA = "demo-chat", ["demo-general"]
-TITLES = ("method", "bits", "size", "of full", "equal top tokens", "perplexity", "seconds")
+TITLES = ("method", "bits", "size", "size ratio", "equal top tokens", "perplexity", "seconds")
 
 
 def main() -> None:
@@ -35,6 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     every = [f"{method}:{bits}" for method, allowed in WRITTEN.items() for bits in sorted(allowed, reverse=True)]
     reports = []
+    print(f"| {' | '.join(TITLES)} |")
     with tempfile.TemporaryDirectory() as place:
         for way in args.ways or every:
             method, bits = way.split(":")
@@ -49,7 +50,7 @@ def main() -> None:
 def measured(place: Path, method: str, bits: int) -> dict[str, Any]:
     """The report of one way."""
     output = place / f"{method}-{bits}"
-    export_main(
+    quantize(
         ExportArguments(
             model_type=MODEL,
             dataset=DATA,

@@ -13,6 +13,7 @@ from swift.errors import DataError, NotFoundError, RefusedError, UsageError
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 TEXT_PART = ("llama4",)  # several modalities, of which transformers loads the text part alone
 NOTES = ("_name_or_path", "_commit_hash")
+OF_TORCHAO = ("_type", "_data", "_version")  # how it writes its settings; the types are looked up in itself alone
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 ADAPTER = "adapter_config.json"
 HEADER_LIMIT_BYTES = 100 * 1024 * 1024
@@ -139,11 +140,13 @@ def _check_harmless(path: Path, config: dict[str, Any]) -> None:
             )
 
 
-def _settings(config: dict[str, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _settings(config: dict[str, Any], depth: int = 0, bits: bool = False) -> Iterator[tuple[str, Any]]:
+    """Every setting, those inside of others too; `bits` says that they are of the quantisation."""
     for key, value in config.items():
-        yield key, value
+        if not (bits and key in OF_TORCHAO):
+            yield key, value
         if isinstance(value, dict) and depth < 8:
-            yield from _settings(value, depth + 1)
+            yield from _settings(value, depth + 1, bits or key == "quantization_config")
 
 
 def _check_kind(directory: Path, config: dict[str, Any]) -> None:

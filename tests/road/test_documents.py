@@ -130,6 +130,7 @@ def test_scripts(place: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -
 BENCHES = {
     "encode.py": ["--rows", "300", "--turns", "1", "--out", "speed.md"],
     "help.py": ["--runs", "1"],
+    "quantize.py": ["bnb:8"],
     "startup.py": ["--runs", "1"],
     "train.py": "--models tiny --dtypes fp32 --rows 64 --steps 3 --warm 1 --turns 1 --ways swift optimised".split(),
     "tuners.py": ["--turns", "1", "--tokens", "16", "--depth", "20", "--only", "IA3", "Adapter", "--out", "cost.md"],
