@@ -13,7 +13,7 @@ import tokenizers
 import transformers
 
 import swift
-from swift import dist, storage
+from swift import dist, hub, storage
 from swift._version import __version__
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
@@ -29,6 +29,7 @@ from swift.datasets.ledger import Ledger, Part
 from swift.datasets.load import Hold, Loaded, load_datasets, parse_specs
 from swift.datasets.mix import choose_mix
 from swift.datasets.pack import PackedDataset, best_fit, first_row
+from swift.datasets.source import hub_address
 from swift.datasets.stream import Stream
 from swift.errors import DataError, DiskError, OutputError, UsageError
 from swift.log import get_logger
@@ -36,8 +37,8 @@ from swift.templates.template import RecordTemplate, Template
 
 logger = get_logger()
 TOKENIZER_FILES = ("*token*", "vocab*", "merges*", "*.model", "chat_template*", "config.json", "*.py")
-NOT_SHAPING = {"dataset", "val_dataset", "data_cache", "packing", "lazy_tokenize", "preprocess_num_proc"}
 ROWS = "rows"
+NOT_SHAPING = {"dataset", "val_dataset", "data_cache", "packing", "lazy_tokenize", "preprocess_num_proc"}
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,10 @@ def read_data(args: SftArguments, template: Template) -> Data:
         return _prepared(args, template, prepared[0])
     if args.lazy_tokenize and not args.dry_run:
         return _late(args, template)
-    made = made_of(args, template) if args.data_cache and not args.dry_run else None
     if dist.speaks() and dist.local_rank() > 0:
         found = dist.hear(ROWS)
         return _of(cache.read(Path(found), args.max_bad_rows), args) if found else encode_rows(args, template)
+    made = made_of(args, template) if args.data_cache and not args.dry_run else None
     found = None if made is None else cache.find(made)
     if made is not None and found is None and dist.local_rank() == 0:
         found = _keep(args, template, made)
@@ -245,14 +246,19 @@ def made_of(args: SftArguments, template: Template, *, of_files: bool = True) ->
     if not of_files:
         return made
     further = args.train_dataset_mix_ds if args.train_dataset_mix_ratio else []
+    hubs: dict[str, str] = {}
     for spec in parse_specs([*args.dataset, *args.val_dataset, *further]):
         bundled = spec.record is not None and spec.record.path is not None
-        if not spec.files and not bundled:
-            return None
         files |= {str(path): cache.digest_of([path]) for path in spec.files}
+        if not spec.files and not bundled:
+            hub_id, use_hf = hub_address(spec)
+            state = hub.dataset_state(hub_id, use_hf)
+            if state is None:
+                return None
+            hubs[spec.text] = state
     splits = args.evaluation_strategy != "no"
     sets = {"dataset": args.dataset, "val_dataset": args.val_dataset, "splits": splits}
-    return {**made, **sets, "files": files, "code": _code()}
+    return {**made, **sets, "files": files, "hubs": hubs, "code": _code()}
 
 
 def _said(name: str, value: Any) -> str:
