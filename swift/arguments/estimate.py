@@ -30,6 +30,26 @@ class EstimateArguments(SftArguments):
         help="How many train together.",
         none="as many as NPROC_PER_NODE and NNODES ask for",
     )
+    nodes: int | None = option(
+        None,
+        group="Estimate",
+        minimum=1,
+        help="Over how many machines the processes are spread, the same number on each.",
+        none="as many as NNODES asks for",
+    )
+    link_bandwidth: float | None = option(
+        None,
+        group="Estimate",
+        minimum=0,
+        help="What a process sends to another on its machine, in 10^9 bytes a second.",
+        none="300 between GPUs, 5 between processes on a CPU",
+    )
+    network_bandwidth: float = option(
+        50.0,
+        group="Estimate",
+        minimum=0,
+        help="What a machine sends to another, through all its cards together, in 10^9 bytes a second.",
+    )
     memory_gib: float | None = option(
         None, group="Estimate", minimum=0, unit="GiB", help="Memory of a device.", none="what is free here"
     )

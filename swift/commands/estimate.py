@@ -21,10 +21,11 @@ from swift.commands.prepare import load_plugins, load_template
 from swift.commands.ready import find_inputs, new_ids, read_data, spell_out
 from swift.decide import decide_sft, tidy
 from swift.dist import Hardware
-from swift.errors import ConfigError
+from swift.errors import ConfigError, UsageError
 from swift.estimate import Speed, seconds_of
 from swift.models.load import TORCH_DTYPES, detect_hardware
 from swift.models.source import ModelSource
+from swift.scaling import Cluster, Cost, Link, Traffic, traffic_of
 from swift.trainers.arguments import Seq2SeqTrainingArguments, training_arguments
 from swift.trainers.speed import measure_speed
 
@@ -40,6 +41,7 @@ ALTERNATIVES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 """Flags that need less memory, with what they set."""
 MOST_SHOWN = 3
+LATENCY = 1e-5  # seconds until a message is there
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Estimate:
         processes: how many train together.
         sharding: how they share.
         free: bytes of memory that a process can have; None where that is not known.
+        cluster: where the processes are, and what joins them.
+        traffic: what each of them sends in a step; None where that is not known.
     """
 
     size: Size
@@ -65,6 +69,15 @@ class Estimate:
     processes: int
     sharding: str
     free: int | None
+    cluster: Cluster
+    traffic: Traffic | None
+
+    @property
+    def cost(self) -> Cost | None:
+        """Seconds of a step, of which some go to sending; None where that is not known."""
+        if self.seconds is None or self.traffic is None:
+            return None
+        return Cost(self.seconds, self.traffic.seconds(self.cluster))
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -82,6 +95,9 @@ class Estimate:
             "step": asdict(self.size.step) if self.size.step else None,
             "speed": asdict(self.speed),
             "seconds_per_step": self.seconds,
+            "nodes": self.cluster.nodes,
+            "sent_bytes_per_step": self.traffic.bytes if self.traffic else None,
+            "seconds_of_sending": self.cost.send if self.cost else None,
             "schedule": asdict(self.plan) if self.plan else None,
             "checkpoint_bytes": self.size.checkpoint_bytes,
         }
@@ -115,6 +131,12 @@ def processes_asked() -> int:
     return plan.processes * plan.nodes if plan else 1
 
 
+def nodes_asked() -> int:
+    """How many machines the environment asks for."""
+    plan = launch.plan_launch(os.environ)
+    return plan.nodes if plan else 1
+
+
 def sharding_of(args: SftArguments, said: str | None, processes: int) -> str:
     """What processes split, by what the options say."""
     return said or ("ddp" if processes > 1 else "none")
@@ -141,7 +163,26 @@ def estimate_run(
     if found.step is not None:
         seconds = seconds_of(found.step, speed, training.gradient_accumulation_steps, batches.share)
     free = round(said.memory_gib * GIB) if said and said.memory_gib else hardware.memory
-    return Estimate(found, batches, seconds, speed, plan, processes, sharding, free)
+    cluster = cluster_of(hardware, said or EstimateArguments())
+    traffic = None
+    if found.step is not None:
+        parts = -(-found.step.weights // max(found.step.layer, 1))
+        traffic = traffic_of(found.step, sharding, processes, training.gradient_accumulation_steps, parts)
+    return Estimate(found, batches, seconds, speed, plan, processes, sharding, free, cluster, traffic)
+
+
+def cluster_of(hardware: Hardware, said: EstimateArguments) -> Cluster:
+    """Where the processes are.
+
+    Raises:
+        UsageError: they cannot be spread evenly.
+    """
+    processes, nodes = hardware.world_size, said.nodes or nodes_asked()
+    if processes % nodes:
+        what = f"{processes} processes cannot be spread evenly over --nodes {nodes}"
+        raise UsageError("USAGE-02", what, fix=f"--processes {nodes * (processes // nodes + 1)}")
+    inside = said.link_bandwidth or (300.0 if hardware.accelerator else 5.0)
+    return Cluster(processes, nodes, Link(inside * 1e9, LATENCY), Link(said.network_bandwidth * 1e9, LATENCY))
 
 
 def _batches(
@@ -248,11 +289,28 @@ def time_lines(found: Estimate) -> list[str]:
         return ["time: not estimated"]
     work = f"{step.flops / 1e9:,.0f} GFLOP at {speed.flops / 1e9:,.0f} a second"
     moved = f"{step.moved / 1e9:.3g} GB moved at {speed.bytes / 1e9:.3g} a second"
-    apart = ", without what processes say to each other" if found.processes > 1 else ""
+    apart = " of computing" if found.processes > 1 else ""
     lines = [f"time of a step: {clock(found.seconds)}{apart} (of the largest batch {work}, {moved})"]
+    if found.processes > 1:
+        lines += sending_lines(found)
     if found.plan is not None:
         lines.append(f"time of the run: {clock(found.seconds * found.plan.steps)} for {found.plan.steps:,} steps")
     return lines
+
+
+def sending_lines(found: Estimate) -> list[str]:
+    """What processes send in a step, and what it makes of its time."""
+    cost, traffic, cluster = found.cost, found.traffic, found.cluster
+    assert cost is not None
+    assert traffic is not None
+    where = f"over {cluster.nodes} machines" if cluster.nodes > 1 else "on one machine"
+    low, high = (f"{100 * share:.0f}" for share in cost.efficiency)
+    return [
+        f"each of {found.processes} processes {where} sends {traffic.bytes / 1e9:.3g} GB in a step: "
+        f"{clock(cost.send)} at {cluster.slowest.bandwidth / 1e9:.3g} GB a second",
+        f"  a step takes {clock(cost.best)} where that goes on meanwhile, {clock(cost.worst)} where it does not: "
+        f"{low} to {high} % of the time is computing",
+    ]
 
 
 def advice_lines(found: Estimate, others: list[tuple[str, int, float]]) -> list[str]:

@@ -119,3 +119,19 @@ def test_other_errors_are_not_explained_away(here: Path, monkeypatch: pytest.Mon
 
 def test_times_are_said_as_people_say_them() -> None:
     assert [clock(x) for x in (0.0123, 2.5, 150, 7380)] == ["12.3 ms", "2.5 s", "2 min", "2 h 3 min"]
+
+
+def test_what_processes_send_follows_the_machines(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full = ["--sft_type", "full", "--processes", "4", "--sharding", "ddp", "--link_bandwidth", "1"]
+    one = estimated(capsys, *full)
+    two = estimated(capsys, *full, "--nodes", "2", "--network_bandwidth", "0.5")
+    assert one["sent_bytes_per_step"] == two["sent_bytes_per_step"] == 2 * 3 * 4 * one["trainable"] // 4
+    assert one["seconds_of_sending"] == pytest.approx(one["sent_bytes_per_step"] / 1e9, rel=0.2)
+    assert two["seconds_of_sending"] == pytest.approx(2 * one["seconds_of_sending"], rel=0.2)
+    assert estimated(capsys)["sent_bytes_per_step"] == 0
+    main(["estimate", *RUN, *FAST, *full, "--nodes", "2"])
+    said = capsys.readouterr().out
+    assert "each of 4 processes over 2 machines sends" in said
+    assert "% of the time is computing" in said
+    assert main(["estimate", *RUN, *FAST, *full, "--nodes", "3"]) == 2
+    assert "--processes 6" in capsys.readouterr().err
