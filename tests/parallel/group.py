@@ -19,7 +19,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_group(script: Path, world: int, *words: object, timeout: float = 240) -> list[str]:
+def run_group(script: Path, world: int, *words: object, timeout: float = 600) -> list[str]:
     """Run a script in `world` processes on gloo; what each wrote to stderr. Fails where one fails."""
     place = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     group = []
