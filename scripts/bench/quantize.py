@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("ways", nargs="*", help="only these, as method:bits")
     args = parser.parse_args()
     every = [f"{method}:{bits}" for method, allowed in WRITTEN.items() for bits in sorted(allowed, reverse=True)]
+    every.remove("awq:4")  # the model's heads are too narrow for it
     reports = []
     print(f"| {' | '.join(TITLES)} |")
     with tempfile.TemporaryDirectory() as place:

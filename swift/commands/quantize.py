@@ -30,7 +30,7 @@ from swift.decide import OF_BASE, decide_template, tidy
 from swift.errors import ConfigError, DataError, DiskError, OutputError, UsageError
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, default_dtype, detect_hardware, load_model, saved_dtype
-from swift.models.quantisation import CALIBRATED, check_packages, directory_suffix, method_of, usual
+from swift.models.quantisation import CALIBRATED, check_packages, check_shapes, directory_suffix, method_of, usual
 from swift.models.quantising import PACKAGE, SHORTEST, quantise
 from swift.models.source import ModelSource, find_model
 from swift.templates.template import Template
@@ -87,6 +87,7 @@ def quantize(said: ExportArguments) -> str:
     if held := method_of(source.config):
         fix = "the model in full precision"
         raise ConfigError("CONFIG-02", f"{source.path} is in {held} already: it cannot be quantised again", fix=fix)
+    check_shapes(method, source.config)
     output = output_of(args, source, method, bits)
     _check_place(args, output, source, bits)
     args = replace(args, template_type=decide_template(args.template_type, source))

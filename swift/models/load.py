@@ -104,6 +104,8 @@ def load_model(
     if saved or method:
         prepare_packages(saved or method)
         device_map = device_map or {"": _first_device()}
+    if saved == "torchao":
+        torch_dtype = saved_dtype(source)  # its tensors give what their scales are in, whatever is asked for
     if is_hqq(source):
         model = load_hqq(source, torch_dtype, _first_device())
         finish_model(model, source)

@@ -51,6 +51,7 @@ CALIBRATED = ("gptq", "awq")
 """Methods that look at data and take long: done once, not while loading."""
 SUFFIX = re.compile(r"(.+?)(-merged)?(-(?:gptq|awq|bnb|hqq|torchao)-int[1-8]|-fp8)")
 WIDTHS = ("hidden_size", "intermediate_size", "moe_intermediate_size", "n_embd", "n_inner", "ffn_dim", "d_model")
+AWQ_WIDTH = 64
 UNTRAINED = ("fp8", "finegrained_fp8", "mxfp4", "compressed-tensors", "fbgemm_fp8")
 
 
@@ -72,13 +73,26 @@ def bits_of(config: Mapping[str, Any]) -> int:
 
 def group_size(config: Mapping[str, Any], wanted: int) -> int:
     """How many weights share a scale: `wanted`, or the largest half of it that divides the rows of every layer."""
-    text = config.get("text_config") or config
-    widths = [text[name] for name in WIDTHS if isinstance(text.get(name), int)]
-    if isinstance(text.get("head_dim"), int) and isinstance(text.get("num_attention_heads"), int):
-        widths.append(text["head_dim"] * text["num_attention_heads"])
+    widths = widths_of(config)
     while wanted > 8 and any(width % wanted for width in widths):
         wanted //= 2
     return wanted
+
+
+def widths_of(config: Mapping[str, Any], heads: str = "num_attention_heads") -> list[int]:
+    """How wide the layers of a model are, as far as its config.json says; of attention that of all `heads`."""
+    text = config.get("text_config") or config
+    widths = [text[name] for name in WIDTHS if isinstance(text.get(name), int)]
+    of_head = text.get("head_dim") or (text.get("hidden_size") or 0) // (text.get("num_attention_heads") or 1)
+    return [*widths, *([of_head * text[heads]] if of_head and isinstance(text.get(heads), int) else [])]
+
+
+def check_shapes(method: str, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError when the layers of a model have shapes that a method cannot write."""
+    wrong = [width for width in widths_of(config, "num_key_value_heads") if width % AWQ_WIDTH]
+    if method == "awq" and wrong:
+        what = f"--quant_method awq needs layers whose outputs are multiples of {AWQ_WIDTH}; one here has {wrong[0]}"
+        raise ConfigError("CONFIG-02", what, fix="--quant_method gptq")
 
 
 def usual(method: str | None, bits: int) -> tuple[str, int]:

@@ -17,11 +17,12 @@ from swift.commands.export import export_main
 from swift.commands.quantize import REPORT, answers, read_rows
 from swift.errors import ConfigError, DataError, DiskError, OutputError, UsageError
 from swift.llm import ExportArguments, InferArguments, SftArguments, get_template, infer_main, sft_main
-from swift.models import quantising
+from swift.models import quantisation, quantising
 from swift.models.load import load_model, load_tokenizer
 from swift.models.quantisation import directory_suffix
 from swift.models.source import ModelSource, find_model
 from tests.road.conftest import conversations, write_jsonl
+from tests.tiny import save_tiny
 
 NEEDS = {"gptq": "gptqmodel", "awq": "gptqmodel", "hqq": "hqq", "torchao": "torchao", "fp8": "torchao"}
 
@@ -84,8 +85,11 @@ def test_a_checkpoint_is_trained_on_4_bits_merged_into_all_and_written_in_4(plac
 
 
 def test_what_is_missing_is_said_before_anything_is_loaded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantisation, "find_spec", lambda name: object())
     with pytest.raises(UsageError, match="--dataset is missing"):
         export(dataset=[], quant_method="gptq")
+    with pytest.raises(ConfigError, match="multiples of 64; one here has 32"):
+        export(quant_method="awq")
     with pytest.raises(ConfigError, match="bnb has no 3 bits"):
         export(quant_method="bnb", quant_bits=3)
     monkeypatch.setattr(storage, "free_bytes", lambda path: 1 << 20)
@@ -150,6 +154,8 @@ def test_perplexity_is_that_of_the_replies(place: Path) -> None:
 def test_every_way_loads_answers_and_is_a_base_to_train_on(place: Path, method: str, bits: int) -> None:
     if importlib.util.find_spec(NEEDS.get(method, "torch")) is None:
         pytest.skip(f"needs {NEEDS[method]}")
+    (place / "my-model").unlink()
+    save_tiny(place / "my-model", hidden=128)  # awq's layers are not narrower than 64
     export(quant_method=method, quant_bits=bits, quant_n_samples=24, quant_seqlen=64)
     [output] = place.glob(f"*{directory_suffix(method, bits)}")
     assert json.loads((output / REPORT).read_text())["agreement"] > 0.3

@@ -19,7 +19,15 @@ from swift.errors import ConfigError, MissingPackageError, SwiftError
 from swift.llm import ExportArguments, InferArguments
 from swift.models import quantisation
 from swift.models.load import get_model_tokenizer, load_model
-from swift.models.quantisation import bits_of, check_packages, decide_quantisation, either_spelling, group_size, usual
+from swift.models.quantisation import (
+    bits_of,
+    check_packages,
+    check_shapes,
+    decide_quantisation,
+    either_spelling,
+    group_size,
+    usual,
+)
 from swift.models.source import ModelSource, find_model
 from swift.trainers.fused_lora import fused_lora
 from swift.tuners import Swift
@@ -215,6 +223,9 @@ def test_groups_divide_every_row() -> None:
     assert group_size({"hidden_size": 4096, "intermediate_size": 11008}, 128) == 128
     assert group_size({"hidden_size": 192, "intermediate_size": 512}, 128) == 64
     assert group_size({"hidden_size": 64, "num_attention_heads": 3, "head_dim": 16}, 128) == 16
+    check_shapes("awq", {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8})
+    with pytest.raises(ConfigError, match="one here has 96"):
+        check_shapes("awq", {"hidden_size": 192, "num_attention_heads": 6, "num_key_value_heads": 3})
 
 
 def test_usual_ways_to_write() -> None:
