@@ -116,16 +116,21 @@ def _settled(
     """Enter in the ledger what became of different rows, each of its number in `judged`; give those that are left."""
     stored, used = judged.rows, judged.used
     places = (np.cumsum(used) - 1)[numbers]
-    learnt, lengths = judged.learnt, stored.lengths
+    learnt, lengths = judged.learnt.tolist(), stored.lengths.tolist()
+    tokens: dict[str | None, list[int]] = {}
     for row, number, place, count in zip(rows, numbers.tolist(), places.tolist(), copies.tolist(), strict=True):
         fate, dataset = judged.fates[number], row.get("dataset")
         if fate.reason is not None:
             ledger.withdraw(split, fate.reason, row["where"], count, fate.error, dataset)
             continue
+        sums = tokens.setdefault(dataset, [0, 0, 0])
+        sums[0] += learnt[place] * count
+        sums[1] += (lengths[place] - learnt[place]) * count
         if fate.truncated:
+            sums[2] += fate.truncated * count
             ledger.cut.append(row["where"])
-        supervised, length = int(learnt[place]), int(lengths[place])
-        ledger.count(split, dataset, supervised, length - supervised, fate.truncated, count)
+    for dataset, sums in tokens.items():
+        ledger.count(split, dataset, *sums)
     ledger.check_bad_rows()
     order = places[which[used[numbers][which]]]
     if not len(order):
