@@ -57,7 +57,7 @@ def cut_of(parameter: Tensor) -> Cut | None:
     return vars(parameter).get(ATTRIBUTE)
 
 
-def cut_down(parameter: nn.Parameter, cut: Cut) -> None:
+def cut_down(parameter: Tensor, cut: Cut) -> None:
     """Leave this process's part of a whole parameter; one that two modules share is cut once."""
     if cut_of(parameter) is None:
         parameter.data = cut.part(parameter.data)

@@ -61,7 +61,10 @@ def make_group(degree: int, rank: int | None = None) -> Group:
     together = [distributed.new_group(list(range(start, start + degree))) for start in range(0, world, degree)]
     alike = [distributed.new_group(list(range(start, world, degree))) for start in range(degree)]
     replica, place = divmod(own, degree)
-    return Group(degree, place, replica, world // degree, together[replica], alike[place])
+    model, part = together[replica], alike[place]
+    assert isinstance(model, ProcessGroup), "this process is in it"
+    assert isinstance(part, ProcessGroup), "this process is in it"
+    return Group(degree, place, replica, world // degree, model, part)
 
 
 def _join() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -105,7 +106,8 @@ def _words(model: PreTrainedModel, found: Mapping[str, str]) -> set[str]:
 
 
 def _words_stay_whole(model: PreTrainedModel, words: set[str], degree: int) -> bool:
-    vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
+    embedding: Any = model.get_input_embeddings()
+    vocabulary = int(embedding.weight.shape[0])
     tied = bool(model.config.get_text_config(decoder=True).tie_word_embeddings)
     stay = vocabulary % degree != 0 or (tied and len(words) < 2)
     if stay and words:

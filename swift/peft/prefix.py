@@ -90,7 +90,8 @@ class PrefixModelForCausalLM(Wrapper):
         self.prefix_encoder.to(next(model.parameters()).device)
         self.group = group_of(model) if has_cut_heads(model) else None
         if self.group is not None:  # what follows is made of the heads that this process has
-            _cut_encoder(self.prefix_encoder, Cut(0, self.group, 2 * (self.prefix_config.num_hidden_layers or 0)))
+            cut = Cut(0, self.group, 2 * (self.prefix_config.num_hidden_layers or 0))
+            _cut_encoder(self.prefix_encoder, cut, self.prefix_config.prefix_dropout)
             self.heads //= self.group.degree
         tokens = torch.arange(_n(self.prefix_config), device=next(model.parameters()).device)
         self.register_buffer("prefix_tokens", tokens, persistent=False)
@@ -313,12 +314,13 @@ def load_pre_caches(directory: str | Path, model: nn.Module, batch_size: int = 1
     return cache
 
 
-def _cut_encoder(encoder: nn.Sequential, cut: Cut) -> None:
+def _cut_encoder(encoder: nn.Sequential, cut: Cut, dropout: float) -> None:
     """Leave in an encoder the outputs that are this process's heads.
 
     Args:
         encoder: whole.
         cut: of the outputs: a block for the keys and one for the values of each layer.
+        dropout: of the outputs.
     """
     last: Any = encoder[3 if len(encoder) > 2 else 0]
     of_weight = cut if isinstance(last, nn.Linear) else replace(cut, axis=1)
@@ -326,7 +328,7 @@ def _cut_encoder(encoder: nn.Sequential, cut: Cut) -> None:
         cut_down(parameter, of_weight if name == "weight" else cut)
     if isinstance(last, nn.Linear):
         encoder[2].register_forward_hook(functools.partial(_spread, group=cut.group))
-    encoder[-1] = CutDropout(encoder[-1].p, replace(cut, axis=-1))
+    encoder[-1] = CutDropout(dropout, replace(cut, axis=-1))
 
 
 def _spread(module: nn.Module, inputs: Any, output: Tensor, group: Group) -> Tensor:

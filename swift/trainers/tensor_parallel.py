@@ -80,7 +80,7 @@ class TensorParallelTrainer(Seq2SeqTrainer):
             num_processes=shares,
             process_index=own,
             put_on_device=accelerator.device_placement if device_placement is None else device_placement,
-            rng_types=[*accelerator.rng_types],
+            rng_types=[*(accelerator.rng_types or ())],
             dispatch_batches=False,
             even_batches=accelerator.even_batches,
             use_seedable_sampler=accelerator.use_seedable_sampler,

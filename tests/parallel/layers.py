@@ -44,7 +44,8 @@ def compare(directory: Path, kind: str, group: Group, tied: bool) -> dict[str, f
             parameter.data += 0.05 * torch.randn(parameter.shape)
         model.save_pretrained(directory)
     torch.distributed.barrier()
-    alone, cut = AutoModelForCausalLM.from_pretrained(directory), load_part(directory, group)
+    models: Any = AutoModelForCausalLM.from_pretrained(directory), load_part(directory, group)
+    alone, cut = models
     inputs = batch()
     found = {"weights": worst((whole(p), alone.get_parameter(n)) for n, p in cut.named_parameters())}
     found |= differences(alone, cut, inputs, group)

@@ -110,7 +110,7 @@ def test_a_model_without_a_plan_is_refused(kind: str, said: str) -> None:
 
 
 def test_a_vocabulary_that_cannot_be_divided_stays_whole() -> None:
-    model = cut_model(tiny_model("llama", vocab_size=401), group(2))
+    model: Any = cut_model(tiny_model("llama", vocab_size=401), group(2))
     assert model.get_output_embeddings().weight.shape[0] == model.get_input_embeddings().weight.shape[0] == 401
     kinds = {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
     assert kinds == {ColumnLinear, RowLinear, nn.Linear}
@@ -118,6 +118,6 @@ def test_a_vocabulary_that_cannot_be_divided_stays_whole() -> None:
 
 
 def test_tied_words_stay_tied() -> None:
-    model = cut_model(tiny_model("llama", tie_word_embeddings=True), group(2, 1))
+    model: Any = cut_model(tiny_model("llama", tie_word_embeddings=True), group(2, 1))
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert model.get_input_embeddings().weight.shape == (200, 64)

@@ -63,7 +63,7 @@ def test_two_processes_are_one_and_go_on_exactly(home: Path, kind: str) -> None:
     one = run(home, f"{kind}-one", 1, *said)
     two = run(home, f"{kind}-two", 2, *said, "--tensor_parallel_size", 2)
     check_same(one, two)
-    last = [Path(report["last_model_checkpoint"]) for report in (one, two)]
+    last = Path(one["last_model_checkpoint"]), Path(two["last_model_checkpoint"])
     file = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
     assert furthest(*last, file) < 1e-5
     assert storage.verify(last[1]) == []
@@ -89,5 +89,5 @@ def test_two_models_of_two_processes_are_one(home: Path) -> None:
     one = run(home, "alone", 1, *said)
     four = run(home, "four", 4, *said, "--tensor_parallel_size", 2, batch=2)
     check_same(one, four)
-    last = [Path(report["last_model_checkpoint"]) for report in (one, four)]
+    last = Path(one["last_model_checkpoint"]), Path(four["last_model_checkpoint"])
     assert furthest(*last, "adapter_model.safetensors") < 1e-5
