@@ -39,8 +39,8 @@ class ExportArguments(CheckpointOptions, QuantiseOptions):
         "linear",
         group="Merge",
         choices=("linear", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune"),
-        help="How what several adapters change becomes one: their sum (arXiv:2212.04089), that in few ranks, where they "
-        "agree (TIES, arXiv:2306.01708), after dropping numbers at random (DARE, arXiv:2311.03099) or the smallest.",
+        help="How what several adapters change becomes one: their sum (arXiv:2212.04089), that in few ranks, where "
+        "they agree (TIES, arXiv:2306.01708), after dropping numbers at random (DARE, arXiv:2311.03099) or the least.",
     )
     combination_density: float = option(
         0.5, group="Merge", minimum=0.01, maximum=1, help="Share of the numbers that TIES, DARE and pruning keep."
@@ -48,15 +48,27 @@ class ExportArguments(CheckpointOptions, QuantiseOptions):
     combination_rank: int | None = option(
         None, group="Merge", minimum=1, help="Ranks that svd keeps.", none="the largest of the adapters' ranks"
     )
-    verify_merge: str = option(
-        "auto",
+    verify_merge: bool | None = option(
+        None,
         group="Merge",
-        choices=("auto", "true", "false"),
-        help="Compare the merged model with the unmerged one before it counts; auto does where one of them fits into "
-        "memory.",
+        help="Compare the merged model with the unmerged one before it counts.",
+        none="where one of the two fits into memory",
     )
     allow_quantized_base: bool = option(
         False,
         group="Merge",
         help="Merge into a dequantised copy of a base in 4 or 8 bits, and show what that loses.",
+    )
+    to_hf_template: bool = option(
+        False,
+        group="Convert",
+        help="Write the training's template as a chat template into the checkpoint or merged model, once it is proved "
+        "to write the same.",
+    )
+    to_gguf: str | None = option(
+        None,
+        group="Convert",
+        choices=("f32", "f16", "bf16", "q8_0", "q4_0"),
+        help="Write the model as one GGUF file with an Ollama Modelfile, in `<model>-gguf`.",
+        none="no GGUF",
     )

@@ -37,6 +37,8 @@ STAGES = (
     Stage("--from_sharded <checkpoint>", lambda args: bool(args.from_sharded), "swift.commands.unshard:unshard"),
     Stage("--to_peft_format true", lambda args: args.to_peft_format, "swift.commands.peft_layout:to_peft_format"),
     Stage("--merge_lora true", lambda args: args.merge_lora, "swift.commands.merge:merge_lora", goes_on=True),
+    Stage("--to_hf_template true", lambda args: args.to_hf_template, "swift.commands.hf_template:to_hf_template"),
+    Stage("--to_gguf q8_0", lambda args: bool(args.to_gguf), "swift.commands.to_gguf:to_gguf"),
     Stage(
         "--quant_bits 4",
         lambda args: bool(args.quant_bits or args.quant_method),

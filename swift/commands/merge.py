@@ -233,9 +233,9 @@ def _check_base(merge: Merge, base: plan.Base, adapter: Adapter) -> None:
 
 def _verify(merge: Merge, source: ModelSource, stage: Path) -> dict[str, Any] | None:
     """What the comparison of the merged model with the unmerged one says; None when it is not made."""
-    said = merge.args.verify_merge if isinstance(merge.args, ExportArguments) else "auto"
-    if said == "false" or (said == "auto" and not merge_files.fits(source)):
-        why = "--verify_merge false" if said == "false" else "the model does not fit into memory; --verify_merge true"
+    said = merge.args.verify_merge if isinstance(merge.args, ExportArguments) else None
+    if said is False or (said is None and not merge_files.fits(source)):
+        why = "--verify_merge false" if said is False else "the model does not fit into memory; --verify_merge true"
         logger.info(f"not compared with the unmerged model: {why}")
         return None
     return named("swift.commands.verify_merge:verify")(merge.args, source, merge.checkpoint, stage, merge.plain)

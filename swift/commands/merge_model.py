@@ -109,6 +109,7 @@ def dequantised(base: Any) -> Any:
         what = f"transformers cannot dequantise this base: {brief(error)}"
         raise ConfigError("MERGE-01", what, fix="--model_id_or_path <its full model>") from error
     full.config.__dict__.pop("quantization_config", None)
+    vars(full).pop("_weight_conversions", None)  # by which the quantised weights were read
     return full
 
 

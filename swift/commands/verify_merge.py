@@ -154,9 +154,8 @@ def _agreement(before: list[Tensor], after: list[Tensor]) -> float:
 
 def _told(found: dict[str, Any]) -> str:
     if "difference" not in found:
-        return (
-            f"verified: tokenizer, template and stop tokens are the training's; logits moved by {found['effect']:.1e}"
-        )
+        same = "tokenizer, template and stop tokens are the training's"
+        return f"verified: {same}; together the adapters move the logits by {found['effect']:.1e}"
     if found["agreement"] < USUAL_AGREEMENT:
         logger.warning(f"only {found['agreement']:.1%} of likeliest tokens are those of the unmerged model")
     if not found["effect"]:
