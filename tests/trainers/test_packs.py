@@ -85,7 +85,7 @@ def test_a_pack_is_its_rows_with_flexible_attention(kind: str, monkeypatch: pyte
         check_logits(model, packs(4, 3), [data_collator([row], tiny_tokenizer()) for row in ROWS])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind", FLEXIBLE)
 def test_a_pack_is_its_rows_with_flexible_attention_on_a_gpu(kind: str) -> None:  # needs-cuda
     model = tiny_model(kind, VOCAB, attn_implementation="flex_attention", **APART[kind]).eval().cuda()
