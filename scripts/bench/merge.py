@@ -1,6 +1,7 @@
 """What merging a LoRA costs: wall clock, processor and memory, beside `cp`, a floor and plain PEFT.
 
-    python scripts/bench/merge.py [--rounds 3] [--gigabytes 1.05] [--place DIR | --model DIR] [--floor FILE] [--out docs/export.md]
+    python scripts/bench/merge.py [--rounds 3] [--gigabytes 1.05] [--place DIR | --model DIR]
+        [--floor FILE] [--out docs/export.md]
 
 A random model in bf16 is made on the spot, in two files, with a LoRA of rank 16 on all of its linear layers. Everybody
 merges it in a process of its own, in turns, and counts as done when what it wrote is on the disk: all files are synced
