@@ -108,7 +108,7 @@ def gather(model: nn.Module, keep: bool) -> dict[str, Tensor]:
             whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
             if keep:
                 found[name] = whole.cpu()
-    return {**found, **dict(_kept_buffers(model))} if keep else {}
+    return {**found, **dict(saving.kept_buffers(model))} if keep else {}
 
 
 def shares(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -183,15 +183,7 @@ def _weights(model: nn.Module, everything: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: parameter for name, parameter in parameters(model) if everything or parameter.requires_grad
     }
-    return {**found, **dict(_kept_buffers(model))} if everything else found
-
-
-def _kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The buffers that belong to a model's weights."""
-    for path, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
-                yield f"{path}.{name}" if path else name, buffer
+    return {**found, **dict(saving.kept_buffers(model))} if everything else found
 
 
 def _save(tensors: dict[str, Any], place: Path) -> None:

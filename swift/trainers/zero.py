@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from swift import dist
 from swift.arguments.engines import BUNDLED, bundled_name
 from swift.errors import ConfigError, MissingPackageError, NotFoundError
 from swift.log import get_logger
+from swift.trainers import saving
 
 logger = get_logger()
 CONFIGS = Path(__file__).with_name("deepspeed")
@@ -82,6 +84,8 @@ def prepare_build(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: there is no C++ compiler or no ninja.
     """
+    for name in ("reduce_scatter_tensor", "all_gather_into_tensor"):  # DeepSpeed calls them by their old names
+        warnings.filterwarnings("ignore", message=f".*{name}. is deprecated", category=FutureWarning)
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     wanted = [] if torch.cuda.is_available() else [COLLECTIVES]
     wanted += [ADAM] if offloads(config) else []
@@ -129,7 +133,7 @@ def gather(model: nn.Module, keep: bool, *, everything: bool) -> dict[str, Tenso
             with GatheredParameters([parameter]):
                 if keep:
                     found[name] = parameter.detach().cpu().clone()
-    return {**found, **dict(model.named_buffers())} if keep else {}
+    return {**found, **dict(saving.kept_buffers(model))} if keep else {}
 
 
 def shares(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -61,6 +61,8 @@ def run(out: Path, case: dict[str, Any]) -> None:
     trainer.train(resume_from_checkpoint=case.get("resume"))
     whole = trainer.whole_weights()
     if dist.is_main():
+        if trainer.is_deepspeed_enabled and case["kind"] == "full":  # ZeRO-3 has no whole weights but those it wrote
+            whole = load_file(out / case["label"] / f"checkpoint-{STEPS}" / "model.safetensors")
         evaluations = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
         norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
         report = {"losses": losses(trainer), "evaluations": evaluations, "norms": norms}
@@ -74,16 +76,15 @@ def group(out: Path, cases: list[dict[str, Any]], world: int = 2) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     place = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = []
+    processes, words = [], [sys.executable, __file__, str(out), json.dumps(cases)]
     for rank in range(world):
         own = {"PYTHONPATH": Path(__file__).parents[2], "RANK": rank, "LOCAL_RANK": rank, **place}
         env = {**os.environ, **{key: str(value) for key, value in own.items()}}
-        words = [sys.executable, __file__, str(out), json.dumps(cases)]
-        processes.append(subprocess.Popen(words, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True))
+        with (out / f"{rank}.errors").open("w") as errors:  # a pipe that nobody reads would fill up and stop a process
+            processes.append(subprocess.Popen(words, env=env, stderr=errors, stdout=subprocess.DEVNULL))
     try:
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors[-3000:]
+        for rank, process in enumerate(processes):
+            assert process.wait(timeout=300) == 0, (out / f"{rank}.errors").read_text()[-3000:]
     finally:
         for process in processes:
             process.kill()
