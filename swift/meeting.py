@@ -31,6 +31,7 @@ POLL = 0.2
 SILENT = 30.0  # seconds after which a machine that does not speak is lost
 LEARN = 15.0  # seconds in which all machines say what failed there
 JOIN = 1800.0  # seconds for which machines wait for each other
+TRY = 10.0  # seconds in which a store that is there answers
 SIOCGIFADDR = 0x8915
 logger = get_logger()
 
@@ -82,22 +83,38 @@ class Group:
 
     def _connect(self) -> Store:
         """The store of node 0, which is waited for."""
-        assert self.plan.port is not None
-        patience = timedelta(seconds=JOIN)
-        try:
-            store = TCPStore(
-                self.plan.address, self.plan.port, is_master=self.main, wait_for_workers=False, timeout=patience
-            )
-        except RuntimeError as error:  # torch's store has no narrower one
-            what = f"node 0 does not answer at {self.plan.address}:{self.plan.port}"
-            raise UnavailableError("SERVER-01", what, why=str(error).splitlines()[0], fix=ADDRESS) from None
+        plan, end = self.plan, time.monotonic() + JOIN
+        assert plan.port is not None
+        patience = timedelta(seconds=TRY)  # nothing interrupts a try, so that it has to be short
+        while True:
+            try:
+                store = TCPStore(plan.address, plan.port, None, self.main, patience, wait_for_workers=False)
+                break
+            except RuntimeError as error:  # torch's store has no narrower one
+                where = f"{plan.address}:{plan.port}"
+                if self.main or time.monotonic() > end:
+                    what, why = f"node 0 does not answer at {where}", str(error).splitlines()[0]
+                    raise UnavailableError("SERVER-01", what, why=why, fix=ADDRESS) from None
+                logger.info(f"waiting for node 0 at {where}")
         store.set_timeout(timedelta(seconds=SILENT))
         if self.main:
             store.set("attempt", "0")
         return store
 
     def begin(self) -> RendezvousHandler:
-        """Where the workers of the next attempt meet, once all machines are there."""
+        """Where the workers of the next attempt meet, once all machines are there.
+
+        Raises:
+            InternalError: node 0 went away meanwhile.
+            UnavailableError: not all machines came.
+        """
+        try:
+            return self._join()
+        except RuntimeError:
+            what = "node 0 went away before all machines were there"
+            raise InternalError("RUN-05", what, fix="start it again on all machines") from None
+
+    def _join(self) -> RendezvousHandler:
         while True:
             self._wait(lambda: self.store.check(["attempt"]), "node 0 to begin")
             self.attempt = int(self.store.get("attempt"))

@@ -67,10 +67,10 @@ def hosts() -> Iterator[None]:
 def test_a_machine_that_goes_and_comes_back(here: Path, hosts: None) -> None:
     more = ["--max_restarts", "2"]
     straight = [script("on", str(rank), *words("straight", 24, *more)) for rank in (0, 1)]
-    said = [node.communicate(timeout=400)[0] for node in straight]
+    said = [node.communicate(timeout=900)[0] for node in straight]
     assert [node.returncode for node in straight] == [0, 0], said
     nodes = [script("on", str(rank), *words("again", 24, *more)) for rank in (0, 1)]
-    end = time.monotonic() + 300
+    end = time.monotonic() + 600
     while not (here / "again" / "checkpoint-4").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -79,7 +79,7 @@ def test_a_machine_that_goes_and_comes_back(here: Path, hosts: None) -> None:
     time.sleep(2)
     assert nodes[0].poll() is None, nodes[0].communicate()[0]
     nodes[1] = script("on", "1", *words("again", 24, *more))
-    said = [node.communicate(timeout=400)[0] for node in nodes]
+    said = [node.communicate(timeout=900)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert "restart 1 of 2" in said[0]
     assert "going on from" in said[0]
@@ -88,19 +88,19 @@ def test_a_machine_that_goes_and_comes_back(here: Path, hosts: None) -> None:
 
 def test_without_restarts_the_other_is_told(here: Path, hosts: None) -> None:
     nodes = [script("on", str(rank), *words("alone", 400)) for rank in (0, 1)]
-    end = time.monotonic() + 300
+    end = time.monotonic() + 600
     while not (here / "alone" / "checkpoint-4").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
     script("off", "1").wait(20)
-    said = nodes[0].communicate(timeout=100)[0]
+    said = nodes[0].communicate(timeout=600)[0]
     assert nodes[0].returncode == 70, said
     assert "error[RUN-05]: node 1 is lost (rank 1 of 2)" in said
 
 
 def test_the_script_runs_both(here: Path) -> None:
     done = script("both", *words("both", 2, "--save_steps", "2"))
-    said = done.communicate(timeout=300)[0]
+    said = done.communicate(timeout=600)[0]
     assert done.returncode == 0, said
     assert (here / "both" / "checkpoint-2" / "adapter_model.safetensors").is_file()
     assert f"swift{os.getpid()}" not in subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
@@ -110,7 +110,7 @@ def test_an_error_of_one_machine_ends_both(here: Path, hosts: None) -> None:
     good, bad = words("bad", 4), words("bad", 4)
     bad[bad.index("chat.jsonl")] = "missing.jsonl"
     nodes = [script("on", "0", *good), script("on", "1", *bad)]
-    said = [node.communicate(timeout=200)[0] for node in nodes]
+    said = [node.communicate(timeout=600)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [66, 66], said
     assert "missing.jsonl" in said[0]
     assert "(rank 1 of 2)" in said[0]
