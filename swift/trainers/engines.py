@@ -53,10 +53,10 @@ class EngineTrainer(transformers.Trainer):
     @property
     def engine_fact(self) -> str | None:
         """The engine as a checkpoint's manifest has it."""
-        return f"{DEEPSPEED}-zero{self._stage}" if self.engine == DEEPSPEED else self.engine
+        return f"{DEEPSPEED}-zero{self._zero_stage}" if self.engine == DEEPSPEED else self.engine
 
     @property
-    def _stage(self) -> int:
+    def _zero_stage(self) -> int:
         return zero.stage_of(self.args.hf_deepspeed_config.config) if self.engine == DEEPSPEED else 0
 
     @property
@@ -135,7 +135,7 @@ class EngineTrainer(transformers.Trainer):
 
     def whole_weights(self) -> dict[str, Tensor]:
         """What is trained, whole, in the main process; {} in the others. All of them have to ask."""
-        if self._stage == 3:
+        if self._zero_stage == 3:
             return zero.gather(self.model, self.args.should_save, everything=False)
         return sharded.gather(self.model, self.args.should_save)
 
@@ -150,7 +150,7 @@ class EngineTrainer(transformers.Trainer):
             self._save(directory)
         elif self.engine == FSDP:
             self._save(directory, state_dict=self._as_saved(self.whole_weights()))
-        elif self._stage == 3:
+        elif self._zero_stage == 3:
             whole = zero.gather(self.model, self.args.should_save, everything=not self._tuned)
             self._save(directory, state_dict=self._as_saved(whole))
         elif self.engine == DEEPSPEED:

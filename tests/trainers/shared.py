@@ -61,8 +61,6 @@ def run(out: Path, case: dict[str, Any]) -> None:
     trainer.train(resume_from_checkpoint=case.get("resume"))
     whole = trainer.whole_weights()
     if dist.is_main():
-        if trainer.is_deepspeed_enabled and case["kind"] == "full":  # ZeRO-3 has no whole weights but those it wrote
-            whole = load_file(out / case["label"] / f"checkpoint-{STEPS}" / "model.safetensors")
         evaluations = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
         norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
         report = {"losses": losses(trainer), "evaluations": evaluations, "norms": norms}
