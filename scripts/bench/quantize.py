@@ -1,6 +1,6 @@
 """Quantise the model that comes with swift in every way there is, and write the table of docs/quantization.md.
 
-    python scripts/bench/quantize.py [--write] [method:bits …]
+    python scripts/bench/quantize.py [--write] [--keep DIRECTORY] [method:bits …]
 
 A row is what `swift export` says in quantization_report.json; every result is loaded again by transformers where it
 can, and by swift where it cannot, and the numbers are of that.
@@ -31,6 +31,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put the table into docs/quantization.md")
+    parser.add_argument("--keep", type=Path, help="directory of reports: what is in it is not measured again")
     parser.add_argument("ways", nargs="*", help="only these, as method:bits")
     args = parser.parse_args()
     every = [f"{method}:{bits}" for method, allowed in WRITTEN.items() for bits in sorted(allowed, reverse=True)]
@@ -40,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for way in args.ways or every:
             method, bits = way.split(":")
-            reports.append(measured(Path(place), method, int(bits)))
+            reports.append(measured(args.keep or Path(place), method, int(bits)))
             print(row(reports[-1]), flush=True)
     if args.write:
         text = PAGE.read_text("utf-8")
@@ -51,6 +52,8 @@ def main() -> None:
 def measured(place: Path, method: str, bits: int) -> dict[str, Any]:
     """The report of one way."""
     output = place / f"{method}-{bits}"
+    if (output / REPORT).is_file():
+        return read_json(output / REPORT)
     quantize(
         ExportArguments(
             model_type=MODEL,
