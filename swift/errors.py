@@ -35,7 +35,7 @@ CODES = {
     "RUN-02": "A worker process failed.",
     "RUN-03": "A run that was repeated gave other numbers.",
     "RUN-04": "Processes that train together make no progress.",
-    "RUN-05": "A machine of a group was lost.",
+    "RUN-05": "A machine of a group was lost, or never came.",
     "RUN-06": "Training needs more memory than there is.",
     "RECEIPT-01": "A receipt of a run cannot be read.",
     "INTERNAL-01": "An unexpected error: a bug of ours.",

@@ -94,7 +94,7 @@ class Group:
                 where = f"{plan.address}:{plan.port}"
                 if self.main or time.monotonic() > end:
                     what, why = f"node 0 does not answer at {where}", str(error).splitlines()[0]
-                    raise UnavailableError("SERVER-01", what, why=why, fix=ADDRESS) from None
+                    raise UnavailableError("RUN-05", what, why=why, fix=ADDRESS) from None
                 logger.info(f"waiting for node 0 at {where}")
         store.set_timeout(timedelta(seconds=SILENT))
         if self.main:
@@ -225,7 +225,7 @@ class Group:
             if time.monotonic() > end:
                 if quiet:
                     return
-                raise UnavailableError("SERVER-01", f"waited {seconds:.0f} s for {what}", fix=ADDRESS)
+                raise UnavailableError("RUN-05", f"waited {seconds:.0f} s for {what}", fix=ADDRESS)
             if not said and time.monotonic() > end - seconds + 5:
                 said = True
                 logger.info(f"waiting for {what}")
