@@ -210,7 +210,6 @@ def write(file: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) ->
 
 def timed(command: list[str], output: Path) -> Run:
     """Run a command on its own, and sync what it wrote."""
-    os.sync()
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-S", "-c", WATCH, *command], env=environment(), stdout=subprocess.PIPE)
     for path in [*output.rglob("*"), output]:
@@ -242,7 +241,7 @@ def table(runs: dict[str, list[Run]], same: dict[str, bool], largest: int) -> st
     best = {name: min(some, key=lambda run: run.wall) for name, some in runs.items()}
     floor = best["floor"].wall
     lines = [
-        "| merge | seconds | of the floor | processor | peak memory | weights as the floor's |",
+        "| merge | seconds | ratio to the floor | processor | peak memory | weights as the floor's |",
         "|---|---|---|---|---|---|",
     ]
     for name, run in best.items():

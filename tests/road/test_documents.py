@@ -18,7 +18,7 @@ README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 CHINESE = blocks((ROOT / "README_zh.md").read_text(encoding="utf-8"))
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "large")  # see test_large
 QUICK = ("lora", "full", "adapter", "several", "galore")  # the other tuners' are run in the slow tier
-NEEDING_MORE = ("gptq",)  # packages than the quick tier has
+NEEDING_MORE = ("gptq", "gguf")  # packages than the quick tier has
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,7 @@ def test_scripts(place: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -
 BENCHES = {
     "encode.py": ["--rows", "300", "--turns", "1", "--out", "speed.md"],
     "help.py": ["--runs", "1"],
+    "merge.py": ["--rounds", "1", "--gigabytes", "0.3"],
     "quantize.py": ["bnb:8"],
     "startup.py": ["--runs", "1"],
     "train.py": "--models tiny --dtypes fp32 --rows 64 --steps 3 --warm 1 --turns 1 --ways swift optimised".split(),
