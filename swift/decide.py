@@ -284,9 +284,11 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    if args.optim in ("adam_mini", "apollo_adamw") and args.sft_type != "full":
+        errors.append(_conflict(f"--optim {args.optim} is for the model's own matrices", "--sft_type full"))
     for name in ("use_galore", "lora_lr_ratio"):
-        if args.optim == "muon" and getattr(args, name):
-            errors.append(_conflict(f"--optim muon and --{name} both say how steps are made", "drop one of the two"))
+        if args.optim in ("muon", "adam_mini", "apollo_adamw") and getattr(args, name):
+            errors.append(_conflict(f"--optim {args.optim} and --{name} both say how steps are made", "drop one of the two"))
     for name in ("streaming", "lazy_tokenize"):
         if args.max_tokens_per_batch and getattr(args, name):
             what = f"--max_tokens_per_batch needs the lengths of all rows, which --{name} does not know"

@@ -58,7 +58,7 @@ class OptimisationOptions:
         0, group="Optimisation", minimum=0, unit="steps", help="The same in steps; above 0 it wins."
     )
     optim: str = option(
-        "adamw_torch_fused", group="Optimisation", help="Optimiser, by its transformers name, or `muon`."
+        "adamw_torch_fused", group="Optimisation", help="Optimiser, by its transformers name, or `muon` or `adam_mini`."
     )
     adam_beta1: float = option(0.9, group="Optimisation", minimum=0, maximum=1, help="Adam's beta 1.")
     adam_beta2: float = option(0.999, group="Optimisation", minimum=0, maximum=1, help="Adam's beta 2.")

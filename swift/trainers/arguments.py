@@ -21,7 +21,7 @@ from swift.registry import unknown
 from swift.trainers import zero
 from swift.trainers.batches import GROUPED
 from swift.trainers.galore import GaLoreConfig
-from swift.trainers.muon import MUON, OLD_OPTIMISERS, check_optimiser
+from swift.trainers.muon import OLD_OPTIMISERS, OWN, check_optimiser
 from swift.trainers.optimizers import check_galore
 
 logger = get_logger()
@@ -99,7 +99,7 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
         default=None, metadata={"help": "FSDP2: `full_shard`, `shard_grad_op`, and `offload`; whole weights when None."}
     )
     own_optim: str | None = field(
-        default=None, metadata={"help": "`muon`, which transformers does not have; `optim` says when None."}
+        default=None, metadata={"help": "`muon` or `adam_mini`, which transformers does not have; `optim` says when None."}
     )
     galore_config: GaLoreConfig | None = field(
         default=None, metadata={"help": "Optimiser states in low-rank subspaces; whole ones when None."}
@@ -209,8 +209,8 @@ def in_words_of_transformers(args: SftArguments) -> dict[str, Any]:
         "lr_scheduler_type": args.lr_scheduler_type,
         "lr_scheduler_kwargs": args.lr_scheduler_kwargs,
         "warmup_steps": args.warmup_steps or min(args.warmup_ratio, WHOLE_RUN),
-        "optim": FUSED if args.optim == MUON else args.optim,
-        "own_optim": args.optim if args.optim == MUON else None,
+        "optim": FUSED if args.optim in OWN else args.optim,
+        "own_optim": args.optim if args.optim in OWN else None,
         "deepspeed": args.deepspeed if torch.distributed.is_initialized() else None,  # a rehearsal has no processes
         "sharding": args.fsdp,
         "adam_beta1": args.adam_beta1,

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from swift.trainers import saving
 from swift.trainers.arguments import OwnTrainingArguments
-from swift.trainers.muon import MUON, Muon
+from swift.trainers.muon import ADAM_MINI, MUON, Muon
 from swift.trainers.optimizers import create_galore_optimizer
+from swift.trainers.packaged import adam_mini, apollo, is_apollo
 
 OWN_GROUPS = {"params", "model", "optimizer_dict"}  # what an optimiser that makes its own groups is given
 
@@ -28,6 +29,10 @@ def own_optimizer(args: OwnTrainingArguments, model: nn.Module, choose: Choose) 
         return create_galore_optimizer(model, args.galore_config, kind, **options)
     if args.own_optim == MUON:
         return Muon(model, rate, decay, (args.adam_beta1, args.adam_beta2), args.adam_epsilon)
+    if args.own_optim == ADAM_MINI:
+        return adam_mini(args, model)
+    if is_apollo(args):
+        return apollo(args, model)
     groups = saving.tuner_groups(model, rate, decay)
     if groups is None:
         return None
