@@ -138,7 +138,7 @@ def no_hit(kind: str, words: Sequence[str], rows: Iterable[str]) -> UnknownNameE
     instead = " ".join(near.get(word, word) for word in words)
     parts = [f"did you mean {instead}?"] if near and all(near.values()) else []
     missing = [repr(word) for word, other in near.items() if not other]
-    why = f"none has {' or '.join(missing)}" if missing else None
+    why = f"none has {' or '.join(missing)}" if missing and len(words) > 1 else None
     if not near and said.count(" "):
         why = "each of these words is in some, but no row has all"
     return UnknownNameError(
