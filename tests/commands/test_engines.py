@@ -34,7 +34,18 @@ def test_an_engine_from_the_command_line(tmp_path: Path, tiny_dir: Path, kind: s
     engines = {name: said for name, said in ENGINES.items() if name != "zero3" or importlib.util.find_spec("deepspeed")}
     written = {}
     for name, said in engines.items():
-        options = ["--model_id_or_path", tiny_dir, "--dataset", "chat.jsonl", "--max_steps", 2, "--sft_type", kind]
+        options = [
+            "--model_id_or_path",
+            tiny_dir,
+            "--dataset",
+            "chat.jsonl",
+            "--max_steps",
+            2,
+            "--dataset_test_ratio",
+            0,
+            "--sft_type",
+            kind,
+        ]
         options += [
             "--output_dir",
             name,
@@ -62,7 +73,18 @@ def test_an_engine_from_the_command_line(tmp_path: Path, tiny_dir: Path, kind: s
 @pytest.mark.slow
 def test_one_process_may_have_an_engine_too(tmp_path: Path, tiny_dir: Path) -> None:
     write_jsonl(tmp_path / "chat.jsonl", conversations(24))
-    options = ["--model_id_or_path", tiny_dir, "--dataset", "chat.jsonl", "--max_steps", 2, "--max_length", 64]
+    options = [
+        "--model_id_or_path",
+        tiny_dir,
+        "--dataset",
+        "chat.jsonl",
+        "--max_steps",
+        2,
+        "--dataset_test_ratio",
+        0,
+        "--max_length",
+        128,
+    ]
     engines = [["--fsdp", "full_shard"]]
     engines += [["--deepspeed", "zero2-offload"]] if importlib.util.find_spec("deepspeed") else []
     for said in engines:
