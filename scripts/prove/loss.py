@@ -5,20 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils.data import Dataset
 from transformers import DataCollatorWithFlattening
 
-from scripts.prove.runs import Rows, fork, full, lora, place, trainer_of
-from scripts.prove.runs import ended as end_of
-from swift.datasets.pack import join
-from swift.templates.collate import data_collator
-from tests.tiny import tiny_tokenizer
+from scripts.prove.runs import Packs, Rows, finished, full, lora, place, trainer_of
 
 ROWS, TOGETHER, PACKED = 37, 16, 2  # rows of an epoch, of a step and of a pack: the last step is smaller
 TOLERANCE = 1e-6
@@ -37,19 +32,6 @@ class Weighed(Rows):
         return {**row, "loss_scale": scale}
 
 
-class Packs(Dataset):
-    """Rows, so many one after another as one."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows = [join([rows[k] for k in range(at, min(at + PACKED, len(rows)))]) for at in range(0, ROWS, PACKED)]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
-
-
 def train(out: Path, engine: str, model: str, loss: str, layout: str, accumulation: int) -> None:
     """One epoch with plain gradient descent, whose weights show every gradient; a process of the group it is in."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -60,7 +42,7 @@ def train(out: Path, engine: str, model: str, loss: str, layout: str, accumulati
         engine,
         out / "run",
         model=lora(dropout=0.0) if model == "lora" else full_without_dropout(),
-        train=Packs(rows) if layout == "packed" else rows,
+        train=Packs(rows, PACKED) if layout == "packed" else rows,
         per_device_train_batch_size=TOGETHER // each // accumulation // world,
         gradient_accumulation_steps=accumulation,
         train_sampling_strategy="sequential",  # so that packs are of the rows of a step
@@ -74,8 +56,6 @@ def train(out: Path, engine: str, model: str, loss: str, layout: str, accumulati
         **own,
         **LOSSES[loss],
     )
-    tokenizer = tiny_tokenizer()
-    run.data_collator = lambda batch: data_collator(batch, tokenizer)
     if engine == "plain" and layout == "padding-free":
         run.data_collator = DataCollatorWithFlattening()
     run.train()
@@ -97,23 +77,6 @@ def full_without_dropout() -> Any:
     return model
 
 
-def ended(out: Path, world: int, *said: Any) -> bool:
-    """Whether all processes of a run came to their end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    out.mkdir()
-    group = []
-    for rank in range(world):
-        names = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank}
-        place_of = {**names, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if world > 1 else {}
-        os.environ.update({name: str(value) for name, value in place_of.items()})
-        group.append(fork(lambda: train(out, *said)))
-        for name in place_of:
-            del os.environ[name]
-    return [end_of(child) for child in group] == [0] * world
-
-
 def cells(few: bool = False) -> dict[tuple[str, str], list[tuple[str, int, int]]]:
     """Of each model and loss the layouts, processes and accumulations that are compared with whole, padded steps."""
     kinds = list(itertools.product(("lora", "full"), LOSSES))
@@ -131,11 +94,14 @@ def cuts(engine: str, few: bool = False) -> tuple[int, int]:
             continue
         total += len(ways)
         with place() as here:
-            if ended(here / "whole", 1, engine, model, loss, "padded", 1):
+            whole = here / "whole"
+            whole.mkdir()
+            if finished(partial(train, whole, engine, model, loss, "padded", 1)):
                 for layout, world, accumulation in ways:
                     out = here / f"{layout}-{world}-{accumulation}"
-                    done = ended(out, world, engine, model, loss, layout, accumulation)
-                    good += done and same(here / "whole", out)
+                    out.mkdir()
+                    done = finished(partial(train, out, engine, model, loss, layout, accumulation), world)
+                    good += done and same(whole, out)
     return good, total
 
 

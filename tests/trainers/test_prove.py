@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from scripts.prove import __main__ as prove
-from scripts.prove import adapters, calls, damage, kills, loss, mutants, order, signals
+from scripts.prove import adapters, calls, damage, differences, kills, loss, mutants, order, signals
 
 
 @pytest.mark.parametrize("case", adapters.CASES)
@@ -48,6 +48,17 @@ def test_what_is_taken_out_stands_there_once(broken: str) -> None:
     mutant = mutants.MUTANTS[broken]
     assert (mutants.REPO / "swift" / mutant.file).read_text().count(mutant.guard) == 1
     assert (mutants.REPO / mutant.test.partition("::")[0]).is_file()
+
+
+@pytest.mark.slow
+def test_a_group_of_which_one_was_killed_goes_on() -> None:
+    assert kills.kills("swift", 3, seed=1, world=2) == (3, 3)
+
+
+@pytest.mark.slow
+def test_what_is_another_run_does_not_go_on() -> None:
+    good, total = differences.refused("swift")
+    assert good == total >= 8
 
 
 @pytest.mark.slow
