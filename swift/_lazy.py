@@ -33,3 +33,9 @@ def _addresses(stub: Path) -> dict[str, tuple[str, str]]:
         if isinstance(node, ast.ImportFrom) and node.module:
             home |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
     return home
+
+
+def named(address: str) -> Any:
+    """What an address such as "module:name" means; its module is imported now."""
+    module, _, name = address.partition(":")
+    return getattr(importlib.import_module(module), name)

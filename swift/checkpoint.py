@@ -23,6 +23,7 @@ PREFIX = "checkpoint-"
 STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 WEIGHTS = (".safetensors", ".bin")
 HEADROOM = 1.2
+SHARDS, MODEL_SHARDS, OPTIMIZER_SHARDS = "shards", "model", "optimizer"
 
 logger = get_logger()
 
@@ -150,6 +151,12 @@ def check_weights(directory: Path | str) -> None:
         )
 
 
+def weights_in_shards(directory: Path | str) -> bool:
+    """Whether a checkpoint has the weights of its whole model in shards, and nowhere else."""
+    directory = Path(directory)
+    return (directory / SHARDS / MODEL_SHARDS).is_dir() and (directory / "config.json").is_file()
+
+
 def resolve(said: Path | str | bool | None, output_dir: Path | str, *, fast: bool = False) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` means, verified; None for a fresh start.
 
@@ -206,8 +213,11 @@ def _faults(directory: Path, fast: bool) -> list[str]:
     if faults:
         return faults
     listed = storage.read_manifest(directory)["files"]
-    sharded = any(name.startswith("global_step") for name in listed)  # DeepSpeed keeps the optimiser in there
-    wanted = STATE_FILES[:1] if sharded else STATE_FILES
+    wanted = list(STATE_FILES)
+    if any(name.startswith("global_step") for name in listed):  # DeepSpeed keeps optimiser and schedule in there
+        wanted = wanted[:1]
+    elif any(name.startswith(f"{SHARDS}/{OPTIMIZER_SHARDS}/") for name in listed):
+        wanted.remove("optimizer.pt")
     lacking = [f"{name} was not saved" for name in wanted if name not in listed]
     if not any(re.fullmatch(r"rng_state(_\d+)?\.pth", name) for name in listed):
         lacking.append("rng_state.pth was not saved")

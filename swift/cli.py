@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NoReturn, TextIO
 
-from swift import dist, launch
+from swift import dist, launch, watch
 from swift._version import __version__
 from swift.arguments.fields import options_of
 from swift.arguments.help import command_help, first_line, overview
@@ -28,6 +28,7 @@ from swift.errors import DiskError, InternalError, SwiftError, UnknownNameError,
 from swift.redact import redact_text
 
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's: large tensors lie on large pages, between which few gaps are left
 LONGEST_MESSAGE = 400
 
 
@@ -45,6 +46,7 @@ class Command:
         dry_run: address of the function that is given options, words and number of processes when `--dry_run` is said.
         word: the option whose value may stand right after the command's name.
         words: the option whose values, one or several as it is a list or not, may stand after that.
+        rest: the option whose values are all words after `--`, whatever they look like.
     """
 
     arguments: str
@@ -56,6 +58,7 @@ class Command:
     dry_run: str | None = None
     word: str | None = None
     words: str | None = None
+    rest: str | None = None
 
 
 COMMANDS = {
@@ -82,7 +85,9 @@ COMMANDS = {
         needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
     ),
     "export": Command(
-        "swift.arguments.export:ExportArguments", "swift.commands.export:export_main", needs=(("ckpt_dir",),)
+        "swift.arguments.export:ExportArguments",
+        "swift.commands.export:export_main",
+        needs=(("ckpt_dir", "model_id_or_path", "model_type", "from_sharded"),),
     ),
     "merge-lora": Command(
         "swift.arguments.export:ExportArguments",
@@ -115,6 +120,17 @@ COMMANDS = {
     "models": Command("swift.arguments.verbs:ModelsArguments", "swift.commands.models:models_main", word="search"),
     "datasets": Command(
         "swift.arguments.verbs:DatasetsArguments", "swift.commands.datasets:datasets_main", word="search"
+    ),
+    "estimate": Command(
+        "swift.arguments.estimate:EstimateArguments",
+        "swift.commands.estimate:estimate_main",
+        needs=(("model_id_or_path", "model_type"),),
+    ),
+    "launch": Command(
+        "swift.arguments.launch:LaunchArguments",
+        "swift.emit:launch_main",
+        needs=(("emit",), ("command",)),
+        rest="command",
     ),
     "doctor": Command("swift.arguments.verbs:DoctorArguments", "swift.commands.doctor:doctor_main"),
     "schema": Command(
@@ -179,6 +195,10 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     if name not in COMMANDS:
         raise _unknown_command(words[0])
     command, argv = COMMANDS[name], words[1:]
+    defaults = dict(command.defaults)
+    if command.rest and "--" in argv:
+        first = argv.index("--")
+        defaults[command.rest], argv = argv[first + 1 :], argv[:first]
     cls = load(command.arguments)
     argv = _with_names(command, argv)
     if "--help" in argv or "-h" in argv:
@@ -186,7 +206,7 @@ def dispatch(words: list[str], debug: bool = False) -> int:
         return 0
     plan = launch.plan_launch(os.environ) if command.distributed else None
     quiet = plan is not None or not dist.is_main()
-    args = load("swift.arguments.reading:parse")(cls, argv, quiet=quiet, **command.defaults)
+    args = load("swift.arguments.reading:parse")(cls, argv, quiet=quiet, **defaults)
     check_needs(command, args)
     if command.dry_run and args.dry_run:
         if plan is not None:
@@ -195,14 +215,17 @@ def dispatch(words: list[str], debug: bool = False) -> int:
         return 0
     if plan is not None:
         flags = ["--debug"] if debug else []
+        plan = launch.with_options(plan, args)
         return load("swift.agent:run_workers")(plan, ["-m", "swift.cli", name, *argv, *flags])
     return run(command, args)
 
 
 def run(command: Command, args: Any) -> int:
     """Run the command in this process, which may be one of several workers."""
+    os.environ.setdefault(HUGE_PAGES, "1")  # read when torch makes its first tensor
     if launch.is_worker(os.environ):
         launch.follow_parent()
+        watch.write_stacks_on_signal(os.environ)
     load(command.run)(args)
     if launch.is_worker(os.environ):
         launch.record_success(os.environ)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.effects import looked_at
+from swift.arguments.engines import read_sharding
 from swift.arguments.fields import check_values, options_of
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
@@ -28,6 +29,7 @@ from swift.memory import decide_checkpointing
 from swift.models.quantisation import check_quantisation, decide_quantisation
 from swift.models.source import ModelSource
 from swift.models.unsloth import check_unsloth
+from swift.parallel.degrees import contradictions as uncuttable
 from swift.registry import unknown
 from swift.templates import TEMPLATES
 from swift.tuners.methods import PEFT_TYPES, available_sft_types, available_tuners
@@ -79,9 +81,11 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
         ConfigError: options contradict each other or the machine; all contradictions at once.
     """
     args = _decide_data(_decide_model(said, hardware, source))
-    raise_all([*check_values(args), *_beyond(args, hardware, source), *_contradictions(args)])
+    contradictions = [*_contradictions(args), *_engine_contradictions(args, hardware)]
+    contradictions += uncuttable(args, hardware, source.config)
+    raise_all([*check_values(args), *_beyond(args, hardware, source), *contradictions])
     at_once = args.use_galore and args.galore_optim_per_parameter
-    rows = args.batch_size if at_once else ROWS_PER_STEP / hardware.world_size
+    rows = args.batch_size if at_once else ROWS_PER_STEP * args.tensor_parallel_size / hardware.world_size
     accumulation = args.gradient_accumulation_steps or (
         1 if args.max_tokens_per_batch else math.ceil(rows / args.batch_size)
     )
@@ -134,7 +138,8 @@ def inherit(said: C, saved: Mapping[str, Any]) -> tuple[C, dict[str, Any]]:
     defaults = {name: info.default for name, info in options_of(type(said)).items()}
     says_data = isinstance(said, DataOptions) and bool(said.dataset or said.val_dataset)
     names = FROM_CHECKPOINT if says_data or not said.load_dataset_config else FROM_CHECKPOINT + DATA_FROM_CHECKPOINT
-    open_names = [name for name in names if name in defaults and getattr(said, name) == defaults[name]]
+    own = defaults.keys() - set(() if isinstance(said, QuantisedOptions) else OF_BASE)
+    open_names = [name for name in names if name in own and getattr(said, name) == defaults[name]]
     taken = {name: saved[name] for name in open_names if saved.get(name) not in (None, defaults[name])}
     return replace(said, **taken), taken
 
@@ -167,6 +172,14 @@ def without_effect(args: SftArguments) -> list[str]:
 def tuner_kinds(args: SftArguments) -> list[str]:
     """What trains, by its kind: those of `--tuner`, or else `--sft_type`."""
     return [spec.kind for spec in parse_specs(args.tuner)] or [args.sft_type]
+
+
+def _kinds_and_starts(args: SftArguments) -> list[str]:
+    """What trains, with `dora` and the name of LoRA's start where these count."""
+    kinds = tuner_kinds(args)
+    if "lora" in kinds:
+        kinds = [*kinds, *(["dora"] if args.use_dora else []), args.init_lora_weights]
+    return kinds
 
 
 def decide_dtype(said: str, hardware: Hardware, source: ModelSource) -> str:
@@ -271,14 +284,47 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    if args.optim in ("adam_mini", "apollo_adamw") and args.sft_type != "full":
+        errors.append(_conflict(f"--optim {args.optim} is for the model's own matrices", "--sft_type full"))
     for name in ("use_galore", "lora_lr_ratio"):
-        if args.optim == "muon" and getattr(args, name):
-            errors.append(_conflict(f"--optim muon and --{name} both say how steps are made", "drop one of the two"))
+        if args.optim in ("muon", "adam_mini", "apollo_adamw") and getattr(args, name):
+            errors.append(_conflict(f"--optim {args.optim} and --{name} both say how steps are made", "drop one of the two"))
     for name in ("streaming", "lazy_tokenize"):
         if args.max_tokens_per_batch and getattr(args, name):
             what = f"--max_tokens_per_batch needs the lengths of all rows, which --{name} does not know"
             errors.append(_conflict(what, "--batch_size"))
     return [*errors, *_stream_contradictions(args), *_packing_contradictions(args)]
+
+
+def _engine_contradictions(args: SftArguments, hardware: Hardware) -> list[SwiftError]:
+    """What cannot be with parts of the model in several places."""
+    engines = [name for name in ("deepspeed", "fsdp") if getattr(args, name)]
+    if args.device_map and (engines or hardware.world_size > 1):
+        with_what = f"--{engines[0]}" if engines else f"{hardware.world_size} processes"
+        fix = "one process, or drop --device_map: --fsdp full_shard shares a model"
+        return [_conflict(f"--device_map places one process's model: not with {with_what}", fix)]
+    if not engines:
+        return []
+    try:
+        sharding, errors = read_sharding(args.fsdp), []
+    except UsageError as error:
+        return [error]
+    if len(engines) > 1:
+        errors.append(_conflict("--deepspeed and --fsdp both share the model", "drop one of the two"))
+    whole = sharding or "zero3" in str(args.deepspeed)
+    for reason, holds in {
+        "--use_galore projects whole gradients": args.use_galore,
+        "--optim muon looks at whole matrices": args.optim == "muon",
+        "--lisa_activated_layers changes what trains": args.lisa_activated_layers,
+        "--new_special_tokens writes whole rows": args.new_special_tokens,
+        "--tuner_backend unsloth has one GPU's kernels": args.tuner_backend == "unsloth",
+        "adalora ranks whole matrices by their gradients": "adalora" in tuner_kinds(args),
+        "a quantised base cannot be cut into shards": args.quantization_bit and whole,
+        "fp16 needs a loss scale that knows of shards": sharding and args.dtype == "fp16",
+    }.items():
+        if holds:
+            errors.append(_conflict(f"--{engines[0]}: {reason}", "drop one of the two"))
+    return errors
 
 
 def _stream_contradictions(args: SftArguments) -> list[SwiftError]:
@@ -309,15 +355,19 @@ def _packing_contradictions(args: SftArguments) -> list[SwiftError]:
         errors += [
             _conflict(f"--lazy_tokenize and --{name} exclude each other", "drop one of the two") for name in said
         ]
-    if not args.packing:
+    if not args.packing and not args.padding_free:
         return errors
-    if args.max_length < 1:
+    name = "packing" if args.packing else "padding_free"
+    if args.packing and args.padding_free:
+        errors.append(_conflict("--packing and --padding_free both put rows together", "drop one of the two"))
+    if args.packing and args.max_length < 1:
         errors.append(_conflict("--packing needs --max_length: it is the size of a pack", "--max_length 2048"))
     blurring = sorted(SEEING_BEYOND.keys() & set(tuner_kinds(args)))
-    errors += [_conflict(f"--packing and {kind} exclude each other: {SEEING_BEYOND[kind]}") for kind in blurring]
+    errors += [_conflict(f"--{name} and {kind} exclude each other: {SEEING_BEYOND[kind]}") for kind in blurring]
     if args.acc_strategy == "sentence":
-        errors.append(_conflict("--acc_strategy sentence counts rows, and a pack is several", "--acc_strategy token"))
-    if args.use_flash_attn and (args.batch_size > 1 or args.max_tokens_per_batch):
+        what = f"--acc_strategy sentence counts rows, which --{name} puts together"
+        errors.append(_conflict(what, "--acc_strategy token"))
+    if args.packing and args.use_flash_attn and (args.batch_size > 1 or args.max_tokens_per_batch):
         what = "flash attention keeps the rows of one pack apart, not of several"
         errors.append(_conflict(f"--packing with --use_flash_attn: {what}", "--batch_size 1 and a longer --max_length"))
     return errors
@@ -399,7 +449,7 @@ def _full_contradictions(args: SftArguments) -> list[SwiftError]:
 def _beyond(args: ModelOptions, hardware: Hardware, source: ModelSource) -> list[SwiftError]:
     """What this machine cannot do, or not on this base."""
     if isinstance(args, QuantisedOptions) and args.quant_method:
-        kinds = tuner_kinds(args) if isinstance(args, SftArguments) else []
+        kinds = _kinds_and_starts(args) if isinstance(args, SftArguments) else []
         errors = check_quantisation(args, source.config, hardware, kinds)
         if errors:
             return errors

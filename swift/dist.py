@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 WORKERS = "SWIFT_WORKERS"  # names the directory in which workers leave word for the process that started them
 RUN = "run"
+POLL = 0.2  # seconds
 
 
 def rank() -> int:
@@ -41,6 +43,37 @@ def record_run(directory: str) -> bool:
         return False
     Path(os.environ[WORKERS], RUN).write_text(directory, encoding="utf-8")
     return True
+
+
+def speaks() -> bool:
+    """Whether several workers of this machine can leave each other word."""
+    return WORKERS in os.environ and local_world_size() > 1
+
+
+def place(name: str) -> Path:
+    """Where the workers of this machine find what one of them puts there."""
+    return Path(os.environ[WORKERS], name)
+
+
+def tell(name: str, value: str) -> None:
+    """Leave word for the other workers of this machine."""
+    path = place(f"{name}.word")
+    path.with_suffix(".new").write_text(value, encoding="utf-8")
+    path.with_suffix(".new").replace(path)
+
+
+def hear(name: str) -> str:
+    """What another worker of this machine says, once it does; if it fails first, all of them are ended."""
+    path = place(f"{name}.word")
+    while not path.exists():
+        time.sleep(POLL)
+    return path.read_text(encoding="utf-8")
+
+
+def recorded_run() -> str | None:
+    """Where the workers that were started before this one, and ended, wrote their run; None where none did."""
+    path = Path(os.environ.get(WORKERS, ""), RUN)
+    return path.read_text(encoding="utf-8") if WORKERS in os.environ and path.is_file() else None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ only those that transformers reads are fetched, safetensors before older weights
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib
 import json
 import os
@@ -95,6 +96,31 @@ def fetch_dataset(
     )
 
 
+def dataset_state(hub_id: str, use_hf: bool | None = None) -> str | None:
+    """What tells one state of a hub's data set from another; None where the hub does not say.
+
+    Of Hugging Face that is the commit, of ModelScope the content of the files, which are fetched for it.
+
+    Raises:
+        NotFoundError: ModelScope has no such data set.
+        TemporaryError: ModelScope did not answer.
+    """
+    if _chooses_hf(use_hf):
+        import huggingface_hub
+
+        try:
+            return _from_hugging_face(hub_id, lambda: huggingface_hub.HfApi().dataset_info(hub_id, timeout=10).sha)
+        except (NotFoundError, TemporaryError):  # what was downloaded before can be read all the same
+            return None
+    directory = Path(_from_modelscope(hub_id, lambda hub: hub.dataset_snapshot_download(hub_id)))
+    whole = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        whole.update(str(path.relative_to(directory)).encode("utf-8", "surrogateescape"))
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
 def _chooses_hf(said: bool | None) -> bool:
     return use_hf() if said is None else said
 
@@ -178,6 +204,9 @@ def _from_modelscope(hub_id: str, fetch: Callable[[Any], Any]) -> Any:
         raise _no_answer(hub_id, "ModelScope", error) from error
 
 
+NO_CONNECTION = ("NameResolutionError", "NewConnectionError", "ConnectTimeout", "Connection failed", "ProxyError")
+
+
 def _not_found(hub_id: str, hub: str, error: Exception) -> NotFoundError:
     other = "USE_HF=1 asks Hugging Face instead" if hub == "ModelScope" else "USE_HF=0 asks ModelScope instead"
     return NotFoundError(
@@ -189,10 +218,15 @@ def _not_found(hub_id: str, hub: str, error: Exception) -> NotFoundError:
 
 
 def _no_answer(hub_id: str, hub: str, error: Exception) -> TemporaryError:
+    """The error that a hub is not reached; of the many words of a network's failure the meaning is left."""
+    said = brief(error)
+    if any(word in said for word in NO_CONNECTION):
+        said = "no connection from here"
     return TemporaryError(
         "FOUND-02",
-        f"{hub} did not answer for {hub_id}: {brief(error)}",
-        fix="try again, or name a local directory; --check_model_is_latest false uses what is downloaded",
+        f"{hub} did not answer for {hub_id}: {said if len(said) <= 200 else f'{said[:199]}…'}",
+        fix="try again with a connection, or name a file or directory that is here; "
+        "--check_model_is_latest false uses a model that was downloaded before",
     )
 
 

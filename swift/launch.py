@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from swift import dist
-from swift.errors import InternalError, UsageError, raise_all
+from swift.arguments.training import RunOptions
+from swift.errors import ConfigError, InternalError, UsageError, raise_all
 
 WORKERS = dist.WORKERS
 DEFAULT_PORT = 29500
+LAST = 9
+PASSING = ("RUN-02", "RUN-04", "RUN-05", "INTERNAL-01", "FOUND-02")
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Launch:
     """How to start the processes of this machine.
 
     `port` None means any free one, which only one machine alone can choose; `patience` is how many seconds workers have
-    to save when a signal ends them.
+    to save when a signal ends them; `restarts` is how often processes that failed are started again.
     """
 
     processes: int
@@ -36,6 +42,7 @@ class Launch:
     address: str = "127.0.0.1"
     port: int | None = None
     patience: int = 600
+    restarts: int = 0
 
 
 def plan_launch(env: Mapping[str, str]) -> Launch | None:
@@ -63,6 +70,20 @@ def plan_launch(env: Mapping[str, str]) -> Launch | None:
     return Launch(processes, nodes, rank, env.get("MASTER_ADDR") or "127.0.0.1", port or default, patience)
 
 
+def with_options(plan: Launch, args: object) -> Launch:
+    """The plan with what the options of the command say about it.
+
+    Raises:
+        ConfigError: processes could be started again, but their checkpoints are such that nobody can go on from them.
+    """
+    if not isinstance(args, RunOptions) or not args.max_restarts:
+        return plan
+    if args.save_only_model:
+        what = "--max_restarts goes on from checkpoints, and --save_only_model leaves out what that needs"
+        raise ConfigError("CONFIG-02", what, fix="leave out one of them")
+    return replace(plan, restarts=args.max_restarts)
+
+
 def _number(env: Mapping[str, str], name: str, default: int, least: int, most: int, errors: list[UsageError]) -> int:
     text = env.get(name)
     if not text:
@@ -79,12 +100,32 @@ def _number(env: Mapping[str, str], name: str, default: int, least: int, most: i
 
 @dataclass(frozen=True)
 class Failure:
-    """How one worker failed: its `rank`, the `message` for the user, the exit code, and when, in nanoseconds."""
+    """How one worker failed: its `rank`, the `message` for the user, the exit code, and when, in nanoseconds.
+
+    `order` is small for a failure that explains others and large for one that others explain.
+    """
 
     rank: int
     message: str
     exit_code: int
     time: int
+    order: int = LAST
+
+    @property
+    def code(self) -> str | None:
+        """The error's code, such as "DATA-03"; None where it has none."""
+        found = re.findall(r"error\[(\w+-\d+)\]", self.message)
+        return found[-1] if found else None
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether starting again may help: not after what a user has to change, and not when somebody asked to stop."""
+        return self.code in PASSING and not self.asked
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked the process to stop."""
+        return self.exit_code in {128 + number for number in ENDING}
 
 
 def is_worker(env: Mapping[str, str]) -> bool:
@@ -113,9 +154,21 @@ def _file(env: Mapping[str, str], kind: str) -> Path:
     return Path(env[WORKERS], f"{env['LOCAL_RANK']}.{kind}")
 
 
-def all_done(directory: Path, processes: int) -> bool:
-    """Whether every worker of this machine left word that its work is done."""
-    return all((directory / f"{rank}.done").exists() for rank in range(processes))
+def is_done(directory: Path, rank: int) -> bool:
+    """Whether the worker of this machine left word that its work is done."""
+    return (directory / f"{rank}.done").exists()
+
+
+def forget(directory: Path) -> None:
+    """Take away what workers left, but where their run is: others are to follow."""
+    for path in directory.iterdir():
+        if path.name != dist.RUN:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def words_of(directory: Path) -> list[Failure]:
+    """The errors that workers left."""
+    return [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.failed")]
 
 
 def first_failure(directory: Path, codes: Mapping[int, int]) -> Failure:
@@ -130,11 +183,16 @@ def first_failure(directory: Path, codes: Mapping[int, int]) -> Failure:
         codes: rank -> exit code of those that failed, negative for the number of the signal that ended it; the first
             to end comes first.
     """
-    found = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.failed")]
+    found = words_of(directory)
     told = {failure.rank for failure in found}
     silent = [_silent(rank, code) for rank, code in codes.items() if rank not in told]
     first = next(iter(codes), None)
-    return min([*found, *silent], key=lambda failure: (_precedence(failure, first), failure.time))
+    return earliest([replace(failure, order=_precedence(failure, first)) for failure in [*found, *silent]])
+
+
+def earliest(failures: Iterable[Failure]) -> Failure:
+    """The failure that explains the others, which have been put in order."""
+    return min(failures, key=lambda failure: (failure.order, failure.time))
 
 
 def _precedence(failure: Failure, first: int | None) -> int:

@@ -10,6 +10,7 @@ from swift.commands.export import merge_lora_main as merge_lora_main
 from swift.commands.infer import infer_main as infer_main
 from swift.commands.merge import merge_lora as merge_lora
 from swift.commands.prepare import prepare_model_template as prepare_model_template
+from swift.commands.prepare import quiet_libraries as quiet_libraries
 from swift.commands.sft import sft_main as sft_main
 from swift.datasets import DATASETS as DATASETS
 from swift.datasets import DatasetName as DatasetName
@@ -29,8 +30,10 @@ from swift.models import ModelType as ModelType
 from swift.models import get_default_lora_target_modules as get_default_lora_target_modules
 from swift.models import get_default_template_type as get_default_template_type
 from swift.models.load import get_model_tokenizer as get_model_tokenizer
+from swift.models.quantised import keep_unpacked as keep_unpacked
 from swift.templates import TEMPLATES as TEMPLATES
 from swift.templates import TemplateRecord as TemplateRecord
 from swift.templates import TemplateType as TemplateType
+from swift.templates.collate import DataCollatorForChatGLM as DataCollatorForChatGLM
 from swift.templates.template import Template as Template
 from swift.templates.template import get_template as get_template

@@ -9,8 +9,9 @@ import sys
 from swift import dist
 from swift.redact import redact_text
 
-# On every start without the package `kernels` it warns of one kernel, which 4-bit inference on a CPU then does without.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# Where these optional packages are installed, they warn on every start of what a machine without CUDA does without.
+for name in ("bitsandbytes.backends.cpu.ops", "torchao", "torch.utils._pytree"):
+    logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class Redact(logging.Filter):

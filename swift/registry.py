@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from swift.errors import UnknownNameError
 
 SHOWN = 20
+PARTS = re.compile(r"[\s\/_.-]+")
 # what lists all names of a kind, where they are too many for a message
 LISTS = {"model": "swift models", "template": "swift template list", "dataset": "swift datasets"}
 
@@ -108,7 +110,37 @@ def unknown(kind: str, name: str, known: Iterable[object]) -> UnknownNameError:
     """The error for a `name` that none of the `known` ones is, with the nearest of them."""
     names = [str(k) for k in known]
     near = difflib.get_close_matches(str(name), names, 3, cutoff=0.5)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    more += f"; {LISTS[kind]} lists them" if more and kind in LISTS else ""
-    fix = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(names)[:SHOWN])}{more}"
+    if near:
+        fix = f"did you mean {', '.join(near)}?"
+    elif len(names) > SHOWN and kind in LISTS:
+        fix = f"`{LISTS[kind]}` lists all {len(names)}"
+    else:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        fix = f"known: {', '.join(sorted(names)[:SHOWN])}{more}"
     return UnknownNameError("USAGE-04", f"no {kind} is called {name!r}", fix=fix)
+
+
+def no_hit(kind: str, words: Sequence[str], rows: Iterable[str]) -> UnknownNameError:
+    """The error for `words` that no row of a list has all of, with the nearest of theirs.
+
+    Args:
+        kind: of the rows, one of `LISTS`.
+        words: that were searched for.
+        rows: the text of each row.
+    """
+    texts = list(rows)
+    known = {part for text in texts for part in (*text.lower().split(), *PARTS.split(text.lower())) if part}
+    near: dict[str, str] = {}
+    for word in words:
+        if not any(word.lower() in text.lower() for text in texts):
+            near[word] = next(iter(difflib.get_close_matches(word.lower(), known, 1, cutoff=0.7)), "")
+    said = " ".join(words)
+    instead = " ".join(near.get(word, word) for word in words)
+    parts = [f"did you mean {instead}?"] if near and all(near.values()) else []
+    missing = [repr(word) for word, other in near.items() if not other]
+    why = f"none has {' or '.join(missing)}" if missing and len(words) > 1 else None
+    if not near and said.count(" "):
+        why = "each of these words is in some, but no row has all"
+    return UnknownNameError(
+        "USAGE-04", f"no {kind} is found by {said!r}", why=why, fix=" ".join([*parts, f"`{LISTS[kind]}` lists all"])
+    )

@@ -7,6 +7,7 @@ shown to find what it forbids.
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
@@ -154,6 +155,18 @@ def test_no_server_is_open_to_all() -> None:
 def test_tests_and_scripts_read_yaml_safely_too() -> None:
     unsafe_yaml = {name for name in RUNS_WHAT_IT_READS if name.startswith("yaml.")}
     assert not of(AROUND, lambda tree: [name for name, _ in called(tree) if name in unsafe_yaml])
+
+
+@pytest.mark.slow
+def test_bandit_finds_nothing_severe() -> None:
+    """Without B701, which wants the characters of HTML escaped: what our templates make is no page."""
+    bandit = pytest.importorskip("bandit.core.manager")
+    config = importlib.import_module("bandit.core.config").BanditConfig()
+    manager = bandit.BanditManager(config, "file", profile={"exclude": ["B701"]})
+    manager.discover_files([str(ROOT)], recursive=True)
+    manager.run_tests()
+    assert len(manager.files_list) == len(OURS)
+    assert [issue.as_dict() for issue in manager.get_issue_list("HIGH", "LOW")] == []
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 # One line of the README; a module imports only from layers below its own, or from its own room.
 LAYERS = [
-    {"agent", "cli", "completion", "launch"},
+    {"agent", "cli", "completion", "emit", "launch", "meeting"},
     {"commands", "ui"},
-    {"decide", "memory", "trainers", "checkpoint", "inference"},
+    {"decide", "estimate", "memory", "merging", "scaling", "trainers", "checkpoint", "inference"},
     {"models", "templates", "datasets", "tuners", "peft"},
-    {"arguments"},
-    {"registry", "hub", "storage", "dist", "log", "redact", "errors"},
+    {"arguments", "parallel"},
+    {"registry", "hub", "storage", "dist", "watch", "log", "redact", "errors"},
 ]
 # `swift` and `swift.llm` only export; the version and the lazy exports belong to everybody.
 OUTSIDE = {"__init__", "llm", "_lazy", "_version"}
@@ -32,9 +32,13 @@ LIGHT = {
     "llm",
     "cli",
     "completion",
+    "emit",
     "launch",
+    "watch",
     "decide",
+    "estimate",
     "memory",
+    "scaling",
     "registry",
     "log",
     "errors",
@@ -67,7 +71,7 @@ def top_imports(tree: ast.Module) -> set[str]:
     return set().union(*(imports(node) for node in body if node not in typing_only), set())
 
 
-LIGHT_FILES = {"models/source.py", "models/files.py", "models/remote_code.py"}
+LIGHT_FILES = {"models/source.py", "models/files.py", "models/remote_code.py", "parallel/degrees.py"}
 LIGHT_FILES |= {f"commands/{name}.py" for name in ("doctor", "names", "packages", "schema")}
 
 

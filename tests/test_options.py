@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from swift import dist, hub
+from swift import dist, hub, launch
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.commands import prepare, ready, rows, run, sft
@@ -24,6 +24,7 @@ from swift.decide import decide_sft
 from swift.errors import RefusedError
 from swift.models.load import TORCH_DTYPES
 from swift.models.quantised import config_for, hqq_settings
+from swift.trainers import zero
 from swift.trainers.arguments import training_arguments
 from swift.tuners.choose import choose_tuner
 from tests.road.conftest import conversations, write_jsonl
@@ -52,6 +53,11 @@ def held(field: str) -> Observe:
         return getattr(config_for(args, {}, torch.float32, TORCH_DTYPES), field)
 
     return observe
+
+
+def rows_of_a_model(args: SftArguments, place: Path) -> int:
+    """How often one of two processes adds up gradients, which hold one model together or one each."""
+    return decide_sft(args, dist.Hardware(world_size=2), prepare.find_source(args)).gradient_accumulation_steps
 
 
 def scheduler(args: SftArguments, place: Path) -> Any:
@@ -224,7 +230,7 @@ def consent(args: SftArguments, place: Path) -> Any:
 def attention(args: SftArguments, place: Path) -> Any:
     seen: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ready, "load_model", lambda *a, **options: seen.update(options))
+        patch.setattr(ready, "load_model", lambda *a, **options: seen.update(options) or tiny_model())
         ready.load_base(
             replace(decided(replace(args, use_flash_attn=None)), use_flash_attn=args.use_flash_attn),
             prepare.find_source(args),
@@ -247,6 +253,12 @@ def backend(args: SftArguments, place: Path) -> Any:
         patch.setattr("torch.distributed.init_process_group", lambda name, **options: seen.append(name))
         sft.join_group(args)
     return seen
+
+
+def zero_stage(args: SftArguments, place: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: name)
+        return zero.stage_of(zero.read_config(args.deepspeed)) if args.deepspeed else 0
 
 
 def plugins(args: SftArguments, place: Path) -> Any:
@@ -291,6 +303,9 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "trust_remote_code": (True, consent),
     "dtype": ("bf16", choice("dtype")),
     "use_flash_attn": (True, attention),
+    "device_map": ("cpu", attention),
+    "deepspeed": ("default-zero2", zero_stage),
+    "fsdp": ("full_shard", training("sharding")),
     "quant_method": ("bnb", choice("quantization_bit")),
     "quantization_bit": (4, choice("quant_method")),
     "bnb_4bit_comp_dtype": ("bf16", held("bnb_4bit_compute_dtype")),
@@ -325,6 +340,7 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "streaming": (True, opened),
     "packing": (True, opened),
     "lazy_tokenize": (True, opened),
+    "padding_free": (True, training("padding_free")),
     "preprocess_num_proc": (2, encoders),
     "streaming_buffer_size": (2, streamed),
     "streaming_val_size": (3, streamed),
@@ -480,10 +496,13 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "dataloader_num_workers": (1, training("dataloader_num_workers")),
     "dataloader_pin_memory": (False, choice("dataloader_pin_memory")),
     "dataloader_drop_last": (True, training("dataloader_drop_last")),
+    "tensor_parallel_size": (2, rows_of_a_model),
     "ddp_backend": ("nccl", backend),
     "ddp_find_unused_parameters": (True, training("ddp_find_unused_parameters")),
     "ddp_broadcast_buffers": (True, training("ddp_broadcast_buffers")),
     "ddp_timeout": (3, training("ddp_timeout")),
+    "max_restarts": (3, lambda args, place: launch.with_options(launch.Launch(2), args).restarts),
+    "hang_timeout": (15, training("hang_timeout")),
     "ignore_args_error": (True, strictness),
 }
 
@@ -501,10 +520,10 @@ def test_it_changes_something(
     (tmp_path / "other-model").symlink_to(tiny_llama_dir)
     (tmp_path / "plugin.py").write_text(PLUGIN)
     (tmp_path / "own.jinja").write_text(OWN)
+    (tmp_path / "hqq.json").write_text('{"mlp.down_proj": {"bits": 8}}')
     write_jsonl(tmp_path / "chat.jsonl", conversations(16))
     write_jsonl(tmp_path / "short.jsonl", conversations(4))
     value, observe = EFFECTS[name]
-    (tmp_path / "hqq.json").write_text('{"mlp.down_proj": {"bits": 8}}')
     common = SftArguments(
         model_id_or_path="my-model", dataset=["chat.jsonl"], output_dir="out", report_to=["tensorboard"]
     )

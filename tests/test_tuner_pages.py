@@ -70,7 +70,7 @@ def test_a_page_has_its_picture_equation_cost_and_command(name: str) -> None:
 
 def test_every_configuration_file_of_a_tuner_is_shown() -> None:
     shown = "".join(path.read_text(encoding="utf-8") for path in PAGES)
-    others = {"full", "lora_ddp", "quickstart", "several"}
+    others = {"full", "lora_ddp", "quickstart", "several", "qlora", "qlora_int8", "qlora_hqq"}
     for path in (ROOT / "configs" / "sft").glob("*.yaml"):
         assert path.stem in others or f"configs/sft/{path.name}" in shown, path.name
 

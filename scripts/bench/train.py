@@ -107,11 +107,12 @@ def make_assets(place: Path, models: list[str], rows: int) -> None:
 
 def install_probe() -> list[dict[str, float]]:
     """Note time and tokens at every optimiser step of whatever this process trains."""
+    import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
-    from transformers import Qwen2Model
+    from transformers import Qwen2ForCausalLM, Qwen2Model
 
     steps: list[dict[str, float]] = []
-    seen = {"real": 0, "padded": 0}
+    seen = {"real": 0, "padded": 0, "inside": 0.0}
     plain = Qwen2Model.forward
 
     @functools.wraps(plain)
@@ -125,7 +126,21 @@ def install_probe() -> list[dict[str, float]]:
     def stepped(*_: Any) -> None:
         steps.append({"cpu": time.process_time(), "wall": time.perf_counter(), "busy": busy_seconds(), **seen})
 
+    def timed(work: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(work)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                seen["inside"] += time.process_time() - start
+
+        return run
+
     Qwen2Model.forward = forward  # type: ignore[method-assign]
+    Qwen2ForCausalLM.forward = timed(Qwen2ForCausalLM.forward)  # type: ignore[method-assign]
+    torch.Tensor.backward = timed(torch.Tensor.backward)  # type: ignore[method-assign]
+    torch.optim.AdamW.step = timed(torch.optim.AdamW.step)  # type: ignore[method-assign]
     register_optimizer_step_post_hook(stepped)
     return steps
 
@@ -145,6 +160,7 @@ def figures(steps: list[dict[str, float]], warm: int) -> dict[str, float]:
         "ms": 1000 * change["cpu"] / change["real"],
         "speed": change["real"] / change["wall"],
         "padding": change["padded"] / change["real"],
+        "frame": 1 - change["inside"] / change["cpu"],
         "foreign": max(0.0, (change["busy"] - change["cpu"]) / (change["wall"] * (os.cpu_count() or 1))),
         "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -390,7 +406,12 @@ def run(place: Path, way: str, model: str, dtype: str, method: str, said: argpar
         "probe": probe,
     }
     command = [sys.executable, __file__, *(str(word) for key, value in options.items() for word in (f"--{key}", value))]
+    if said.flame:
+        graph = said.flame.resolve().with_stem(f"{said.flame.stem}-{model}-{dtype}-{method}-{list(WAYS).index(way)}")
+        command = ["py-spy", "record", "--rate", "200", "--output", str(graph), "--", *command]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if way in OURS:
+        env.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command does for itself
     done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{way}: {done.stderr[-2000:]}")
@@ -401,22 +422,24 @@ def table(found: dict[str, list[dict[str, float]]]) -> list[str]:
     """Lines of a table: medians over the turns, beside the loop by hand and the optimised one."""
     middle = {way: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for way, runs in found.items()}
     lines = [
-        "| way | CPU ms/token | ratio to by hand | ratio to optimised | tokens/s | padded/real | peak MiB | others |",
-        "|---|---|---|---|---|---|---|---|",
+        "| way | CPU ms/token | ratio to by hand | ratio to optimised | tokens/s | padded/real | peak MiB | frame |"
+        " others |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for way, one in middle.items():
         ratios = [
             f"{one['ms'] / middle[base]['ms']:.2f}" if base in middle else "" for base in ("by hand", "optimised")
         ]
         rest = [f"{one[key]:{form}}" for key, form in (("speed", ".0f"), ("padding", ".2f"), ("mib", ".0f"))]
-        cells = [way, f"{one['ms']:.3f}", *ratios, *rest, f"{one['foreign']:.2f}"]
+        frame = f"{100 * one['frame']:.1f} %" if way in OURS or way == "trainer" else ""
+        cells = [way, f"{one['ms']:.3f}", *ratios, *rest, frame, f"{one['foreign']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def write(path: Path, lines: list[str]) -> None:
-    """Put the tables where the page has them; the page's own words stay."""
-    begin, end = "<!-- train.py begins -->", "<!-- train.py ends -->"
+def write(path: Path, lines: list[str], script: str = "train.py") -> None:
+    """Put the tables where the page has those of that script; the page's own words stay."""
+    begin, end = f"<!-- {script} begins -->", f"<!-- {script} ends -->"
     page = path.read_text(encoding="utf-8") if path.is_file() else f"{begin}\n{end}\n"
     before, _, rest = page.partition(begin)
     path.write_text("\n".join([before + begin, "", *lines, "", end + rest.partition(end)[2]]), encoding="utf-8")
@@ -433,6 +456,7 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=5, help="steps that are left out")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the tables into this page too")
+    parser.add_argument("--flame", type=Path, help="keep a flame graph of every run here, by its way (needs py-spy)")
     for name in ("way", "model", "data", "dtype", "method", "probe"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     said = parser.parse_args()

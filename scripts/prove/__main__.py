@@ -23,7 +23,7 @@ import peft
 import torch
 import transformers
 
-from scripts.prove import adapters, calls, damage, kills, loss, mutants, order, resume, signals
+from scripts.prove import adapters, calls, damage, differences, kills, loss, mutants, order, resume, signals, ways
 from swift.log import get_logger
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "exactness.md"
@@ -46,13 +46,18 @@ def both(text: str, count: Callable[[str, bool], Count]) -> Claim:
 
 CLAIMS = {
     "loss": both(
-        "One loss: an epoch cut into 1 or 2 processes and 1, 2 or 4 accumulated batches, LoRA and full, plain, "
-        "label-smoothed (and, ours alone, with weighed tokens): weights and losses are equal to 1e-6",
+        "One loss: an epoch cut into 1 or 2 processes and 1, 2 or 4 accumulated batches, padded, packed or without "
+        "padding, LoRA and full, plain, label-smoothed (and, ours alone, with weighed tokens): weights and losses are "
+        "those of whole, padded steps to 1e-6",
         lambda engine, release: loss.cuts(engine, few=not release),
     ),
     "K1": both(
         "Killed (SIGKILL) at a random moment, gone on with `auto`: ends, and the weights are those of the unbroken run",
         lambda engine, release: kills.kills(engine, 100 if release else 10),
+    ),
+    "two": both(
+        "One of two processes killed at a random moment, both gone on with `auto`: the weights of the unbroken run",
+        lambda engine, release: kills.kills(engine, 20 if release else 4, world=2),
     ),
     "K2": Claim(
         "Killed at each call that changes the disk while a checkpoint is saved and another goes (traced): all that is "
@@ -65,8 +70,23 @@ CLAIMS = {
     ),
     "K5": both(
         "Going on within an epoch, at its edge and after it: weights, optimiser, schedule, random state and losses are "
-        "equal bit for bit (LoRA and full, accumulation 1 and 3, 0 and 2 workers, 96 and 97 rows, grouped or not)",
-        lambda engine, release: resume.cells(engine, None if release else 8),
+        "equal bit for bit (LoRA and full, accumulation 1 and 3, 0 and 2 workers, 96 and 97 rows; padded, "
+        "rows of like length together, packed)",
+        lambda engine, release: resume.cells(engine, None if release else 9),
+    ),
+    "ways": Claim(
+        "The same through `swift sft`: LoRA+, AdaLoRA, LISA, GaLore, several tuners; packed, without padding, lazy, "
+        "streamed, mixed, weighed",
+        lambda release: ways.go_on(few=not release),
+    ),
+    "K6": both(
+        "The same of two processes (LoRA and full, padded and packed)",
+        lambda engine, release: resume.cells(engine, None if release else 3, resume.OF_TWO),
+    ),
+    "K7": both(
+        "Going on with other batches, rows, seeds, rates, processes or versions ends with 78 and names the difference, "
+        "and goes on where that is allowed",
+        lambda engine, release: differences.refused(engine),
     ),
     "K8": Claim(
         "SIGTERM, SIGINT and SIGUSR1 save the step at hand and end with 143 or 130; the run goes on to equal weights",
@@ -105,8 +125,8 @@ def main() -> None:
         plain = claim.plain(said.release) if claim.plain else None
         found[name] = {"ours": ours, "plain": plain, "date": f"{datetime.now(UTC):%Y-%m-%d}", "release": said.release}
         print(f"{name}: {ours}, plain {plain} ({time.monotonic() - began:.0f} s)", flush=True)
-    said.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    said.out.write_text(page(found), encoding="utf-8")
+        said.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+        said.out.write_text(page(found), encoding="utf-8")
     if any(row["ours"] and row["ours"][0] < row["ours"][1] for row in found.values()):
         sys.exit("a claim does not hold")
 
@@ -121,7 +141,8 @@ def _hush() -> None:
 
 def page(found: dict[str, dict]) -> str:
     rows = [
-        f"| {claim.text} | {_of(found[name]['ours'])} | {_of(found[name]['plain'])} | {found[name]['date']} |"
+        f"| {claim.text} | {_of(found[name]['ours'])} | {_of(found[name]['plain'])} | "
+        f"`{'--release ' if found[name]['release'] else ''}--only {name}` | {found[name]['date']} |"
         for name, claim in CLAIMS.items()
         if name in found
     ]
@@ -140,10 +161,11 @@ HEAD = """# What is exact, and how often it was tried
 <!-- Written by `bash scripts/prove.sh`. -->
 
 Each row is a script in `scripts/prove/` that anyone can run. The second column is the same script on transformers'
-`Trainer` with PEFT and nothing of ours.
+`Trainer` with PEFT and nothing of ours. The command in a row is that which counted swift; without `--release` it takes
+less time.
 
-| Claim | swift | Trainer + PEFT | Date |
-|---|---|---|---|"""
+| Claim | swift | Trainer + PEFT | `bash scripts/prove.sh` | Date |
+|---|---|---|---|---|"""
 TAIL = """All on small models on CPUs: Python {python}, torch {torch}, transformers {transformers},
 PEFT {peft}; {machine}. `bash scripts/prove.sh` does all rows again with small counts, `--release` with
 those of a release, `--only K1 K9` some.

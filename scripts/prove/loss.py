@@ -1,22 +1,24 @@
-"""One loss: however an optimiser step is cut into processes and batches, it is the same step."""
+"""One loss: however an optimiser step is cut into processes and batches, and its rows laid out, it is the same step."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import DataCollatorWithFlattening
 
-from scripts.prove.runs import Rows, collate, fork, full, lora, place, trainer_of
-from scripts.prove.runs import ended as end_of
+from scripts.prove.runs import Packs, Rows, finished, full, lora, place, trainer_of
 
-TOGETHER = 8
+ROWS, TOGETHER, PACKED = 37, 16, 2  # rows of an epoch, of a step and of a pack: the last step is smaller
 TOLERANCE = 1e-6
+WAYS = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4))  # processes and accumulated batches
+LAYOUTS = ("padded", "padding-free", "packed")
 LOSSES: dict[str, dict[str, Any]] = {"plain": {}, "loss-scale": {}, "smoothing": {"label_smoothing_factor": 0.1}}
 
 
@@ -30,23 +32,20 @@ class Weighed(Rows):
         return {**row, "loss_scale": scale}
 
 
-def collate_weighed(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    batch = collate(rows)
-    width = batch["labels"].shape[1]
-    scale = [row["loss_scale"] + [0.0] * (width - len(row["loss_scale"])) for row in rows]
-    return {**batch, "loss_scale": torch.tensor(scale)}
-
-
-def train(out: Path, engine: str, model: str, loss: str, accumulation: int) -> None:
+def train(out: Path, engine: str, model: str, loss: str, layout: str, accumulation: int) -> None:
     """One epoch with plain gradient descent, whose weights show every gradient; a process of the group it is in."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    rows = Weighed(ROWS) if loss == "loss-scale" else Rows(ROWS)
+    each = PACKED if layout == "packed" else 1
+    own = {"padding_free": layout == "padding-free"} if engine == "swift" else {}
     run = trainer_of(
         engine,
         out / "run",
         model=lora(dropout=0.0) if model == "lora" else full_without_dropout(),
-        train=Weighed(21) if loss == "loss-scale" else Rows(21),
-        per_device_train_batch_size=TOGETHER // accumulation // world,
+        train=Packs(rows, PACKED) if layout == "packed" else rows,
+        per_device_train_batch_size=TOGETHER // each // accumulation // world,
         gradient_accumulation_steps=accumulation,
+        train_sampling_strategy="sequential",  # so that packs are of the rows of a step
         max_steps=-1,
         num_train_epochs=1,
         optim="sgd",
@@ -54,10 +53,11 @@ def train(out: Path, engine: str, model: str, loss: str, accumulation: int) -> N
         max_grad_norm=0,
         save_strategy="no",
         ddp_find_unused_parameters=False,
+        **own,
         **LOSSES[loss],
     )
-    if loss == "loss-scale":
-        run.data_collator = collate_weighed
+    if engine == "plain" and layout == "padding-free":
+        run.data_collator = DataCollatorWithFlattening()
     run.train()
     if int(os.environ.get("RANK", "0")) == 0:
         named = {name: p.detach().clone() for name, p in run.model.named_parameters() if p.requires_grad}
@@ -77,39 +77,31 @@ def full_without_dropout() -> Any:
     return model
 
 
-def ended(out: Path, world: int, *said: Any) -> bool:
-    """Whether all processes of a run came to their end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    out.mkdir()
-    group = []
-    for rank in range(world):
-        names = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank}
-        place_of = {**names, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if world > 1 else {}
-        os.environ.update({name: str(value) for name, value in place_of.items()})
-        group.append(fork(lambda: train(out, *said)))
-        for name in place_of:
-            del os.environ[name]
-    return [end_of(child) for child in group] == [0] * world
+def cells(few: bool = False) -> dict[tuple[str, str], list[tuple[str, int, int]]]:
+    """Of each model and loss the layouts, processes and accumulations that are compared with whole, padded steps."""
+    kinds = list(itertools.product(("lora", "full"), LOSSES))
+    every = [(layout, *way) for layout in LAYOUTS for way in WAYS if (layout, *way) != ("padded", 1, 1)]
+    if not few:
+        return dict.fromkeys(kinds, every)
+    return {kind: [every[(3 * number + 7 * k) % len(every)] for k in range(2)] for number, kind in enumerate(kinds)}
 
 
 def cuts(engine: str, few: bool = False) -> tuple[int, int]:
-    """How many ways to cut the steps give the weights and losses of the uncut ones."""
+    """How many ways to lay the rows out and cut the steps give the weights and losses of whole, padded steps."""
     good = total = 0
-    kinds = [("lora", "plain"), ("full", "loss-scale")] if few else list(itertools.product(("lora", "full"), LOSSES))
-    ways = [(1, 4), (2, 1), (2, 2)] if few else [(1, 2), (1, 4), (2, 1), (2, 2), (2, 4)]
-    if engine == "plain":  # which knows no weights of tokens
-        kinds = [(model, loss) for model, loss in kinds if loss != "loss-scale"]
-    for model, loss in kinds:
+    for (model, loss), ways in cells(few).items():
+        if engine == "plain" and loss == "loss-scale":  # it knows no weights of tokens
+            continue
+        total += len(ways)
         with place() as here:
-            if not ended(here / "one", 1, engine, model, loss, 1):
-                good, total = good, total + len(ways)
-                continue
-            for world, accumulation in ways:
-                out = here / f"{world}-{accumulation}"
-                good += ended(out, world, engine, model, loss, accumulation) and same(here / "one", out)
-                total += 1
+            whole = here / "whole"
+            whole.mkdir()
+            if finished(partial(train, whole, engine, model, loss, "padded", 1)):
+                for layout, world, accumulation in ways:
+                    out = here / f"{layout}-{world}-{accumulation}"
+                    out.mkdir()
+                    done = finished(partial(train, out, engine, model, loss, layout, accumulation), world)
+                    good += done and same(whole, out)
     return good, total
 
 

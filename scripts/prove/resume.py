@@ -1,17 +1,19 @@
-"""K5: a run that goes on from any checkpoint is the run that never stopped, bit for bit."""
+"""K5, K6: a run that goes on from any checkpoint is the run that never stopped, bit for bit."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.prove.runs import finished, full, go, lora, place, weights_of
+from scripts.prove.runs import Packs, Rows, finished, full, go, lora, place, weights_of
 
-STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+LAYOUTS = ("padded", "grouped", "packed")
+ROWS_OF_BATCH, ROWS_OF_PACK = 8, 2
 
 
 @dataclass(frozen=True)
@@ -22,29 +24,37 @@ class Cell:
     accumulation: int
     workers: int
     rows: int
-    grouped: bool
+    layout: str
     save: str  # where in the epoch it stops: "mid", "edge" or "after"
+    processes: int = 1
 
 
 CELLS = [
     Cell(*each)
-    for each in itertools.product(("lora", "full"), (1, 3), (0, 2), (96, 97), (False, True), ("mid", "edge", "after"))
+    for each in itertools.product(("lora", "full"), (1, 3), (0, 2), (96, 97), LAYOUTS, ("mid", "edge", "after"))
+]
+OF_TWO = [
+    Cell(model, 1, 0, 97, layout, save, 2)
+    for model, layout, save in itertools.product(("lora", "full"), ("padded", "packed"), ("mid", "edge", "after"))
 ]
 
 
 def options(cell: Cell) -> dict[str, Any]:
-    batch = 8
-    steps = math.ceil(math.ceil(cell.rows / batch) / cell.accumulation)  # of an epoch
+    packed = cell.layout == "packed"
+    rows = Packs(Rows(cell.rows), ROWS_OF_PACK) if packed else Rows(cell.rows)
+    batch = ROWS_OF_BATCH // (ROWS_OF_PACK if packed else 1)
+    steps = math.ceil(math.ceil(len(rows) / batch / cell.processes) / cell.accumulation)  # of an epoch
     stop = {"mid": steps // 2, "edge": steps, "after": steps + 1}[cell.save]
     return {
-        "rows": cell.rows,
+        "train": rows,
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": cell.accumulation,
         "dataloader_num_workers": cell.workers,
-        "train_sampling_strategy": "group_by_length" if cell.grouped else "random",
+        "train_sampling_strategy": "group_by_length" if cell.layout == "grouped" else "random",
         "max_steps": steps + 3,
         "save_steps": stop,
         "save_total_limit": None,
+        "ddp_find_unused_parameters": False,
     }
 
 
@@ -54,13 +64,20 @@ def equal(engine: str, cell: Cell) -> bool:
     make = lora if cell.model == "lora" else full
     start, end = f"checkpoint-{said['save_steps']}", f"checkpoint-{said['max_steps']}"
     with place() as here:
-        if not finished(lambda: go(engine, here / "straight", model=make(), **said)):
+        straight, on = here / "straight", here / "on"
+        if not finished(lambda: go(engine, straight, model=make(), **said), cell.processes):
             return False
-        if not finished(lambda: go(engine, here / "on", here / "straight" / start, model=make(), **said)):
+        if not finished(lambda: go(engine, on, straight / start, model=make(), **said), cell.processes):
             return False
-        first, second = here / "straight" / end, here / "on" / end
-        same_state = all((first / name).read_bytes() == (second / name).read_bytes() for name in STATE)
-        return weights_of(first) == weights_of(second) and same_state and _losses(first) == _losses(second)
+        first, second = straight / end, on / end
+        states = sorted(path.name for path in first.glob("*.pt*"))
+        same_state = all((first / name).read_bytes() == (second / name).read_bytes() for name in states)
+        return len(states) >= 3 and same_state and weights_of(first) == weights_of(second) and same_log(first, second)
+
+
+def same_log(first: Path, second: Path) -> bool:
+    """Whether two checkpoints tell of the same losses."""
+    return _losses(first) == _losses(second)
 
 
 def _losses(checkpoint: Path) -> list[float]:
@@ -68,11 +85,7 @@ def _losses(checkpoint: Path) -> list[float]:
     return [line["loss"] for line in history if "loss" in line]
 
 
-def cells(engine: str, count: int | None = None) -> tuple[int, int]:
+def cells(engine: str, count: int | None = None, of: list[Cell] = CELLS) -> tuple[int, int]:
     """How many cells are equal: all, or `count` of them spread over the table."""
-    chosen = CELLS if count is None or count >= len(CELLS) else CELLS[:: -(-len(CELLS) // count)]
-    return sum(equal(engine, cell) for cell in chosen), len(chosen)
-
-
-def names() -> list[str]:
-    return ["-".join(str(value) for value in asdict(cell).values()) for cell in CELLS]
+    chosen = of if count is None or count >= len(of) else [of[k * len(of) // count] for k in range(count)]
+    return sum(map(partial(equal, engine), chosen)), len(chosen)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,33 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch.utils.data import Dataset
 from transformers.trainer_utils import get_last_checkpoint
 
+from swift.datasets.pack import join
+from swift.templates.collate import data_collator
 from swift.trainers import Seq2SeqTrainer, Seq2SeqTrainingArguments
-from tests.tiny import tiny_model
-from tests.trainers.rows import VOCAB, Rows, collate
+from tests.tiny import tiny_model, tiny_tokenizer
+from tests.trainers.rows import VOCAB, Rows
 
 ENGINES = ("swift", "plain")
 STEPS, SAVE_STEPS = 12, 2
 LOG = "PROVE_LOG"  # names a file for the traceback of a run that failed
+TOKENIZER = tiny_tokenizer()
 TARGETS = ["q_proj", "v_proj", "down_proj"]
+
+
+class Packs(Dataset):
+    """Rows, so many one after another as one."""
+
+    def __init__(self, rows: Rows, each: int) -> None:
+        self.rows = [join([rows[k] for k in range(at, min(at + each, len(rows)))]) for at in range(0, len(rows), each)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
 
 
 def lora(dropout: float = 0.2, **config: Any) -> Any:
@@ -54,7 +73,12 @@ def trainer_of(engine: str, out: Path, model: Any = None, rows: int = 21, **said
     train = said.pop("train", None) or Rows(rows)
     options.pop("train", None)
     model = lora() if model is None else model
-    return kind(model=model, args=arguments(**options), train_dataset=train, data_collator=collate)
+    return kind(
+        model=model,
+        args=arguments(**options),
+        train_dataset=train,
+        data_collator=partial(data_collator, tokenizer=TOKENIZER),
+    )
 
 
 def go(engine: str, out: Path, resume: Path | str | None = None, **said: Any) -> None:
@@ -63,6 +87,8 @@ def go(engine: str, out: Path, resume: Path | str | None = None, **said: Any) ->
     if resume == "auto" and engine == "plain":
         resume = get_last_checkpoint(str(out)) if out.is_dir() else None
     run.train(resume_from_checkpoint=str(resume) if resume else None)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def weights_of(checkpoint: Path) -> str | None:
@@ -100,9 +126,27 @@ def fork(work: Callable[[], object]) -> int:
         os._exit(code)
 
 
-def finished(work: Callable[[], object]) -> bool:
-    """Whether something came to its end in a child."""
-    return ended(fork(work)) == 0
+def group(world: int, work: Callable[[], object]) -> list[int]:
+    """Do something in as many children, which are to train together; their ids by rank. One child is on its own."""
+    if world == 1:
+        return [fork(work)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = []
+    for rank in range(world):
+        said = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        os.environ.update(said)
+        children.append(fork(work))
+        for name in said:
+            del os.environ[name]
+    return children
+
+
+def finished(work: Callable[[], object], world: int = 1) -> bool:
+    """Whether something came to its end in a child, or in each of a group."""
+    return [ended(child) for child in group(world, work)] == [0] * world
 
 
 def ended(child: int) -> int:

@@ -89,6 +89,7 @@ NAMES = {
         "ms-agent-for-agentfabric-addition": "ms-agent-for-agentfabric:addition",
         "medical-mini-zh": "medical-zh#50000",
         "coco-mini-en": "coco-en-mini",
+        "damo-agent-zh-mini": "damo-agent-zh#40000",
     },
 }
 NAMES["val_dataset"] = NAMES["dataset"]

@@ -17,7 +17,7 @@ class DataOptions:
         [],
         group="Data",
         help="Data sets: files, directories, patterns, registered names, hub ids; `x:subset` and `x#500` select, "
-        "`x@0.3` is a share of the mix.",
+        "`x@0.3` is a share of the mix, or of its own rows where it is alone.",
     )
     custom_dataset_info: list[str] = option(
         [], group="Data", help="Further data sets by name: a `dataset_info.json`, or such an object itself."

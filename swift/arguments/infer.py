@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swift.arguments.data import DataOptions
+from swift.arguments.engines import DeviceOptions
 from swift.arguments.fields import option
 from swift.arguments.generation import GenerationOptions
 from swift.arguments.model import ModelOptions
@@ -37,11 +38,17 @@ class CheckpointOptions(ModelOptions):
 
 
 @dataclass(kw_only=True)
-class InferArguments(CheckpointOptions, GenerationOptions, DataOptions, QuantisedOptions, ModelOptions):
+class InferArguments(CheckpointOptions, GenerationOptions, DataOptions, QuantisedOptions, DeviceOptions, ModelOptions):
     """Chat with a model, or let it answer a data set."""
 
     query: str | None = option(
         None, group="Data", help="Answer this one question and stop.", none="chat, or the data set"
+    )
+    tools: str | None = option(
+        None,
+        group="Data",
+        help="What the model may call in --query or a chat: a JSON file with a list of functions, or that list.",
+        none="nothing",
     )
     eval_human: bool | None = option(
         None, group="Data", help="Chat instead of answering a data set.", none="chat when no data set is given"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swift.arguments.data import DataOptions, EncodingOptions, KeepingOptions, LossOptions, MixOptions
+from swift.arguments.engines import EngineOptions
 from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.arguments.quantised import QuantisedOptions
 from swift.arguments.training import OptimisationOptions, RunOptions
@@ -13,6 +14,7 @@ from swift.arguments.tuner import TunerOptions
 
 @dataclass(kw_only=True)
 class SftArguments(
+    EngineOptions,
     RunOptions,
     OptimisationOptions,
     TunerOptions,

@@ -35,6 +35,11 @@ class OptimisationOptions:
         group="Optimisation",
         help="Put rows of like length into a batch, which hardly needs padding then; false draws rows at random.",
     )
+    padding_free: bool = option(
+        False,
+        group="Optimisation",
+        help="Put the rows of a batch one after another in place of padding them; they do not see each other.",
+    )
     num_train_epochs: float = option(1, group="Optimisation", minimum=0, help="Times to go over the data.")
     max_steps: int = option(
         -1, group="Optimisation", minimum=-1, help="Optimiser steps; above 0 it overrules the epochs."
@@ -53,7 +58,7 @@ class OptimisationOptions:
         0, group="Optimisation", minimum=0, unit="steps", help="The same in steps; above 0 it wins."
     )
     optim: str = option(
-        "adamw_torch_fused", group="Optimisation", help="Optimiser, by its transformers name, or `muon`."
+        "adamw_torch_fused", group="Optimisation", help="Optimiser, by its transformers name, or `muon` or `adam_mini`."
     )
     adam_beta1: float = option(0.9, group="Optimisation", minimum=0, maximum=1, help="Adam's beta 1.")
     adam_beta2: float = option(0.999, group="Optimisation", minimum=0, maximum=1, help="Adam's beta 2.")
@@ -170,6 +175,13 @@ class RunOptions:
     )
     dataloader_pin_memory: bool = option(True, group="Workers", help="Pin batches in memory, for a GPU.")
     dataloader_drop_last: bool = option(False, group="Workers", help="Leave out the last, smaller batch of an epoch.")
+    tensor_parallel_size: int = option(
+        1,
+        group="Workers",
+        minimum=1,
+        unit="processes",
+        help="Cut every layer of a model between so many processes, which get the same rows; it divides the heads.",
+    )
     ddp_backend: str | None = option(
         None,
         group="Workers",
@@ -191,4 +203,18 @@ class RunOptions:
     )
     ddp_timeout: int = option(
         1800, group="Workers", minimum=1, unit="seconds", help="How long processes wait for each other."
+    )
+    max_restarts: int = option(
+        0,
+        group="Workers",
+        minimum=0,
+        help="Times that processes which died or hung are started again, from the last checkpoint.",
+    )
+    hang_timeout: int | None = option(
+        None,
+        group="Workers",
+        minimum=0,
+        unit="seconds",
+        help="Time without progress after which several processes are ended and the one that hangs is named; 0 is never.",
+        none="a minute, or ten times the median step where that is longer",
     )

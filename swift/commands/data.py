@@ -22,7 +22,8 @@ from swift.commands.ready import find_inputs
 from swift.commands.rows import encode_rows, load_rows, made_of
 from swift.datasets import cache
 from swift.datasets.convert import Conversation
-from swift.datasets.encode import encode, length_statistics, problem
+from swift.datasets.encode import encode, length_statistics
+from swift.datasets.judge import problem
 from swift.datasets.ledger import Ledger
 from swift.datasets.pack import PackedDataset
 from swift.datasets.show import Elements, elements_of

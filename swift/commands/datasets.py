@@ -10,7 +10,7 @@ from typing import Any
 from swift.arguments.verbs import DatasetsArguments
 from swift.datasets import DATASETS, DatasetRecord
 from swift.datasets.info import register_infos
-from swift.registry import unknown
+from swift.registry import no_hit
 
 HEADS = ("name", "ModelScope", "Hugging Face", "subsets", "tags")
 
@@ -30,10 +30,11 @@ def datasets_main(args: DatasetsArguments) -> list[dict[str, Any]]:
 
 def search(words: Iterable[str]) -> list[DatasetRecord]:
     """The rows with all `words` in their name, ids, subsets or tags, whatever their capitals; all for none."""
+    words = list(words)
     wanted = [word.lower() for word in words]
     found = [row for row in DATASETS.values() if all(word in _text(row) for word in wanted)]
     if not found:
-        raise unknown("dataset", " ".join(wanted), DATASETS)
+        raise no_hit("dataset", words, map(_text, DATASETS.values()))
     return sorted(found, key=lambda row: row.name)
 
 

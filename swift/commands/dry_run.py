@@ -22,7 +22,7 @@ from swift.arguments.sft import SftArguments
 from swift.arguments.values import spelt
 from swift.commands.chat import say
 from swift.commands.dry_run_text import describe
-from swift.commands.estimates import Schedule, Size, schedule, size_of, unknown_size
+from swift.commands.estimates import Schedule, Size, batches_of, schedule, size_of, unknown_size
 from swift.commands.pictures import wants_colour
 from swift.commands.prepare import load_plugins, load_template
 from swift.commands.ready import Data, find_inputs, new_ids, read_data, spell_out
@@ -167,7 +167,10 @@ def _estimate(found: Rehearsal, training: Seq2SeqTrainingArguments) -> None:
                 _check_resumed(found, training, found.resumed, found.data)
     found.unsized = unknown_size(found.args, found.source)
     if found.unsized is None:
-        found.size = size_of(found.args, found.source, training)
+        train = found.data.train if found.data is not None else None
+        batch = batches_of(found.args, found.source, training, train).largest
+        sharding = "ddp" if found.processes > 1 else "none"
+        found.size = size_of(found.args, found.source, training, batch, sharding, found.processes)
 
 
 def _check_resumed(found: Rehearsal, training: Seq2SeqTrainingArguments, checkpoint: Path, data: Data) -> None:

@@ -116,12 +116,7 @@ def _often(every: int | str | None) -> str:
 
 def _sizes(sizes: Size, found: Rehearsal) -> list[str]:
     share = 100 * sizes.trainable / max(sizes.parameters, 1)
-    parts = [f"weights {size(sizes.weight_bytes)}", f"gradients {size(sizes.gradient_bytes)}"]
-    parts += [f"optimiser {size(sizes.optimiser_bytes)}"] if sizes.optimiser_bytes is not None else []
-    lines = [
-        f"  parameters: {sizes.parameters:,}, of which {sizes.trainable:,} train ({share:.3g} %)",
-        f"  memory: at least {size(sizes.memory_bytes)} a process ({', '.join(parts)}); activations come on top",
-    ]
+    lines = [f"  parameters: {sizes.parameters:,}, of which {sizes.trainable:,} train ({share:.3g} %)", _memory(sizes)]
     memory = free_memory()
     if memory is not None and memory < sizes.memory_bytes:
         lines.append(f"  warning: only {size(memory)} of memory are free")
@@ -131,6 +126,17 @@ def _sizes(sizes: Size, found: Rehearsal) -> list[str]:
     )
     kept = found.schedule.checkpoints_kept if found.schedule else None
     return [*lines, f"  disk: {one}, {kept or 'all'} kept; {free} free in {found.args.output_dir}"]
+
+
+def _memory(sizes: Size) -> str:
+    """What a process needs at the height of a step; without activations where shapes do not tell them."""
+    if sizes.memory is not None and sizes.batch is not None:
+        parts = ", ".join(f"{name} {size(count)}" for name, count in sizes.memory.parts().items() if count)
+        largest = f"{sizes.batch.rows} x {sizes.batch.tokens:,} tokens"
+        return f"  memory: about {size(sizes.memory.total)} a process for the largest batch, {largest} ({parts})"
+    known = [f"weights {size(sizes.weight_bytes)}", f"gradients {size(sizes.gradient_bytes)}"]
+    known += [f"optimiser {size(sizes.optimiser_bytes)}"] if sizes.optimiser_bytes is not None else []
+    return f"  memory: at least {size(sizes.memory_bytes)} a process ({', '.join(known)}); activations come on top"
 
 
 def free_memory() -> int | None:

@@ -1,4 +1,4 @@
-"""What can be known of a run before it starts: its steps and tokens, and the least memory and disk it takes."""
+"""What can be known of a run before it starts: its steps and tokens, and the memory and disk it takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import nn
 from transformers.trainer_utils import IntervalStrategy
 from transformers.training_args import OptimizerNames
@@ -16,13 +17,22 @@ from swift.datasets.encode import EncodedDataset
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.pack import PackedDataset
 from swift.datasets.stream import Stream
+from swift.errors import UnknownNameError
+from swift.estimate import Memory, Step, memory_of
 from swift.models.load import TORCH_DTYPES
 from swift.models.outline import outline_model
 from swift.models.source import ModelSource
 from swift.trainers.arguments import Seq2SeqTrainingArguments
-from swift.trainers.batches import TokenBatches, lengths_of
+from swift.trainers.batches import GROUPED, Grouped, TokenBatches, lengths_of
+from swift.trainers.lisa import Lisa
+from swift.trainers.loss import IGNORED, find_loss
+from swift.trainers.optim import any_optimizer
+from swift.trainers.simulated import Batch, UnknownStepError, simulate
+from swift.trainers.trainer import Seq2SeqTrainer
 
 ADAM = ("adamw_torch", "adamw_torch_fused")  # two moments as large as the gradient
+LONGEST = 32768  # tokens of a row where nothing else limits it
+LONGEST_REASON = 200  # characters
 Rows = EncodedDataset | PackedDataset | LazyDataset
 
 
@@ -45,9 +55,19 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Size:
-    """Parameters, and the bytes that a process needs at least; activations come on top.
+    """Parameters, and the bytes that a process needs.
 
-    `optimiser_bytes` None is an optimiser whose states are not known here.
+    Attributes:
+        parameters: of the model with its tuner.
+        trainable: those that train.
+        weight_bytes: of all parameters.
+        gradient_bytes: of all gradients at once.
+        optimiser_bytes: its states; None where they are not known.
+        checkpoint_bytes: on the disk; None likewise.
+        batch: the largest there is.
+        step: what a step on it needs; None where shapes alone do not tell.
+        memory: at its height, in each of the processes; None likewise.
+        unknown: why `step` is None.
     """
 
     parameters: int
@@ -56,11 +76,32 @@ class Size:
     gradient_bytes: int
     optimiser_bytes: int | None
     checkpoint_bytes: int | None
+    batch: Batch | None = None
+    step: Step | None = None
+    memory: Memory | None = None
+    unknown: str | None = None
 
     @property
     def memory_bytes(self) -> int:
-        """Weights, gradients and what is known of the optimiser."""
+        """All that is known to be needed: without `memory` that is weights, gradients and optimiser states."""
+        if self.memory is not None:
+            return self.memory.total
         return self.weight_bytes + self.gradient_bytes + (self.optimiser_bytes or 0)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a run: the largest, and what the others are next to it.
+
+    Attributes:
+        largest: its shape.
+        share: the mean size of a batch, next to the largest.
+        known: whether rows were looked at; else the largest is as long as options allow, and all are like it.
+    """
+
+    largest: Batch
+    share: float = 1.0
+    known: bool = False
 
 
 def schedule(training: Seq2SeqTrainingArguments, train: Rows | Stream, processes: int) -> Schedule:
@@ -131,27 +172,100 @@ def unknown_size(args: SftArguments, source: ModelSource) -> str | None:
     return None
 
 
-def size_of(args: SftArguments, source: ModelSource, training: Seq2SeqTrainingArguments) -> Size:
+def batches_of(
+    args: SftArguments, source: ModelSource, training: Seq2SeqTrainingArguments, train: Rows | Stream | None
+) -> Batches:
+    """The batches that the trainer will make of these rows; without rows, those that options allow."""
+    if train is None or isinstance(train, (Stream, LazyDataset)) or not len(train):
+        return _allowed(args, source)
+    lengths = np.asarray(train.lengths, np.int64)
+    taken = [rows for rows in _drawn(training, lengths) if len(rows)]
+    sizes = np.asarray([len(rows) * lengths[rows].max() for rows in taken])
+    rows = taken[int(sizes.argmax())]
+    longest = int(lengths[rows].max())
+    learnt = sum(label != IGNORED for row in rows.tolist() for label in train[row]["labels"][1:])
+    packed = isinstance(train, PackedDataset)
+    padded = not packed and bool((lengths[rows] != longest).any())
+    return Batches(Batch(len(rows), longest, max(learnt, 1), padded), float(sizes.mean() / sizes.max()), known=True)
+
+
+def _drawn(training: Seq2SeqTrainingArguments, lengths: np.ndarray) -> list[np.ndarray]:
+    """The batches of the first epoch; for an order that transformers draws, one that is as good as its own."""
+    size, processes = training.train_batch_size, training.world_size
+    if training.max_tokens_per_batch:
+        return TokenBatches(lengths, training.max_tokens_per_batch, training.seed).batches()
+    if training.train_sampling_strategy == GROUPED:
+        order = Grouped(lengths, size, training.seed, processes * training.gradient_accumulation_steps).order()
+    else:
+        order = np.random.default_rng(training.seed).permutation(len(lengths))
+    return np.split(order, range(size, len(order), size))
+
+
+def _allowed(args: SftArguments, source: ModelSource) -> Batches:
+    """Batches as large as they may be, all of which is learnt."""
+    limit = source.config.get("max_position_embeddings") or LONGEST
+    tokens = args.max_length if args.max_length > 0 else min(limit, LONGEST)
+    rows = max(args.max_tokens_per_batch // tokens, 1) if args.max_tokens_per_batch else args.batch_size
+    return Batches(Batch(rows, tokens, rows * (tokens - 1), padded=not args.packing and rows > 1))
+
+
+def size_of(
+    args: SftArguments,
+    source: ModelSource,
+    training: Seq2SeqTrainingArguments,
+    batch: Batch | None = None,
+    sharding: str = "none",
+    processes: int = 1,
+) -> Size:
     """Count the model with its tuner on, built without weights; the targets of the tuner are looked up in it.
+
+    Args:
+        args: the decided options.
+        source: the model.
+        training: the trainer's arguments for them.
+        batch: the shape that a step is gone through with; None goes through none.
+        sharding: how processes share, as `swift.estimate.memory_of` has it.
+        processes: how many train together.
 
     Raises:
         SwiftError: the model's config or the tuner's options do not fit.
     """
     outline = outline_model(source, TORCH_DTYPES[args.dtype])
     model = add_tuner(replace(args, init_lora_weights="true"), outline, source)  # how it starts changes no size
-    every, trained = list(model.parameters()), [p for p in model.parameters() if p.requires_grad]
-    gradients = _bytes(trained)
-    optimiser = 2 * gradients if OptimizerNames(training.optim).value in ADAM else None
-    saved = _bytes(every) if args.sft_type == "full" else gradients
-    states = 0 if training.save_only_model else optimiser
-    return Size(
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if training.lisa_activated_layers:
+        Lisa(model, training.lisa_activated_layers, training.lisa_step_interval, training.seed).activate(0)
+    every = list(model.parameters())
+    gradients = _bytes(p for p in every if p.requires_grad)
+    optimiser = 2 * gradients if OptimizerNames(training.optim).value in ADAM and not training.own_optim else None
+    size = Size(
         parameters=sum(p.numel() for p in every),
-        trainable=sum(p.numel() for p in trained),
+        trainable=trainable,
         weight_bytes=_bytes(every),
         gradient_bytes=gradients,
         optimiser_bytes=optimiser,
-        checkpoint_bytes=None if states is None else saved + states,
+        checkpoint_bytes=None,
     )
+    saved = _bytes(every) if args.sft_type == "full" else gradients
+    if batch is not None:
+        size = _with_step(size, model, training, batch, sharding, processes)
+    states = 0 if training.save_only_model else size.optimiser_bytes
+    return replace(size, checkpoint_bytes=None if states is None else saved + states)
+
+
+def _with_step(
+    size: Size, model: nn.Module, training: Seq2SeqTrainingArguments, batch: Batch, sharding: str, processes: int
+) -> Size:
+    choose = Seq2SeqTrainer.get_optimizer_cls_and_kwargs
+    try:
+        loss = find_loss(training.loss_name)
+        step = simulate(model, batch, training, loss, lambda tuned: any_optimizer(training, tuned, choose))
+    except (UnknownStepError, UnknownNameError) as error:
+        return replace(size, batch=batch, unknown=" ".join(str(error).split())[:LONGEST_REASON])
+    if step.optimiser is None:
+        step = replace(step, optimiser=size.optimiser_bytes)
+    memory = memory_of(step, sharding, processes)
+    return replace(size, batch=batch, step=step, memory=memory, optimiser_bytes=step.optimiser)
 
 
 def _bytes(parameters: Iterable[nn.Parameter]) -> int:

@@ -2,35 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+from swift._lazy import named
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import check_values
 from swift.arguments.reading import read_arguments
 from swift.commands.merge import merge_lora
-from swift.commands.prepare import find_checkpoint
 from swift.decide import tidy
-from swift.errors import DataError, UsageError, raise_all
-from swift.log import get_logger
-from swift.tuners import Swift, files
+from swift.errors import UsageError, raise_all
 
-logger = get_logger()
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of an export.
+
+    Args:
+        option: what asks for it.
+        wanted: whether the options do.
+        run: address of the function that is given the options and returns the directory that it wrote; its module is
+            loaded when it runs.
+        goes_on: whether the stages after it work on what it wrote.
+    """
+
+    option: str
+    wanted: Callable[[ExportArguments], bool]
+    run: str
+    goes_on: bool = False
+
+
+STAGES = (
+    Stage("--from_sharded <checkpoint>", lambda args: bool(args.from_sharded), "swift.commands.unshard:unshard"),
+    Stage("--to_peft_format true", lambda args: args.to_peft_format, "swift.commands.peft_layout:to_peft_format"),
+    Stage("--merge_lora true", lambda args: args.merge_lora, "swift.commands.merge:merge_lora", goes_on=True),
+    Stage("--to_hf_template true", lambda args: args.to_hf_template, "swift.commands.hf_template:to_hf_template"),
+    Stage("--to_gguf q8_0", lambda args: bool(args.to_gguf), "swift.commands.to_gguf:to_gguf"),
+    Stage(
+        "--quant_bits 4",
+        lambda args: bool(args.quant_bits or args.quant_method),
+        "swift.commands.quantize:quantize",
+    ),
+)
 
 
 def export_main(said: ExportArguments | list[str] | None = None, **options: Any) -> None:
-    """Do what the options ask of a checkpoint: change its layout, merge it.
+    """Do what the options ask of a checkpoint or model, one stage after the other.
 
     Raises:
         UsageError: nothing is asked for.
     """
     args = tidy(read_arguments(ExportArguments, said, **options))
     raise_all(check_values(args))
-    if not args.merge_lora and not args.to_peft_format:
-        raise UsageError("USAGE-03", "nothing to export is asked for", fix="--merge_lora true or --to_peft_format true")
-    if args.to_peft_format:
-        to_peft_format(args)
-    if args.merge_lora:
-        merge_lora(args)
+    wanted = [stage for stage in STAGES if stage.wanted(args)]
+    if not wanted:
+        fix = f"one or several of {', '.join(stage.option for stage in STAGES)}"
+        raise UsageError("USAGE-03", "nothing to export is asked for", fix=fix)
+    for stage in wanted:
+        directory = named(stage.run)(args)
+        if stage.goes_on:
+            args = replace(args, ckpt_dir=directory, adapters=[])
 
 
 def merge_lora_main(said: ExportArguments | list[str] | None = None, **options: Any) -> None:
@@ -38,16 +70,3 @@ def merge_lora_main(said: ExportArguments | list[str] | None = None, **options: 
     args = tidy(read_arguments(ExportArguments, said, **options))
     raise_all(check_values(args))
     merge_lora(args, replace_if_exists=True)
-
-
-def to_peft_format(args: ExportArguments) -> str:
-    """Write `<ckpt_dir>-peft`, the LoRA checkpoint in PEFT's own layout; return its path."""
-    if args.ckpt_dir is None:
-        raise UsageError("USAGE-03", "--to_peft_format needs a checkpoint", fix="--ckpt_dir <run>/checkpoint-<step>")
-    directory = find_checkpoint(args.ckpt_dir)
-    if not files.folders(directory):
-        raise DataError("CKPT-01", f"{args.ckpt_dir} holds no adapter")
-    output = directory.with_name(f"{directory.name}-peft")
-    Swift.save_to_peft_format(str(directory), str(output))
-    logger.info(f"in PEFT's layout: {output}")
-    return str(output)

@@ -23,13 +23,14 @@ from swift.datasets.convert import Conversation
 from swift.datasets.info import register_infos
 from swift.datasets.load import load_datasets
 from swift.decide import tidy
-from swift.errors import ConfigError
+from swift.errors import ConfigError, DataError, NotFoundError
 from swift.inference.generate import generate_batch, inference, inference_stream
 from swift.inference.prompt import History
 from swift.inference.results import Results, begin_rows, find_unfinished, open_results
 from swift.inference.settings import prepare_generation_config
 from swift.log import get_logger
 from swift.templates.check import stretches
+from swift.templates.conversation import Tool, read_tools
 from swift.templates.template import Template
 
 logger = get_logger()
@@ -54,6 +55,9 @@ def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -
     said = tidy(read_arguments(InferArguments, said, **options))
     if said.query is not None and (said.dataset or said.val_dataset):
         raise ConfigError("CONFIG-02", "--query and --dataset exclude each other", fix="drop one of the two")
+    if said.tools and (said.dataset or said.val_dataset):
+        raise ConfigError("CONFIG-02", "--tools is for --query and chats", fix='a column "tools" in the rows')
+    tools_of(said.tools)
     asked = said
     if said.merge_lora:
         asked = replace(said, ckpt_dir=merge_lora(said), merge_lora=False)
@@ -174,11 +178,32 @@ def ask(
     args: InferArguments, model: Any, template: Template, query: str, history: History, system: str | None
 ) -> Growing:
     """The answer as it grows, or whole and once without `--stream`."""
-    settings = {"generation_config": generation_config(args), "stop_words": args.stop_words}
+    settings: dict[str, Any] = {"generation_config": generation_config(args), "stop_words": args.stop_words}
+    settings["tools"] = tools_of(args.tools)
     if args.stream:
         yield from inference_stream(model, template, query, history, system, **settings)
     else:
         yield inference(model, template, query, history, system, **settings)
+
+
+def tools_of(said: str | None) -> list[Tool]:
+    """The functions that `--tools` names.
+
+    Raises:
+        NotFoundError: there is no such file.
+        DataError: it holds something else.
+    """
+    if not said or said.lstrip().startswith(("[", "{")):
+        return read_tools(said)
+    path = Path(said).expanduser()
+    if not path.is_file():
+        raise NotFoundError("FOUND-01", f"--tools {said} is not a file", fix="a JSON file, or the list of functions")
+    try:
+        return read_tools(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise DataError("DATA-03", f"--tools {said} is not UTF-8 text") from None
+    except DataError as error:
+        raise DataError("DATA-03", f"--tools {said}: {error.what}", fix=error.fix) from None
 
 
 def answer_rows(

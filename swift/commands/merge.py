@@ -1,54 +1,67 @@
-"""Merge LoRA into its model: in float32, cast once, and checked against the unmerged model before it counts."""
+"""Merge adapters into their model: tensor by tensor where that can be done, in the model where it cannot."""
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import PeftModel
-
 from swift import storage
+from swift._lazy import named
 from swift.arguments.export import ExportArguments
-from swift.arguments.fields import to_json
 from swift.arguments.infer import CheckpointOptions, InferArguments
-from swift.commands.prepare import (
-    add_saved_rows,
-    add_saved_tokens,
-    find_source,
-    from_checkpoint,
-    load_plugins,
-    read_saved,
-    use_chat_template,
-)
+from swift.commands import merge_files
+from swift.commands.chosen import from_checkpoint, load_plugins
 from swift.decide import tidy
 from swift.errors import ConfigError, DataError, UsageError
 from swift.log import get_logger
+from swift.merging import adapters, plan, stream, tensors
+from swift.merging.adapters import Adapter
+from swift.merging.combine import Combination
+from swift.merging.parts import NeedsModel
 from swift.models import new_tokens
-from swift.models.load import TORCH_DTYPES, load_model, load_tokenizer, saved_dtype
-from swift.models.source import ModelSource
-from swift.tuners import Swift, SwiftConfig, SwiftModel, files
-from swift.tuners.files import Config
-from swift.tuners.lora import kind_of
+from swift.models.quantisation import method_of
+from swift.models.source import ModelSource, find_model, with_weights
+from swift.tuners import layout, sampled
 
 logger = get_logger()
-LARGEST_DIFFERENCE = 1e-4
-PROBE_TOKENS = 32
-SIDE_FILES = ("*.py", "preprocessor_config.json", "processor_config.json")
+HEADROOM = 1.02
+REPORT = "merge_report.json"
 
 
 @dataclass(frozen=True)
-class Equality:
-    """How a merged model compares with the unmerged one on the same tokens.
+class Merge:
+    """What is merged into what.
 
-    `difference` is the largest of any logit in float32, relative to the largest logit; `agreement` the share of
-    positions whose likeliest token is the same after the cast to the saved dtype.
+    Args:
+        args: the options, with what the checkpoint says in them.
+        source: the base.
+        checkpoint: the adapters' directory, the first one where there are several.
+        others: further directories of adapters.
+        weights: by how much each directory counts, in their order.
+        output: where the merged model goes.
     """
 
-    difference: float
-    agreement: float
+    args: CheckpointOptions
+    source: ModelSource
+    checkpoint: Path
+    others: tuple[Path, ...]
+    weights: tuple[float, ...]
+    output: Path
+
+    @property
+    def how(self) -> Combination:
+        """How the changes of several adapters become one."""
+        if not isinstance(self.args, ExportArguments):
+            return Combination()
+        args = self.args
+        return Combination(args.combination_type, args.combination_density, args.combination_rank)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one checkpoint as it is, with nothing to combine."""
+        return not self.others and self.weights == (1.0,)
 
 
 def merge_lora(
@@ -60,24 +73,68 @@ def merge_lora(
 
     Raises:
         UsageError: no checkpoint is named.
-        DataError: the checkpoint holds no LoRA, or merging would not be equal to the unmerged model.
+        DataError: the checkpoint holds no adapter, or merging would not be equal to the unmerged model.
     """
-    if args.ckpt_dir is None:
-        raise UsageError("USAGE-03", "merging needs a checkpoint", fix="--ckpt_dir <run>/checkpoint-<step>")
-    wanted = from_checkpoint(tidy(args))
-    directory = Path(str(wanted.ckpt_dir))
-    if not files.folders(directory):
-        raise DataError("MERGE-01", f"{directory} is a whole model: there is no LoRA in it to merge")
-    output = _output_of(wanted, directory)
-    replacing = replace_if_exists or (isinstance(args, ExportArguments) and args.replace_if_exists)
-    load_plugins(wanted.custom_register_path)
-    source = find_source(wanted)
-    if output.exists() and not replacing:
-        _check_existing(output, source)
+    merge = _decide(args, device_map)
+    output = merge.output
+    if output.exists() and not (replace_if_exists or (isinstance(args, ExportArguments) and args.replace_if_exists)):
+        _check_existing(output, merge.source)
         logger.info(f"already merged: {output} (--replace_if_exists true merges anew)")
         return str(output)
-    _merge(wanted, source, directory, output, device_map or wanted.merge_device_map or "cpu")
+    why = _quantised(merge) or _why_not(merge)
+    if why is None:
+        try:
+            _stream(merge)
+            return str(output)
+        except NeedsModel as error:
+            why = str(error)
+    if not merge.plain:
+        raise ConfigError("MERGE-01", f"adapters with weights are merged by rows, and {why}", fix="merge one of them")
+    logger.info(f"merging in the model: {why}")
+    named("swift.commands.merge_model:merge")(merge.args, merge.source, merge.checkpoint, output)
     return str(output)
+
+
+def _decide(args: InferArguments | ExportArguments, device_map: str | None) -> Merge:
+    """What the options mean. Raises UsageError when no checkpoint is named, DataError when it has no adapter."""
+    said = [_weighted(word) for word in args.adapters] if isinstance(args, ExportArguments) else []
+    if said and args.ckpt_dir:
+        raise UsageError("USAGE-02", "--adapters and --ckpt_dir both say what is merged", fix="drop one of the two")
+    if not said and args.ckpt_dir is None:
+        raise UsageError("USAGE-03", "merging needs a checkpoint", fix="--ckpt_dir <run>/checkpoint-<step>")
+    first = replace(args, ckpt_dir=said[0][0]) if said else args
+    wanted = from_checkpoint(tidy(first))
+    if device_map and not wanted.merge_device_map:
+        wanted = replace(wanted, merge_device_map=device_map)
+    directory = Path(str(wanted.ckpt_dir))
+    others = tuple(Path(str(from_checkpoint(tidy(replace(args, ckpt_dir=one))).ckpt_dir)) for one, _ in said[1:])
+    for one in (directory, *others):
+        if not layout.folders(one):
+            raise DataError("MERGE-01", f"{one} is a whole model: there is no LoRA in it to merge")
+    load_plugins(wanted.custom_register_path)
+    source = find_model(
+        wanted.model_type,
+        wanted.model_id_or_path,
+        wanted.model_revision,
+        check_latest=wanted.check_model_is_latest,
+        trust_remote_code=wanted.trust_remote_code,
+    )
+    weights = tuple(weight for _, weight in said) or (1.0,)
+    return Merge(wanted, source, directory, others, weights, _output_of(wanted, directory))
+
+
+def _weighted(word: str) -> tuple[str, float]:
+    """`directory:0.7` -> the directory and its weight, 1 where none is said."""
+    directory, _, weight = word.rpartition(":")
+    try:
+        return (directory, float(weight)) if directory else (word, 1.0)
+    except ValueError:
+        return word, 1.0
+
+
+def _output_of(args: CheckpointOptions, checkpoint: Path) -> Path:
+    said = args.output_dir if isinstance(args, ExportArguments) else None
+    return Path(said).expanduser().resolve() if said else checkpoint.with_name(f"{checkpoint.name}-merged")
 
 
 def _check_existing(output: Path, source: ModelSource) -> None:
@@ -90,120 +147,95 @@ def _check_existing(output: Path, source: ModelSource) -> None:
         raise DataError("MERGE-01", f"{output} exists and {what}", fix="--replace_if_exists true")
 
 
-def _output_of(args: CheckpointOptions, checkpoint: Path) -> Path:
-    said = args.output_dir if isinstance(args, ExportArguments) else None
-    return Path(said).expanduser().resolve() if said else checkpoint.with_name(f"{checkpoint.name}-merged")
-
-
-def _merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, output: Path, device: str) -> None:
-    if source.config.get("quantization_config"):
+def _quantised(merge: Merge) -> str | None:
+    """Why a quantised base is merged in the model. Raises ConfigError unless that is asked for."""
+    if not merge.source.config.get("quantization_config"):
+        return None
+    if not (isinstance(merge.args, ExportArguments) and merge.args.allow_quantized_base):
         raise ConfigError(
             "MERGE-01",
-            f"{source.name} is quantised: merging into it would lose precision",
-            fix="merge into its full model",
+            f"{merge.source.name} is quantised: merging into it would lose precision",
+            why="what an adapter adds is smaller than a step of the quantised weights",
+            fix="--model_id_or_path <its full model>, or --allow_quantized_base true to merge into a dequantised copy",
         )
-    tokenizer = load_tokenizer(source)
-    add_saved_tokens(tokenizer, checkpoint)
-    use_chat_template(tokenizer, None, checkpoint)
-    tuned = _load(args, source, checkpoint, device)
-    dtype = TORCH_DTYPES[args.dtype] if args.dtype != "AUTO" else saved_dtype(source)
-    merged, equality = merge_checked(tuned, dtype, len(tokenizer))
-    logger.info(
-        f"merged = unmerged: largest logit difference {equality.difference:.1e} in float32, "
-        f"{equality.agreement:.1%} of likeliest tokens equal in {str(dtype).removeprefix('torch.')}"
-    )
-    rest = tuners_left(tuned)
-    if rest:
-        gone = [name for name in files.folders(checkpoint) if name not in rest]
-        tuned = _load(args, source, checkpoint, device, gone)
-        Swift.merge_and_unload(tuned)
-        merged = tuned.model.to(dtype)
-    with storage.staged_directory(output, {"base": str(source.path)}) as stage:
-        merged.save_pretrained(stage)
-        tokenizer.save_pretrained(stage)
-        _save_side_files(args, source, checkpoint, stage)
-    logger.info(f"merged model: {output}")
-    if rest:
-        _save_rest(args, merged, checkpoint, output, rest)
+    return f"the base is quantised by {method_of(merge.source.config)}, and is dequantised first"
 
 
-def _load(
-    args: CheckpointOptions, source: ModelSource, checkpoint: Path, device: str, names: list[str] | None = None
-) -> Any:
-    base = load_model(source, torch.float32, device_map=device)
-    add_saved_rows(base, checkpoint)
-    allowed = args.allow_other_base
-    return Swift.from_pretrained(base, str(checkpoint), names, inference_mode=True, allow_other_base=allowed).eval()
+def _why_not(merge: Merge) -> str | None:
+    """Why the merge has to be made in the model, None when it can be made by rows."""
+    for directory in (merge.checkpoint, *merge.others):
+        configs = [layout.read_json(folder / layout.CONFIG_FILE) for folder in layout.folders(directory).values()]
+        why = next((why for config in configs if (why := adapters.why_not(config))), None)
+        if why is not None:
+            return why
+        if len(configs) > 1 and not all(map(adapters.adds, configs)):
+            return "several adapters of one checkpoint build on each other"
+    return None
 
 
-def tuners_left(tuned: Any) -> list[str]:
-    """The adapters of a model that are still there, and have weights."""
-    return [name for name in tuned.adapters if tuned.owned(name)] if isinstance(tuned, SwiftModel) else []
+def _stream(merge: Merge) -> None:
+    """Merge by rows, check what came out, and let it count."""
+    began = time.monotonic()
+    source = with_weights(merge.source)
+    base = plan.Base(source.path, source.config)
+    several = _adapters(merge)
+    for adapter in several:
+        _check_base(merge, base, adapter)
+    dtype = tensors.named_dtype(merge.args.dtype) if merge.args.dtype != "AUTO" else None
+    wanted = plan.make(base, several, dtype, new_tokens.read(merge.checkpoint))
+    storage.check_free(merge.output.parent, int(HEADROOM * wanted.bytes))
+    digests: dict[str, str] = {}
+    with storage.staged_directory(merge.output, {"base": str(source.path)}, digests) as stage:
+        done = stream.write(wanted, stage, merge.how)
+        digests |= done.digests
+        merge_files.write(merge.args, source, merge.checkpoint, stage, wanted, done)
+        told = {
+            "base": str(source.path),
+            "adapters": {str(one.folder): one.weight for one in several},
+            "combination": merge.how.kind if len(several) > 1 else None,
+            "tensors": {"changed": done.changed, "copied": done.copied},
+            "bytes": wanted.bytes,
+            "untied": wanted.untied,
+            "seconds": round(time.monotonic() - began, 2),
+        }
+        told["verified"] = _verify(merge, source, stage)
+        storage.write_json(stage / REPORT, told)
+    logger.info(f"{done.changed} tensors changed, {done.copied} copied byte for byte, in {told['seconds']} s")
+    logger.info(f"merged model: {merge.output}")
 
 
-def _save_rest(args: CheckpointOptions, merged: Any, checkpoint: Path, output: Path, rest: list[str]) -> None:
-    """Write `<output>-tuners`: what no weights can hold, as a checkpoint for the merged model."""
-    directory = output.with_name(f"{output.name}-tuners")
-    tuned = Swift.from_pretrained(merged, str(checkpoint), rest, allow_other_base=True)
-    assert isinstance(tuned, SwiftModel)
-    saved = read_saved(checkpoint) or to_json(args)
-    with storage.staged_directory(directory, {"base": str(output)}) as stage:
-        tuned.save_pretrained(stage, safe_serialization=True)
-        storage.write_json(stage / "sft_args.json", {**saved, "model_id_or_path": str(output)}, private=True)
-    logger.warning(f"not merged, as no weights can hold it: {', '.join(rest)}; for the merged model: {directory}")
+def _adapters(merge: Merge) -> list[Adapter]:
+    """What is merged, in order: every adapter of every directory, and what else of the base was trained beside them."""
+    found = []
+    for directory, weight in zip((merge.checkpoint, *merge.others), merge.weights, strict=True):
+        folders = layout.folders(directory)
+        order = layout.read_order(directory)
+        names = sorted(folders, key=lambda name: order.index(name) if name in order else len(order))
+        found += [adapters.read(folders[name], name, weight) for name in names]
+        if (directory / layout.EXTRA_STATES).is_dir():
+            found.append(adapters.read_whole(directory / layout.EXTRA_STATES, weight))
+    return found
 
 
-def merge_checked(tuned: Any, dtype: torch.dtype, vocab_size: int) -> tuple[Any, Equality]:
-    """The plain model with what can be merged of `tuned` in it and cast to `dtype`, and how equal it is.
-
-    Raises:
-        DataError: nothing can be merged, or the merged model answers differently by more than `LARGEST_DIFFERENCE`.
-    """
-    _check_mergeable(tuned)
-    generator = torch.Generator().manual_seed(0)
-    device = next(tuned.parameters()).device
-    probe_BT = torch.randint(0, vocab_size, (2, PROBE_TOKENS), generator=generator).to(device)
-    with torch.inference_mode():
-        before_BTV = tuned(input_ids=probe_BT).logits.float()
-        Swift.merge_and_unload(tuned)
-        merged = tuned.model
-        after_BTV = merged(input_ids=probe_BT).logits.float()
-    merged = merged.to(dtype)
-    with torch.inference_mode():
-        cast_BTV = merged(input_ids=probe_BT).logits.float()
-    difference = float((after_BTV - before_BTV).abs().max() / before_BTV.abs().max().clamp_min(1.0))
-    agreement = float((cast_BTV.argmax(-1) == before_BTV.argmax(-1)).float().mean())
-    if not difference <= LARGEST_DIFFERENCE:
-        raise DataError("MERGE-01", f"the merged model differs from the unmerged one: logits by {difference:.1e}")
-    return merged, Equality(difference, agreement)
+def _check_base(merge: Merge, base: plan.Base, adapter: Adapter) -> None:
+    """Raise DataError where the adapter was trained on other weights than the base's, unless that is allowed."""
+    said = adapter.config.get(sampled.REMEMBERED)
+    beside = adapter.folder / sampled.FINGERPRINT_FILE
+    if said is None and beside.is_file():
+        said = layout.read_json(beside)
+    trained_on = sampled.Fingerprint.from_dict(said) if said is not None else None
+    here = base.sample() if trained_on is not None else sampled.Fingerprint(str(base.directory))
+    if trained_on is not None and trained_on.differing(here):
+        here = base.sample(named("swift.merging.outline:parameter_names")(merge.source))
+    if adapter.config:
+        sampled.check_base(trained_on, here, str(adapter.folder), merge.args.allow_other_base)
 
 
-def _check_mergeable(tuned: Any) -> None:
-    """Raise DataError when no adapter can be merged."""
-    kept = list(tuned.adapters) if isinstance(tuned, SwiftModel) else []
-    if isinstance(tuned, SwiftModel) and not any(map(_can_merge, tuned.adapters.values())):
-        why = "they work on what passes through the model, and weights cannot hold that"
-    elif isinstance(tuned, PeftModel) and tuned.active_peft_config.is_prompt_learning:
-        kept, why = [kind_of(tuned.active_peft_config).value], "virtual tokens are no weights"
-    else:
-        return
-    raise DataError("MERGE-01", f"{', '.join(kept)} cannot be merged", why=why, fix="use the checkpoint as it is")
-
-
-def _can_merge(config: Config) -> bool:
-    return config.merges if isinstance(config, SwiftConfig) else not config.is_prompt_learning
-
-
-def _save_side_files(args: CheckpointOptions, source: ModelSource, checkpoint: Path, stage: Path) -> None:
-    """What is neither weight nor tokenizer: remote code, generation config, and the options, now of a full model."""
-    for pattern in SIDE_FILES:
-        for path in source.path.glob(pattern):
-            shutil.copy2(path, stage / path.name)
-    for origin in (source.path, checkpoint):
-        if (origin / "generation_config.json").is_file():
-            shutil.copy2(origin / "generation_config.json", stage)
-    if (checkpoint / new_tokens.FILE).is_file():
-        shutil.copy2(checkpoint / new_tokens.FILE, stage)
-    saved = read_saved(checkpoint) or to_json(args)
-    storage.write_json(stage / "sft_args.json", {**saved, "sft_type": "full"}, private=True)
-    storage.write_json(stage / "configuration.json", {"framework": "pytorch", "task": "text-generation"})
+def _verify(merge: Merge, source: ModelSource, stage: Path) -> dict[str, Any] | None:
+    """What the comparison of the merged model with the unmerged one says; None when it is not made."""
+    said = merge.args.verify_merge if isinstance(merge.args, ExportArguments) else None
+    if said is False or (said is None and not merge_files.fits(source)):
+        why = "--verify_merge false" if said is False else "the model does not fit into memory; --verify_merge true"
+        logger.info(f"not compared with the unmerged model: {why}")
+        return None
+    return named("swift.commands.verify_merge:verify")(merge.args, source, merge.checkpoint, stage, merge.plain)

@@ -20,7 +20,7 @@ from swift.models import MODELS, ModelRecord
 from swift.models.files import read_config, read_json
 from swift.models.remote_code import code_files, is_native, native_type
 from swift.models.source import ModelSource
-from swift.registry import unknown
+from swift.registry import no_hit, unknown
 
 HEAD = ("name", "template", "ModelScope", "Hugging Face", "LoRA's DEFAULT", "needs")
 SEPARATORS = re.compile(r"[-_. ]+")
@@ -63,7 +63,7 @@ def search(words: Iterable[str], family: str | None = None) -> list[ModelRecord]
     wanted = [_plain(word) for word in words]
     found = [row for row in rows if all(any(word in text for text in _texts(row)) for word in wanted)]
     if not found:
-        raise unknown("model", " ".join(words), [row.name for row in rows])
+        raise no_hit("model", wanted, [" ".join(_texts(row)) for row in rows])
     return sorted(found, key=lambda row: (" ".join(wanted) not in _texts(row), _inside(row, wanted)))
 
 

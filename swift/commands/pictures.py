@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.arguments.help import width
 from swift.datasets.show import printable
+from swift.templates.tokens import told_text
 
 GREEN, GREY, END = "\x1b[1;32m", "\x1b[90m", "\x1b[0m"
 OPEN, CLOSE = "⟦", "⟧"
@@ -46,7 +47,7 @@ def segments(inputs: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> I
     weights = [weight if label >= 0 else 0.0 for weight, label in zip(weights, inputs["labels"], strict=True)]
     tokens = zip(inputs["input_ids"], inputs["labels"], weights, strict=True)
     for weight, group in groupby(tokens, lambda found: found[2]):
-        yield weight, str(tokenizer.decode([label if weight else token for token, label, _ in group]))
+        yield weight, told_text(tokenizer, [label if weight else token for token, label, _ in group])
 
 
 def row_tokens(inputs: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, colour: bool) -> str:

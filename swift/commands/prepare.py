@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
-import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from swift import checkpoint, storage
 from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions, NewTokenOptions
-from swift.decide import decide_infer, inherit, tidy
-from swift.errors import DataError, NotFoundError, UsageError
+from swift.commands.chosen import find_checkpoint as find_checkpoint
+from swift.commands.chosen import from_checkpoint, load_plugins
+from swift.commands.chosen import read_saved as read_saved
+from swift.decide import decide_infer, tidy
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, detect_hardware, load_model, load_tokenizer
 from swift.models.new_tokens import add_tokens, read, restore
+from swift.models.placing import loading_options
+from swift.models.quantised import quiet_quantisers
 from swift.models.room import make_room
 from swift.models.source import ModelSource, find_model
 from swift.templates.jinja import read_source
@@ -53,6 +52,7 @@ def quiet_libraries() -> None:
         transformers.logging.disable_progress_bar()
         for noise in (".*is_gradient_checkpointing.*", ".*`broadcast_buffers` is deprecated.*"):
             warnings.filterwarnings("ignore", message=noise, category=FutureWarning)
+    quiet_quantisers()
 
 
 def prepare_model_template(said: InferArguments) -> Prepared:
@@ -115,87 +115,6 @@ def find_decided(said: InferArguments) -> tuple[InferArguments, ModelSource]:
     return decide_infer(args, detect_hardware(), source), source
 
 
-def from_checkpoint(said: C) -> C:
-    """`said` with what it leaves open taken from the files of its checkpoint; says what was taken.
-
-    Raises:
-        NotFoundError: there is no such checkpoint.
-        DataError: the directory is neither a model nor an adapter, or its weights are not those that were written.
-    """
-    if said.ckpt_dir is None:
-        return said
-    directory = find_checkpoint(said.ckpt_dir)
-    checkpoint.check_weights(directory)
-    whole = not files.folders(directory)
-    saved = read_saved(directory) if said.load_args_from_ckpt_dir else {}
-    if whole:
-        saved |= {"model_id_or_path": str(directory), "sft_type": "full"}
-    args, taken = inherit(replace(said, ckpt_dir=str(directory)), saved)
-    if taken:
-        logger.info("from the checkpoint: " + ", ".join(f"{name}={value!r}" for name, value in taken.items()))
-    if saved.get("custom_register_path") and not args.custom_register_path:
-        logger.warning("the checkpoint was trained with --custom_register_path; say it again if its model needs it")
-    return replace(args, model_id_or_path=str(directory)) if whole else _base_of_adapter(args, directory)
-
-
-def find_checkpoint(said: str) -> Path:
-    """The checkpoint that `said` names: itself, or the newest whole one below a run's or an output directory.
-
-    Raises:
-        NotFoundError: there is no such directory.
-        DataError: it holds no model, no adapter and no checkpoint.
-    """
-    directory = Path(said).expanduser().resolve()
-    if not directory.is_dir():
-        raise NotFoundError("FOUND-01", f"--ckpt_dir {said} is not a directory", fix="name a checkpoint-<step>")
-    if (directory / "config.json").is_file() or files.folders(directory):
-        return directory
-    runs = (directory, *directory.glob("*/"), *directory.glob("*/*/"))
-    newest = max(filter(None, map(_last_whole, runs)), key=_written, default=None)
-    if newest is None:
-        raise DataError(
-            "CKPT-01", f"{said} holds neither a model nor an adapter", fix="name a checkpoint-<step> directory"
-        )
-    logger.info(f"newest checkpoint: {newest}")
-    return newest
-
-
-def _last_whole(run: Path) -> Path | None:
-    """The last checkpoint of a run whose weights are all there; what only training needs may be gone."""
-    found = reversed(checkpoint.committed(run))
-    return next((path for path in found if not storage.verify(path, fast=True, suffixes=checkpoint.WEIGHTS)), None)
-
-
-def _written(path: Path) -> float:
-    """When a checkpoint was committed: its directory is younger once answers lie in it."""
-    return (path / storage.MANIFEST).stat().st_mtime
-
-
-def _base_of_adapter(args: C, directory: Path) -> C:
-    folder = next(iter(files.folders(directory).values()))
-    base = files.read_json(folder / files.CONFIG_FILE).get("base_model_name_or_path")
-    if args.model_id_or_path or args.model_type:
-        said = Path(args.model_id_or_path or "").expanduser().resolve()
-        if base and args.model_id_or_path and said != Path(base).resolve() and Path(base).is_dir():
-            logger.warning(f"the adapter was trained on {base}, and is put onto {said}")
-        return args
-    if not base:
-        raise UsageError("USAGE-03", "the adapter does not name its model", fix="--model_id_or_path <model>")
-    logger.info(f"from the adapter: model_id_or_path={base!r}")
-    return replace(args, model_id_or_path=base)
-
-
-def read_saved(directory: Path) -> dict[str, Any]:
-    """The options a checkpoint was trained with, {} where there are none."""
-    path = directory / "sft_args.json"
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError("CKPT-01", f"{path} is not JSON: {error}", fix="--load_args_from_ckpt_dir false") from None
-
-
 def find_source(args: ModelOptions) -> ModelSource:
     """The model that the options name, checked as far as can be without loading it."""
     quiet_libraries()
@@ -213,7 +132,7 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
     model = load_model(
         source,
         TORCH_DTYPES[args.dtype],
-        device_map="auto" if detect_hardware().accelerator else None,
+        **loading_options(args.device_map or ("auto" if detect_hardware().accelerator else None)),
         attn_implementation="flash_attention_2" if args.use_flash_attn else None,
         quantised=args,
     )
@@ -222,26 +141,3 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
         allowed = args.allow_other_base
         model = Swift.from_pretrained(model, args.ckpt_dir, inference_mode=True, allow_other_base=allowed)
     return model.eval()
-
-
-def load_plugins(paths: Sequence[str]) -> None:
-    """Run the user's Python files, which register what they add."""
-    for said in paths:
-        path = Path(said).expanduser().resolve()
-        if path.suffix != ".py" or not path.is_file():
-            raise NotFoundError("FOUND-01", f"--custom_register_path {said} is not a Python file")
-        name = f"swift_plugin_{path.stem}"
-        if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
-            continue
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        sys.path.append(str(path.parent))
-        try:
-            spec.loader.exec_module(module)
-        except (ImportError, SyntaxError, NameError, ValueError, TypeError, AttributeError) as error:
-            del sys.modules[name]
-            what = f"--custom_register_path {said}: {type(error).__name__}: {error}"
-            raise UsageError("USAGE-02", what, fix="mend the file, or run with --debug") from error

@@ -19,9 +19,12 @@ from swift.datasets.load import parse_specs
 from swift.errors import ConfigError, SeveralErrors, SwiftError, raise_all
 from swift.models.load import TORCH_DTYPES, finish_model, load_model
 from swift.models.new_tokens import check_same, read, spelt_tokens
+from swift.models.placing import check_trains, loading_options, own_devices
 from swift.models.room import make_room, token_rows
-from swift.models.source import ModelSource
+from swift.models.source import ModelSource, with_weights
 from swift.models.unsloth import add_unsloth_lora, load_unsloth
+from swift.parallel.groups import make_group
+from swift.parallel.load import load_part
 from swift.templates.template import Template
 from swift.trainers.saving import read_encoder
 from swift.tuners import Swift, files
@@ -70,14 +73,28 @@ def load_base(args: SftArguments, source: ModelSource, new: Sequence[int] = ()) 
         model = load_unsloth(source, TORCH_DTYPES[args.dtype], _longest(args))
         finish_model(model, source)
         return model
+    attention = "flash_attention_2" if args.use_flash_attn else None
+    if args.tensor_parallel_size > 1:
+        source, group = with_weights(source), make_group(args.tensor_parallel_size)
+        model = load_part(source.path, group, dtype=TORCH_DTYPES[args.dtype], attn_implementation=attention)
+        finish_model(model, source)
+        return model
     model = load_model(
         source,
         TORCH_DTYPES[args.dtype],
-        attn_implementation="flash_attention_2" if args.use_flash_attn else None,
+        attn_implementation=attention,
         quantised=args,
+        **loading_options(args.device_map or _spread(args)),
     )
+    check_trains(model)
     make_room(model, new, args.pad_vocab_to_multiple_of)
     return model
+
+
+def _spread(args: SftArguments) -> str | None:
+    """Over all GPUs of a process that is alone; an engine shares in its own way."""
+    alone = own_devices() > 1 and not args.deepspeed and not args.fsdp
+    return "auto" if alone else None
 
 
 def add_tuner(

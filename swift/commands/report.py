@@ -64,14 +64,14 @@ def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) ->
 
 def describe_model(model: torch.nn.Module) -> str:
     """One line: parameters, how many train, and buffers, in millions."""
-    parameters = list(model.parameters())
-    total = sum(p.numel() for p in parameters) / 1e6
-    trainable = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
+    sizes = [(vars(p).get("ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]  # ZeRO-3 leaves none
+    total = sum(size for size, _ in sizes) / 1e6
+    trainable = sum(size for size, trains in sizes if trains) / 1e6
     buffers = sum(b.numel() for b in model.buffers()) / 1e6
     share = 100 * trainable / max(total, 1e-9)
     return (
-        f"{type(model).__name__}: {total:.4f}M parameters ({trainable:.4f}M trainable [{share:.4f}%]), "
-        f"{buffers:.4f}M buffers"
+        f"{type(model).__name__.removeprefix('FSDP')}: {total:.4f}M parameters "
+        f"({trainable:.4f}M trainable [{share:.4f}%]), {buffers:.4f}M buffers"
     )
 
 

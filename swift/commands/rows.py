@@ -13,19 +13,23 @@ import tokenizers
 import transformers
 
 import swift
-from swift import dist, storage
+from swift import dist, hub, storage
 from swift._version import __version__
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.arguments.values import spelt
 from swift.commands.streams import open_stream
 from swift.datasets import cache
-from swift.datasets.convert import Conversation
-from swift.datasets.encode import EncodedDataset, encode, uncollected
+from swift.datasets.ahead import Ahead
+from swift.datasets.blocks import InMemory, Keep
+from swift.datasets.compact import Compactor
+from swift.datasets.encode import EncodedDataset, encode, settle, uncollected
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.ledger import Ledger, Part
-from swift.datasets.load import Loaded, load_datasets, parse_specs
-from swift.datasets.pack import PackedDataset, best_fit
+from swift.datasets.load import Hold, Loaded, load_datasets, parse_specs
+from swift.datasets.mix import choose_mix
+from swift.datasets.pack import PackedDataset, best_fit, first_row
+from swift.datasets.source import hub_address
 from swift.datasets.stream import Stream
 from swift.errors import DataError, DiskError, OutputError, UsageError
 from swift.log import get_logger
@@ -33,6 +37,7 @@ from swift.templates.template import RecordTemplate, Template
 
 logger = get_logger()
 TOKENIZER_FILES = ("*token*", "vocab*", "merges*", "*.model", "chat_template*", "config.json", "*.py")
+ROWS = "rows"
 NOT_SHAPING = {"dataset", "val_dataset", "data_cache", "packing", "lazy_tokenize", "preprocess_num_proc"}
 
 
@@ -48,12 +53,12 @@ class Data:
     def example(self) -> Mapping[str, Any]:
         """The first row that trains, encoded."""
         if isinstance(self.train, Stream):
-            return self.train.first()
+            return first_row(self.train.first())
         return self.train.rows[0] if isinstance(self.train, PackedDataset) else self.train[0]
 
 
-def load_rows(args: SftArguments) -> Loaded:
-    """Read and split the data sets."""
+def load_rows(args: SftArguments, hold: Hold | None = None) -> Loaded:
+    """Read and split the data sets; what is held of each row is the row, in little memory, unless said."""
     with uncollected():
         return load_datasets(
             args.dataset,
@@ -69,7 +74,7 @@ def load_rows(args: SftArguments) -> Loaded:
             stopping_strategy=args.stopping_strategy,
             mix_specs=args.train_dataset_mix_ds,
             mix_ratio=args.train_dataset_mix_ratio,
-            in_little_memory=True,
+            hold=hold or Compactor(),
         )
 
 
@@ -86,33 +91,80 @@ def read_data(args: SftArguments, template: Template) -> Data:
         return _prepared(args, template, prepared[0])
     if args.lazy_tokenize and not args.dry_run:
         return _late(args, template)
+    if dist.speaks() and dist.local_rank() > 0:
+        found = dist.hear(ROWS)
+        return _of(cache.read(Path(found), args.max_bad_rows), args) if found else encode_rows(args, template)
     made = made_of(args, template) if args.data_cache and not args.dry_run else None
-    if made is None:
-        return encode_rows(args, template)
-    found = cache.find(made)
-    if found is None and dist.is_main():
+    found = None if made is None else cache.find(made)
+    if made is not None and found is None and dist.local_rank() == 0:
         found = _keep(args, template, made)
-    if found is None:
-        return encode_rows(args, template)
-    logger.info(f"encoded rows: {found}")
-    return _of(cache.read(found, args.max_bad_rows), args)
+    if found is not None:
+        logger.info(f"encoded rows: {found}")
+    elif dist.speaks():
+        found = _for_the_others(args, template)
+    if dist.speaks():
+        dist.tell(ROWS, str(found or ""))
+    return _of(cache.read(found, args.max_bad_rows), args) if found else encode_rows(args, template)
+
+
+def _for_the_others(args: SftArguments, template: Template) -> Path | None:
+    """Encode where the other processes of this machine can read it while they run; None where there is no room."""
+    place = dist.place(ROWS)
+    try:
+        with storage.staged_directory(place, cache.facts({})) as stage:
+            encode_rows(args, template, stage)
+    except DiskError as error:
+        logger.warning(f"each process encodes its rows itself: {error.what}")
+        return None
+    return place
 
 
 def encode_rows(args: SftArguments, template: Template, stage: Path | None = None) -> Data:
     """Read, split and encode; into files of the directory `stage`, where one is said."""
-    loaded = load_rows(args)
-    parts: dict[Part, EncodedDataset] = {}
-    found: dict[Part, list[Conversation] | None] = {"train": loaded.train, "validation": loaded.val}
-    for part, rows in found.items():
-        if rows:
-            keep = cache.writer(cache.blocks_file(stage, part)) if stage else list
-            processes = args.preprocess_num_proc
-            parts[part] = encode(rows, template, loaded.ledger, split=part, keep=keep, processes=processes)
+    parts, ledger = (_while_reading if _takes_every_row(args) else _after_reading)(args, template, stage)
     pack_of = best_fit(parts["train"].lengths, args.max_length) if args.packing else None
-    kept = cache.Kept(parts, loaded.ledger, pack_of)
+    kept = cache.Kept(parts, ledger, pack_of)
     if stage is not None:
         cache.finish(stage, kept)
     return _of(kept, args)
+
+
+Parts = dict[Part, EncodedDataset]
+
+
+def _takes_every_row(args: SftArguments) -> bool:
+    """Whether every good row will be used, and may be encoded before it is known what for."""
+    specs = parse_specs(args.dataset)
+    mix = choose_mix(specs, args.interleave, args.interleave_prob, args.stopping_strategy)
+    drawn = any(spec.sample or spec.share for spec in [*specs, *parse_specs(args.val_dataset)])
+    return not (drawn or mix.shares or args.train_dataset_mix_ratio or args.preprocess_num_proc > 1)
+
+
+def _while_reading(args: SftArguments, template: Template, stage: Path | None) -> tuple[Parts, Ledger]:
+    with uncollected(), Ahead(template, _keep_in(stage, "train")) as ahead:
+        loaded = load_rows(args, ahead.take)
+    parts: Parts = {part: settle(rows, ahead.judged, loaded.ledger, part) for part, rows in loaded.parts()}
+    return parts, loaded.ledger
+
+
+def _after_reading(args: SftArguments, template: Template, stage: Path | None) -> tuple[Parts, Ledger]:
+    loaded = load_rows(args)
+    parts: Parts = {
+        part: encode(
+            rows,
+            template,
+            loaded.ledger,
+            split=part,
+            keep=_keep_in(stage, part),
+            processes=args.preprocess_num_proc,
+        )
+        for part, rows in loaded.parts()
+    }
+    return parts, loaded.ledger
+
+
+def _keep_in(stage: Path | None, part: Part) -> Keep:
+    return cache.Writer(cache.blocks_file(stage, part)) if stage else InMemory()
 
 
 def _late(args: SftArguments, template: Template) -> Data:
@@ -194,14 +246,19 @@ def made_of(args: SftArguments, template: Template, *, of_files: bool = True) ->
     if not of_files:
         return made
     further = args.train_dataset_mix_ds if args.train_dataset_mix_ratio else []
+    hubs: dict[str, str] = {}
     for spec in parse_specs([*args.dataset, *args.val_dataset, *further]):
         bundled = spec.record is not None and spec.record.path is not None
-        if not spec.files and not bundled:
-            return None
         files |= {str(path): cache.digest_of([path]) for path in spec.files}
+        if not spec.files and not bundled:
+            hub_id, use_hf = hub_address(spec)
+            state = hub.dataset_state(hub_id, use_hf)
+            if state is None:
+                return None
+            hubs[spec.text] = state
     splits = args.evaluation_strategy != "no"
     sets = {"dataset": args.dataset, "val_dataset": args.val_dataset, "splits": splits}
-    return {**made, **sets, "files": files, "code": _code()}
+    return {**made, **sets, "files": files, "hubs": hubs, "code": _code()}
 
 
 def _said(name: str, value: Any) -> str:

@@ -31,14 +31,24 @@ def choose_run(args: SftArguments, source: ModelSource) -> dict[str, Any]:
     Raises:
         DataError: a checkpoint named to resume from is not whole.
     """
-    chosen = plan_run(args, source) if dist.is_main() else {}
+    chosen = (_begun(args) or plan_run(args, source)) if dist.is_main() else {}
     if chosen:
         _make_run(Path(chosen["output_dir"]), args.output_dir)
+        dist.record_run(chosen["output_dir"])
     if dist.world_size() > 1:
         box = [chosen]
         torch.distributed.broadcast_object_list(box)
         chosen = box[0]
     return chosen
+
+
+def _begun(args: SftArguments) -> dict[str, Any]:
+    """The run that the workers before these had begun, and its last checkpoint; empty where they saved none."""
+    run = dist.recorded_run()
+    found = None if run is None else checkpoint.latest(run, fast=args.resume_verify == "fast")
+    if found is None:
+        return {}
+    return {"output_dir": run, "resume_from_checkpoint": str(found), "resume_only_model": False}
 
 
 def plan_run(args: SftArguments, source: ModelSource, *, look_only: bool = False) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from swift.arguments.aliases import ALIASES, SAMPLES, VALUES
 from swift.arguments.app_ui import AppUIArguments
 from swift.arguments.data_verbs import DataArguments
 from swift.arguments.deploy import DeployArguments
+from swift.arguments.estimate import EstimateArguments
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.help import first_line
@@ -29,6 +30,7 @@ CLASSES: dict[str, type] = {
     "deploy": DeployArguments,
     "export": ExportArguments,
     "data": DataArguments,
+    "estimate": EstimateArguments,
 }
 SAME = {"val_dataset": "dataset"}
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,21 +22,25 @@ from swift.commands.ready import Data, add_tuner, find_inputs, load_base, new_id
 from swift.commands.receipt import write_receipt
 from swift.commands.report import save_arguments, write_report
 from swift.commands.run import check_disk, choose_run, no_empty_run, what_is_saved
+from swift.commands.scarce import memory_explained
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.pack import PackedDataset
 from swift.decide import decide_sft, tidy, why_checkpointing, without_effect
 from swift.log import get_logger
 from swift.models.load import detect_hardware
 from swift.models.source import ModelSource
+from swift.parallel.lora import cut_lora
 from swift.templates.publish import settle_chat_template
+from swift.trainers import zero
 from swift.trainers.arguments import training_arguments
 from swift.trainers.lazy import FollowLazy
 from swift.trainers.old_rows import OldRows
 from swift.trainers.order import NoteOrder
 from swift.trainers.packs import check_rows_apart
-from swift.trainers.trainer import Seq2SeqTrainer
+from swift.trainers.tensor_parallel import trainer_of
 
 logger = get_logger()
+LONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
 def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> dict[str, Any]:
@@ -64,7 +69,8 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         logger.warning(f"--{name} has no effect with {kinds}")
     join_group(args)
     args = replace(args, **choose_run(args, source))
-    with no_empty_run(args), storage.held(args.output_dir) if dist.is_main() else nullcontext():
+    held = storage.held(args.output_dir) if dist.is_main() else nullcontext()
+    with no_empty_run(args), held, memory_explained(args, source, hardware):
         return _train(args, source)
 
 
@@ -87,21 +93,22 @@ def _train(args: SftArguments, source: ModelSource) -> dict[str, Any]:
     save_arguments(args, training, data.ledger)
 
     torch.manual_seed(args.seed)
-    model = add_tuner(args, load_base(args, source, new), source, new)
-    if args.packing:
-        check_rows_apart(model)
-    order = NoteOrder()
-    trainer = Seq2SeqTrainer(
-        model=model,
-        args=training,
-        data_collator=template.data_collator,
-        train_dataset=data.train,
-        eval_dataset=data.val,
-        tokenizer=template.tokenizer,
-        sft_args=args,
-        template=template,
-        callbacks=[order, *followers(model, new, args, data)],
-    )
+    with zero.loaded_whole(training):
+        model = cut_lora(add_tuner(args, load_base(args, source, new), source, new))
+        if args.packing or args.padding_free:
+            check_rows_apart(model, "packing" if args.packing else "padding_free")
+        order = NoteOrder()
+        trainer = trainer_of(model)(
+            model=model,
+            args=training,
+            data_collator=template.data_collator,
+            train_dataset=data.train,
+            eval_dataset=data.val,
+            tokenizer=template.tokenizer,
+            sft_args=args,
+            template=template,
+            callbacks=[order, *followers(model, new, args, data)],
+        )
     with what_is_saved(args):
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
     data.ledger.padded = trainer.padded
@@ -120,8 +127,13 @@ def followers(model: torch.nn.Module, new: Sequence[int], args: SftArguments, da
 
 
 def join_group(args: SftArguments) -> None:
-    """Join the other processes, if there are any."""
-    if dist.world_size() > 1 and not torch.distributed.is_initialized():
+    """Join the other processes, if there are any; what shares a model wants a group of one too."""
+    if args.deepspeed:
+        zero.prepare_build(zero.read_config(args.deepspeed))
+    shares = bool(args.deepspeed or args.fsdp)
+    if shares and dist.world_size() == 1:
+        os.environ.update(LONE | {name: os.environ[name] for name in LONE if name in os.environ})
+    if (dist.world_size() > 1 or shares) and not torch.distributed.is_initialized():
         backend = args.ddp_backend or ("nccl" if torch.cuda.is_available() else "gloo")
         if torch.cuda.is_available():  # needs-cuda
             torch.cuda.set_device(dist.local_rank())
@@ -133,3 +145,6 @@ def leave_group() -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+    if all(os.environ.get(name) == value for name, value in LONE.items()):
+        for name in LONE:
+            del os.environ[name]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from swift.arguments.sft import SftArguments
 from swift.datasets.convert import Conversation
 from swift.datasets.encode import EncodedDataset, encode
 from swift.datasets.ledger import Ledger
 from swift.datasets.load import Loaded, how_to_read, parse_specs
-from swift.datasets.mix import choose_mix
+from swift.datasets.mix import choose_mix, rows_drawn
 from swift.datasets.source import Source
+from swift.datasets.spec import DatasetSpec
 from swift.datasets.stream import Stream
+from swift.errors import UsageError
 from swift.templates.template import Template
 
 
@@ -25,7 +28,7 @@ def open_stream(
         template: bound to its tokenizer.
         held: the rows of `--val_dataset`; without them those at the stream's beginning validate, if any.
     """
-    specs = parse_specs(args.dataset)
+    specs = _counted(parse_specs(args.dataset))
     reading = how_to_read(specs, args.columns, args.model_name, args.model_author)
     ledger = held.ledger if held else Ledger(args.max_bad_rows)
     stream = Stream(
@@ -40,3 +43,18 @@ def open_stream(
     )
     val: Sequence[Conversation] | None = held.val if held else stream.hold_out()
     return stream, encode(val, template, ledger, split="validation") if val else None, ledger
+
+
+def _counted(specs: list[DatasetSpec]) -> list[DatasetSpec]:
+    """Data sets of which one that is alone has its share as a number of rows.
+
+    Raises:
+        UsageError: nobody knows how many rows it has.
+    """
+    if len(specs) != 1 or specs[0].share is None:
+        return specs
+    spec = specs[0]
+    if spec.sample is None:
+        what = f"--dataset {spec.text}: how many rows a stream has is not known, nor what a share of them is"
+        raise UsageError("USAGE-02", what, fix=f"--dataset {spec.text.rpartition('@')[0]}#<rows>, or no --streaming")
+    return [replace(spec, sample=rows_drawn(spec, 0), share=None)]

@@ -24,7 +24,7 @@ from swift.models import MODELS
 from swift.models.files import check_tokenizer
 from swift.models.load import load_tokenizer
 from swift.models.source import ModelSource
-from swift.registry import unknown
+from swift.registry import no_hit, unknown
 from swift.templates import TEMPLATES
 from swift.templates.check import EQUAL, Case, Finding, cases, check
 from swift.templates.encoding import Template
@@ -289,7 +289,7 @@ def _list(args: TemplateArguments) -> dict[str, Any]:
         for row in rows
     ]
     if not found:
-        raise unknown("template", args.target or "", TEMPLATES)
+        raise no_hit("template", [word], [row.name for row in TEMPLATES.values()])
     if args.json:
         _say(json.dumps({"templates": found}))
     else:

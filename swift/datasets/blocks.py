@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -50,6 +50,33 @@ def block_of(rows: Sequence[Mapping[str, Any]]) -> Block:
 
 def _scales(row: Mapping[str, Any]) -> list[float]:
     return row.get("loss_scale") or [float(label >= 0) for label in row["labels"]]
+
+
+class Keep(Protocol):
+    """Where blocks are kept as they come."""
+
+    def add(self, block: Block) -> None:
+        """Keep one more."""
+        ...
+
+    def blocks(self) -> Sequence[Block]:
+        """All of them; nothing is added after this."""
+        ...
+
+
+class InMemory:
+    """Keeps blocks as they are."""
+
+    def __init__(self) -> None:
+        self._blocks: list[Block] = []
+
+    def add(self, block: Block) -> None:
+        """Keep one more."""
+        self._blocks.append(block)
+
+    def blocks(self) -> Sequence[Block]:
+        """All of them."""
+        return self._blocks
 
 
 class Blocks:

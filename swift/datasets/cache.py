@@ -1,6 +1,7 @@
 """Encoded rows on disk, with the account of how they came to be: read by memory map, whole or not there at all.
 
-A directory holds `train.arrow`, perhaps `validation.arrow`, the order of examples, perhaps their packs, and the ledger.
+A directory holds `train.arrow`, perhaps `validation.arrow` (without it, rows that validate are in the other, too), the
+order of examples, perhaps their packs, and the ledger.
 Its manifest says what it was made of, so that nothing is ever taken for what it is not. The cache of `swift sft` and
 what `swift data prepare` writes are the same thing in two places.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,16 +69,21 @@ def digest_of(paths: Iterable[Path]) -> str:
     return whole.hexdigest()
 
 
-def writer(path: Path) -> Callable[[Iterator[Block]], Sequence[Block]]:
-    """What `encode` can keep blocks with: each is written as it comes, and read back by memory map at the end."""
+class Writer:
+    """Keeps blocks in a file: each is written as it comes, and read back by memory map at the end."""
 
-    def keep(blocks: Iterator[Block]) -> Sequence[Block]:
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as file:
-            for block in blocks:
-                file.write_batch(_batch(block))
-        return read_blocks(path)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = pa.ipc.new_file(str(path), SCHEMA)
 
-    return keep
+    def add(self, block: Block) -> None:
+        """Write one more."""
+        self._file.write_batch(_batch(block))
+
+    def blocks(self) -> Sequence[Block]:
+        """All of them, as they lie in the file, which is complete then."""
+        self._file.close()
+        return read_blocks(self._path)
 
 
 def _batch(block: Block) -> pa.RecordBatch:
@@ -165,10 +171,12 @@ def read(directory: Path, max_bad_rows: int = 0) -> Kept:
     ledger = Ledger(max_bad_rows)
     ledger.from_state(json.loads((directory / LEDGER).read_text(encoding="utf-8")))
     parts: dict[Part, EncodedDataset] = {}
+    rows = Blocks([])
     for part in PARTS:
+        if blocks_file(directory, part).is_file():
+            rows = Blocks(read_blocks(blocks_file(directory, part)))
         if _order(directory, part).is_file():
-            order = np.load(_order(directory, part), allow_pickle=False)
-            parts[part] = EncodedDataset(Blocks(read_blocks(blocks_file(directory, part))), order)
+            parts[part] = EncodedDataset(rows, np.load(_order(directory, part), allow_pickle=False))
     packs = directory / PACKS
     return Kept(parts, ledger, np.load(packs, allow_pickle=False) if packs.is_file() else None)
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from swift.datasets.convert import Conversation
+from swift.datasets.places import Place
 
 PLAIN_ROW, PLAIN_MESSAGE = {"messages", "where", "dataset"}, {"role", "content"}
 
 
-class CompactRow(Mapping[str, Any]):
+class CompactRow(Place, Mapping[str, Any]):
     """A conversation as one stretch of bytes, read when somebody asks for more than where it stands.
 
     Args:
@@ -21,12 +22,10 @@ class CompactRow(Mapping[str, Any]):
         files: names of files that rows share, added to here.
     """
 
-    __slots__ = ("_bytes", "_file", "_line", "dataset")
+    __slots__ = ("_bytes", "dataset")
 
     def __init__(self, where: str, dataset: str | None, messages: list[str], files: dict[str, str]) -> None:
-        file, _, line = where.rpartition(":")
-        exact = line.isdecimal() and str(int(line)) == line
-        self._file, self._line = (files.setdefault(file, file), int(line)) if exact else (where, None)
+        super().__init__(where, files)
         self.dataset = dataset
         self._bytes = json.dumps(messages, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
@@ -40,7 +39,7 @@ class CompactRow(Mapping[str, Any]):
             words = iter(json.loads(self._bytes.decode("utf-8", "surrogatepass")))
             return [{"role": role, "content": content} for role, content in zip(words, words, strict=True)]
         if key == "where":
-            return self._file if self._line is None else f"{self._file}:{self._line}"
+            return self.where
         if key == "dataset" and self.dataset is not None:
             return self.dataset
         raise KeyError(key)
@@ -52,13 +51,19 @@ class CompactRow(Mapping[str, Any]):
         return 2 if self.dataset is None else 3
 
 
-def compact(row: Conversation, files: dict[str, str]) -> Conversation:
-    """The row in little memory, which reads as it does; itself where it holds more than plain messages."""
-    if row.keys() <= PLAIN_ROW and all(message.keys() == PLAIN_MESSAGE for message in row["messages"]):
-        words = [word for message in row["messages"] for word in (message["role"], message["content"])]
-        if all(type(word) is str for word in words):
-            return cast(Conversation, CompactRow(row["where"], row.get("dataset"), words, files))
-    return row
+class Compactor:
+    """Makes rows compact, which share the names of their files."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+
+    def __call__(self, row: Conversation) -> Conversation:
+        """The row in little memory, which reads as it does; itself where it holds more than plain messages."""
+        if row.keys() <= PLAIN_ROW and all(message.keys() == PLAIN_MESSAGE for message in row["messages"]):
+            words = [word for message in row["messages"] for word in (message["role"], message["content"])]
+            if all(type(word) is str for word in words):
+                return cast(Conversation, CompactRow(row["where"], row.get("dataset"), words, self._files))
+        return row
 
 
 def opened(row: Conversation) -> Conversation:

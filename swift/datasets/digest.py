@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from swift.datasets.encode import EncodedDataset, Inputs
+from swift.datasets.encode import EncodedDataset
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.pack import PackedDataset
+
+SIZE = 16
 
 
 def digest_of_rows(dataset: Any) -> str | None:
@@ -32,14 +35,24 @@ def digest_of_rows(dataset: Any) -> str | None:
 
 
 def _add(seen: Any, dataset: EncodedDataset) -> None:
-    """Add encoded rows, however they are cut into blocks, which a file may do otherwise than memory."""
-    for numbers in (dataset.order, dataset.rows.lengths):
-        seen.update(numbers.astype(np.int64).tobytes())
-    for name in ("input_ids", "labels", "loss_scale") if dataset.rows.weighs else ("input_ids", "labels"):
-        for block in dataset.rows.blocks:
-            seen.update(np.ascontiguousarray(_column(block.columns, name)).data)
+    """Add the rows of every example, however they are kept: in what order, in how many blocks, with what others."""
+    blocks, order = dataset.rows.blocks, dataset.order
+    is_used = np.zeros(len(dataset.rows), bool)
+    is_used[order] = True
+    each = np.zeros((len(dataset.rows), SIZE), np.uint8)
+    rows = ((block, k) for block in blocks for k in range(len(block)))
+    for place, (block, k) in enumerate(rows):
+        if is_used[place]:
+            each[place] = np.frombuffer(_digest(block.row(k)), np.uint8)
+    seen.update(each[order].tobytes())
 
 
-def _column(columns: Inputs, name: str) -> np.ndarray:
-    """The values of a column; where weights are not told, those that are learnt weigh 1."""
-    return columns[name] if name in columns else (columns["labels"] >= 0).astype(np.float32)
+def _digest(row: Mapping[str, np.ndarray]) -> bytes:
+    """That of a row; weights that are not told are 1 where a token is learnt."""
+    found = hashlib.blake2b(row["input_ids"].data, digest_size=SIZE)
+    found.update(np.ascontiguousarray(row["labels"]).data)
+    scales = row.get("loss_scale")
+    if scales is not None and not np.array_equal(scales, row["labels"] >= 0):
+        found.update(b"weighed")
+        found.update(scales.data)
+    return found.digest()

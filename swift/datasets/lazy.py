@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from swift.datasets.compact import opened
 from swift.datasets.convert import Conversation, at
-from swift.datasets.encode import IGNORED, Encoder, Inputs, different_rows, nothing_left, problem
+from swift.datasets.encode import different_rows, nothing_left
+from swift.datasets.judge import IGNORED, Encoder, Inputs, problem
 from swift.datasets.ledger import BAD, Ledger
 from swift.errors import DataError
 

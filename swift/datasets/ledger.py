@@ -121,7 +121,9 @@ class Ledger:
         """The account of a data set; of the only one where None is said."""
         if dataset is None:
             dataset = next(iter(self.accounts), "")
-        return self.accounts.setdefault(dataset, Account(dataset))
+        if dataset not in self.accounts:
+            self.accounts[dataset] = Account(dataset)
+        return self.accounts[dataset]
 
     def read(self, dataset: str, rows: int, row_format: str | None = None) -> None:
         """Enter a data set, or more of it, with the number of rows found."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from swift.datasets.compact import compact
 from swift.datasets.convert import Conversation
-from swift.datasets.ledger import NOT_MIXED, NOT_SAMPLED, Ledger
-from swift.datasets.mix import FIRST, Mix, choose_mix, mix_rows
+from swift.datasets.ledger import NOT_MIXED, NOT_SAMPLED, Ledger, Part
+from swift.datasets.mix import FIRST, Mix, choose_mix, mix_rows, rows_drawn
 from swift.datasets.sample import split_rows
-from swift.datasets.source import Reading, Source, every_row
+from swift.datasets.source import Outcome, Reading, Source, every_row
 from swift.datasets.spec import DatasetSpec, parse_spec
 from swift.errors import DataError, SwiftError, UsageError, raise_all
 from swift.log import get_logger
 
 logger = get_logger()
+Hold = Callable[[Conversation], Conversation]
 Forms = str | Sequence[str | None] | None  # a name in Chinese, then in English; one serves for both
 
 
@@ -26,6 +27,13 @@ class Loaded:
     train: list[Conversation]
     val: list[Conversation] | None
     ledger: Ledger
+
+    def parts(self) -> Iterator[tuple[Part, list[Conversation]]]:
+        """What trains and what validates, where there is any."""
+        if self.train:
+            yield "train", self.train
+        if self.val:
+            yield "validation", self.val
 
 
 def load_datasets(
@@ -44,7 +52,7 @@ def load_datasets(
     stopping_strategy: str = FIRST,
     mix_specs: str | Sequence[str] = (),
     mix_ratio: float = 0.0,
-    in_little_memory: bool = False,
+    hold: Hold | None = None,
 ) -> Loaded:
     """Read, convert, sample and split data sets.
 
@@ -63,7 +71,7 @@ def load_datasets(
         stopping_strategy: when that ends.
         mix_specs: sets to draw further rows to train on from.
         mix_ratio: how many, as a share of the rows that train; 0 reads none of them.
-        in_little_memory: whether rows wait as bytes, which read as dicts do but are no dicts.
+        hold: makes of each good row, as it is read, what is held of it; the row itself unless said.
 
     Raises:
         DataError: bad rows beyond `max_bad_rows`, columns of no known format, or no row at all.
@@ -76,14 +84,15 @@ def load_datasets(
     mix = choose_mix(train_specs, interleave, interleave_prob, stopping_strategy)
     reading = how_to_read([*train_specs, *held_out, *added], columns, model_name, model_author, answers=answers)
     ledger = Ledger(max_bad_rows)
-    sets = [_load_one(spec, reading, ledger, in_little_memory) for spec in [*train_specs, *held_out]]
-    more = [_load_one(spec, reading, ledger, in_little_memory) for spec in added]
+    begun = [_begin(Source(spec, reading)) for spec in [*train_specs, *held_out, *added]]
+    sets = [_read_on(*each, ledger, hold) for each in begun]
+    sets, more = sets[: len(sets) - len(added)], sets[len(sets) - len(added) :]
     check_columns(reading)
     ledger.check_bad_rows()
     ratio = 0.0 if held_out else test_ratio
     train, val = _divide(train_specs, sets[: len(train_specs)], ratio, seed, mix, ledger)
     for spec, rows in zip(held_out, sets[len(train_specs) :], strict=True):
-        split = split_rows(rows, spec.sample, 1.0, seed)
+        split = split_rows(rows, rows_drawn(spec, len(rows)), 1.0, seed)
         _drop(NOT_SAMPLED, split.unused, ledger)
         val += split.val
     if added:
@@ -103,7 +112,11 @@ def _divide(
     ledger: Ledger,
 ) -> tuple[list[Conversation], list[Conversation]]:
     """What trains of all sets, mixed, and what validates; the ledger is told what does neither."""
-    splits = [split_rows(rows, spec.sample, ratio, seed) for spec, rows in zip(specs, sets, strict=True)]
+    alone = len(specs) == 1
+    splits = [
+        split_rows(rows, rows_drawn(spec, len(rows), alone), ratio, seed)
+        for spec, rows in zip(specs, sets, strict=True)
+    ]
     train = mix_rows([split.train for split in splits], mix)
     used = {id(row) for row in train}
     for split in splits:
@@ -117,7 +130,9 @@ def _further(
 ) -> list[Conversation]:
     """That many rows drawn from all sets together; the ledger is told which were not."""
     pool = [
-        row for spec, rows in zip(specs, sets, strict=True) for row in split_rows(rows, spec.sample, 0.0, seed).train
+        row
+        for spec, rows in zip(specs, sets, strict=True)
+        for row in split_rows(rows, rows_drawn(spec, len(rows)), 0.0, seed).train
     ]
     if count and not pool:
         raise DataError(
@@ -218,24 +233,33 @@ def _both(value: Forms) -> tuple[str, str] | None:
     return (said[0], said[-1]) if said else None
 
 
-def _load_one(spec: DatasetSpec, reading: Reading, ledger: Ledger, small: bool) -> list[Conversation]:
-    """The good rows of one data set; the others are entered in the ledger."""
-    source, files = Source(spec, reading), dict[str, str]()
+Rows = Iterator[tuple[str, Outcome]]
+
+
+def _begin(source: Source) -> tuple[Source, Rows]:
+    """A data set with its rows, of which the first are read: what is wrong with its columns shows now."""
+    rows = every_row(source)
+    return source, chain([first] if (first := next(rows, None)) else [], rows)
+
+
+def _read_on(source: Source, rows: Rows, ledger: Ledger, hold: Hold | None) -> list[Conversation]:
+    """What is held of the good rows of one data set; the others are entered in the ledger."""
+    name = source.spec.text
     good: list[Conversation] = []
     found = 0
-    for where, row in every_row(source):
+    for where, row in rows:
         found += 1
         if isinstance(row, DataError):
-            ledger.reject(where, row, excused=source.excused, dataset=spec.text)
+            ledger.reject(where, row, excused=source.excused, dataset=name)
         elif isinstance(row, str):
-            ledger.drop(row, where, spec.text)
-        else:
-            good.append(compact(row, files) if small else row)
-    ledger.read(spec.text, found)
+            ledger.drop(row, where, name)
+        elif not ledger.too_many(len(ledger.bad_rows)):  # nothing comes of them otherwise
+            good.append(hold(row) if hold else row)
+    ledger.read(name, found)
     for known in source.formats.values():
-        ledger.read(spec.text, 0, known.name)
+        ledger.read(name, 0, known.name)
     if found and not source.formats:
-        logger.warning(f"{spec.text}: {found} row{'s' if found > 1 else ''}, and none that can be used")
+        logger.warning(f"{name}: {found} row{'s' if found > 1 else ''}, and none that can be used")
     return good
 
 

@@ -32,7 +32,8 @@ def choose_mix(
 ) -> Mix:
     """What `--interleave`, `--interleave_prob`, `--stopping_strategy` and `a@0.3` ask for.
 
-    With `@` on every set the shares count against each other. Sets without one divide what the others leave of 1.
+    With `@` on every set the shares count against each other. Sets without one divide what the others leave of 1. A set
+    that is alone has nothing to share a mix with: its share is one of its own rows, see `rows_drawn`.
 
     Raises:
         ConfigError: shares are given in both ways, or leave nothing for a set that has none.
@@ -47,7 +48,7 @@ def choose_mix(
         if min(shares) <= 0:
             raise UsageError("USAGE-02", f"--interleave_prob: a share of {min(shares):g} would leave a data set out")
         said = list(shares)
-    if not any(share is not None for share in said):
+    if not any(share is not None for share in said) or (len(specs) == 1 and not shares):
         return Mix((1 / len(specs),) * len(specs) if interleave and len(specs) > 1 else None, until)
     given = sum(share for share in said if share is not None)
     silent = said.count(None)
@@ -56,6 +57,19 @@ def choose_mix(
         raise ConfigError("CONFIG-02", f"the shares after @ leave nothing for {bare}", fix=f"{bare}@<share>")
     total = 1.0 if silent else given
     return Mix(tuple(((1 - given) / silent if share is None else share) / total for share in said), until)
+
+
+def rows_drawn(spec: DatasetSpec, rows: int, alone: bool = True) -> int | None:
+    """How many of the rows of a set are drawn, at least one; None is each once.
+
+    Args:
+        spec: the set.
+        rows: how many it has.
+        alone: whether it is the only one, so that a share after `@` is one of its rows.
+    """
+    if spec.share is None or not alone:
+        return spec.sample
+    return max(round(spec.share * (spec.sample or rows)), 1)
 
 
 def turns(shares: Sequence[float], credits: list[float]) -> Iterator[int]:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from swift.datasets.encode import IGNORED, EncodedDataset
+from swift.datasets.encode import EncodedDataset
+from swift.datasets.judge import IGNORED
 from swift.errors import ConfigError
 
 KINDS = {"input_ids": np.int64, "labels": np.int64, "loss_scale": np.float32}
@@ -74,6 +75,15 @@ def join(rows: Sequence[Mapping[str, Any]]) -> Packed:
     packed["labels"][starts] = IGNORED
     packed["position_ids"] = np.arange(sum(lengths)) - np.repeat(starts, lengths)
     return packed
+
+
+def first_row(example: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first row of a pack; what is no pack is a row already."""
+    if "position_ids" not in example:
+        return example
+    starts = np.flatnonzero(np.asarray(example["position_ids"]) == 0)
+    end = int(starts[1]) if len(starts) > 1 else None
+    return {name: list(values[:end]) for name, values in example.items() if name != "position_ids"}
 
 
 def _column(row: Mapping[str, Any], name: str) -> np.ndarray:

@@ -7,6 +7,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
+class Place:
+    """Where a row stands, in little memory: rows of one file share its name.
+
+    Args:
+        where: file and line, such as "train.jsonl:418".
+        files: names of files that are known, added to here.
+    """
+
+    __slots__ = ("_file", "_line")
+
+    def __init__(self, where: str, files: dict[str, str]) -> None:
+        file, colon, line = where.rpartition(":")
+        exact = bool(colon) and line.isdecimal() and str(int(line)) == line
+        self._file, self._line = (files.setdefault(file, file), int(line)) if exact else (where, None)
+
+    @property
+    def where(self) -> str:
+        """As it was given."""
+        return self._file if self._line is None else f"{self._file}:{self._line}"
+
+
 class Places:
     """Files and lines, such as "train.jsonl:418", by file in the order in which they came.
 

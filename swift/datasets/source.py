@@ -242,7 +242,7 @@ def _tables(spec: DatasetSpec, streaming: bool) -> Iterator[Table]:
     yield from (_file(file, str(file)) for file in spec.files)
     if record is None and spec.hub_id is None:
         return
-    hub_id, use_hf = _address(spec)
+    hub_id, use_hf = hub_address(spec)
     for subset in spec.subsets or (record.subsets if record else ()) or (None,):
         for split in record.split if record else ("train",):
             name = "/".join(part for part in (hub_id, subset, split) if part)
@@ -268,7 +268,7 @@ def _opener(
     return rows
 
 
-def _address(spec: DatasetSpec) -> tuple[str, bool]:
+def hub_address(spec: DatasetSpec) -> tuple[str, bool]:
     """The id to fetch, and from Hugging Face or not."""
     use_hf = hub.use_hf() if spec.use_hf is None else spec.use_hf
     if spec.record is None:

@@ -17,7 +17,7 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from swift.datasets.convert import Conversation, at
-from swift.datasets.encode import IGNORED, Encoder, Inputs, problem
+from swift.datasets.judge import IGNORED, Encoder, Inputs, problem
 from swift.datasets.ledger import BAD, Ledger
 from swift.datasets.mix import Mix
 from swift.datasets.pack import best_fit, join, members

@@ -13,6 +13,7 @@ from swift.errors import DataError, NotFoundError, RefusedError, UsageError
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 TEXT_PART = ("llama4",)  # several modalities, of which transformers loads the text part alone
 NOTES = ("_name_or_path", "_commit_hash")
+OF_TORCHAO = ("_type", "_data", "_version")  # how it writes its settings; the types are looked up in itself alone
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 ADAPTER = "adapter_config.json"
 HEADER_LIMIT_BYTES = 100 * 1024 * 1024
@@ -68,7 +69,7 @@ def file_settings(directory: Path) -> dict[str, str]:
 
 def check_weights(directory: Path) -> None:
     """Raise DataError MODEL-01 unless every weight file is there and whole, as far as its header tells."""
-    files = list(_weight_files(directory))
+    files = list(weight_files(directory))
     if not files:
         raise _damaged(f"{directory} has no weights", why="no *.safetensors and no pytorch_model*.bin")
     for path in files:
@@ -78,7 +79,8 @@ def check_weights(directory: Path) -> None:
             _check_safetensors(path)
 
 
-def _weight_files(directory: Path) -> Iterator[Path]:
+def weight_files(directory: Path) -> Iterator[Path]:
+    """The files that hold a model's weights, as the single file or the index names them; they may be missing."""
     for single, index in (
         ("model.safetensors", "model.safetensors.index.json"),
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -138,11 +140,13 @@ def _check_harmless(path: Path, config: dict[str, Any]) -> None:
             )
 
 
-def _settings(config: dict[str, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _settings(config: dict[str, Any], depth: int = 0, bits: bool = False) -> Iterator[tuple[str, Any]]:
+    """Every setting, those inside of others too; `bits` says that they are of the quantisation."""
     for key, value in config.items():
-        yield key, value
+        if not (bits and key in OF_TORCHAO):
+            yield key, value
         if isinstance(value, dict) and depth < 8:
-            yield from _settings(value, depth + 1)
+            yield from _settings(value, depth + 1, bits or key == "quantization_config")
 
 
 def _check_kind(directory: Path, config: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ LENGTH_NAMES = (
     "max_sequence_length",
     "max_seq_length",
 )
+LOAD_IN = {"load_in_8bit": 8, "load_in_4bit": 4}
 READ_FROM_CONFIG = ("is_training", "is_awq", "is_aqlm", "gptq_bits", "max_length", "download_model")
 
 
@@ -98,9 +99,13 @@ def load_model(
     if not sys.stderr.isatty():
         disable_progress_bar()
     saved, method = method_of(source.config), quantised.quant_method if quantised else None
+    if quantization_config is not None:
+        method = method_of({"quantization_config": quantization_config.to_dict()})
     if saved or method:
         prepare_packages(saved or method)
         device_map = device_map or {"": _first_device()}
+    if saved == "torchao":
+        torch_dtype = saved_dtype(source)  # its tensors give what their scales are in, whatever is asked for
     if is_hqq(source):
         model = load_hqq(source, torch_dtype, _first_device())
         finish_model(model, source)
@@ -164,7 +169,8 @@ def get_model_tokenizer(
     Args:
         model_type: a registered name; None when `model_id_or_path` says it.
         torch_dtype: of the weights; None for the checkpoint's own on an accelerator, float32 on a CPU.
-        model_kwargs: more for `from_pretrained`; `device_map` is "auto" on an accelerator unless given.
+        model_kwargs: more for `from_pretrained`; `device_map` is "auto" on an accelerator unless given, and
+            `load_in_8bit` or `load_in_4bit` holds the model in so many bits of bitsandbytes.
         load_model: False gives None for the model and fetches no weights.
         model_id_or_path: a directory or hub id; None for the registered one.
         revision: branch, tag or commit on the hub; None for the newest.
@@ -189,6 +195,9 @@ def get_model_tokenizer(
     options: dict[str, Any] = {"device_map": "auto" if alone else None, **(model_kwargs or {})}
     if use_flash_attn:
         options["attn_implementation"] = "flash_attention_2"
+    for name, bits in LOAD_IN.items():
+        if options.pop(name, False):
+            options["quantised"] = QuantisedOptions(quant_method="bnb", quantization_bit=bits)
     return _load_model(source, torch_dtype or default_dtype(source, hardware), **options), tokenizer
 
 

@@ -5,9 +5,11 @@ Nothing is loaded here; `swift.models.quantised` does that.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from swift.arguments.quantised import QuantisedOptions
@@ -28,15 +30,28 @@ PACKAGES = {
 }
 BITS = {"bnb": (4, 8), "hqq": (4, 8, 3, 2, 1), "torchao": (8, 4), "eetq": (8,)}
 """What each method makes of a base in full precision while loading it, the usual first."""
-BEFOREHAND = ("gptq", "awq")
-"""Methods that look at data and take long: `swift export` does it once."""
 NAMES = {"bitsandbytes": "bnb"}
 NEEDS_CUDA = ("eetq", "aqlm")
-TRAINABLE = ("lora", "adalora", "ia3", "vera", "oft", "prefix_tuning", "prompt_tuning", "p_tuning")
-"""Tuners of PEFT's that know quantised layers; those of ours see only what comes out of a layer."""
-OF_WEIGHTS = ("full", "part", "llamapro", "longlora", "boft", "loha", "lokr", "fourierft")
-"""Tuners that would change weights which are not there in full."""
+CANNOT = {
+    "": ("full", "part", "llamapro", "loha", "lokr", "fourierft", "pissa", "loftq"),
+    "hqq": ("adalora", "ia3", "vera"),
+    "bnb8": ("dora",),
+}
+"""Tuners and starts of LoRA that do not go with quantised layers, of any method or of one: they read the weights."""
+WRITTEN = {
+    "gptq": (4, 8, 3, 2),
+    "awq": (4,),
+    "bnb": (4, 8),
+    "hqq": (4, 8, 3, 2, 1),
+    "torchao": (8, 4),
+    "fp8": (8,),
+}
+"""What `swift export` writes, the usual bits first."""
+CALIBRATED = ("gptq", "awq")
+"""Methods that look at data and take long: done once, not while loading."""
+SUFFIX = re.compile(r"(.+?)(-merged)?(-(?:gptq|awq|bnb|hqq|torchao)-int[1-8]|-fp8)")
 WIDTHS = ("hidden_size", "intermediate_size", "moe_intermediate_size", "n_embd", "n_inner", "ffn_dim", "d_model")
+AWQ_WIDTH = 64
 UNTRAINED = ("fp8", "finegrained_fp8", "mxfp4", "compressed-tensors", "fbgemm_fp8")
 
 
@@ -58,13 +73,55 @@ def bits_of(config: Mapping[str, Any]) -> int:
 
 def group_size(config: Mapping[str, Any], wanted: int) -> int:
     """How many weights share a scale: `wanted`, or the largest half of it that divides the rows of every layer."""
-    text = config.get("text_config") or config
-    widths = [text[name] for name in WIDTHS if isinstance(text.get(name), int)]
-    if isinstance(text.get("head_dim"), int) and isinstance(text.get("num_attention_heads"), int):
-        widths.append(text["head_dim"] * text["num_attention_heads"])
+    widths = widths_of(config)
     while wanted > 8 and any(width % wanted for width in widths):
         wanted //= 2
     return wanted
+
+
+def widths_of(config: Mapping[str, Any], heads: str = "num_attention_heads") -> list[int]:
+    """How wide the layers of a model are, as far as its config.json says; of attention that of all `heads`."""
+    text = config.get("text_config") or config
+    widths = [text[name] for name in WIDTHS if isinstance(text.get(name), int)]
+    of_head = text.get("head_dim") or (text.get("hidden_size") or 0) // (text.get("num_attention_heads") or 1)
+    return [*widths, *([of_head * text[heads]] if of_head and isinstance(text.get(heads), int) else [])]
+
+
+def check_shapes(method: str, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError when the layers of a model have shapes that a method cannot write."""
+    wrong = [width for width in widths_of(config, "num_key_value_heads") if width % AWQ_WIDTH]
+    if method == "awq" and wrong:
+        what = f"--quant_method awq needs layers whose outputs are multiples of {AWQ_WIDTH}; one here has {wrong[0]}"
+        raise ConfigError("CONFIG-02", what, fix="--quant_method gptq")
+
+
+def usual(method: str | None, bits: int) -> tuple[str, int]:
+    """How to write a model, with what was not said filled in.
+
+    Raises:
+        ConfigError: the method has no such bits.
+    """
+    method = method or ("awq" if bits == 4 else "gptq")
+    if bits and bits not in WRITTEN[method]:
+        able = [name for name, allowed in WRITTEN.items() if bits in allowed]
+        fix = f"--quant_bits {WRITTEN[method][0]}, or --quant_method {' or '.join(able)}"
+        raise ConfigError("CONFIG-02", f"--quant_method {method} has no {bits} bits", fix=fix)
+    return method, bits or WRITTEN[method][0]
+
+
+def directory_suffix(method: str, bits: int) -> str:
+    """What the name of a quantised model's directory ends with."""
+    return "-fp8" if method == "fp8" else f"-{method}-int{bits}"
+
+
+def either_spelling(path: Path) -> Path:
+    """`path`; or, where it is not there, the same quantised model with "-merged" in its name, or without."""
+    match = None if path.exists() else SUFFIX.fullmatch(path.name)
+    if match:
+        name, merged, suffix = match.groups()
+        other = path.with_name(f"{name}{'' if merged else '-merged'}{suffix}")
+        return other if other.is_dir() else path
+    return path
 
 
 def check_packages(method: str | None) -> None:
@@ -98,7 +155,7 @@ def check_quantisation(
         args: as `decide_quantisation` gave them.
         config: the base's config.json.
         hardware: of this machine.
-        kinds: what trains on it; empty when nothing does.
+        kinds: what trains on it, and how LoRA starts; empty when nothing does.
     """
     method, saved = args.quant_method, method_of(config)
     if method is None:
@@ -112,7 +169,7 @@ def check_quantisation(
             check_packages(method)
         except MissingPackageError as error:
             errors.append(error)
-    return [*errors, *_about_training(saved or method, kinds)]
+    return [*errors, *_about_training(saved or method, args.quantization_bit, kinds)]
 
 
 def _against_files(args: QuantisedOptions, config: Mapping[str, Any]) -> list[SwiftError]:
@@ -126,7 +183,7 @@ def _against_files(args: QuantisedOptions, config: Mapping[str, Any]) -> list[Sw
 
 def _while_loading(args: QuantisedOptions) -> list[SwiftError]:
     method, bits = args.quant_method, args.quantization_bit
-    if method in BEFOREHAND:
+    if method in CALIBRATED:
         what = f"--quant_method {method} needs a base that is saved so, and this one is in full precision"
         fix = (
             f"swift export --quant_method {method} --quant_bits {bits or 4} … once, then --model_id_or_path its result"
@@ -139,16 +196,13 @@ def _while_loading(args: QuantisedOptions) -> list[SwiftError]:
     return []
 
 
-def _about_training(method: str, kinds: Sequence[str]) -> list[SwiftError]:
-    cannot = [kind for kind in kinds if kind in OF_WEIGHTS]
+def _about_training(method: str, bits: int, kinds: Sequence[str]) -> list[SwiftError]:
+    unable = {kind for name in ("", method, f"{method}{bits}") for kind in CANNOT.get(name, ())}
+    cannot = [kind for kind in kinds if kind.partition("_")[0] in unable]
     if cannot:
-        what = f"{' and '.join(cannot)} would change weights that a base in {method} does not have in full"
+        what = f"{' and '.join(cannot)} needs the weights in full, and a base in {method} has none"
         return [ConfigError("CONFIG-02", what, fix="--sft_type lora, or the base in full precision")]
     if kinds and method in UNTRAINED:
         what = f"nothing trains on a base in {method}: gradients do not get through it"
-        return [
-            ConfigError(
-                "CONFIG-02", what, fix="the base in full precision, with --quantization_bit 4 where it is large"
-            )
-        ]
+        return [ConfigError("CONFIG-02", what, fix="the base in full precision, with --quantization_bit 4")]
     return []

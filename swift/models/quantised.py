@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -24,20 +25,27 @@ from swift.models.source import ModelSource
 HQQ_GROUP = TORCHAO_GROUP = 64
 HQQ_MARK = {"quant_method": "hqq"}
 HQQ_WEIGHT = ".W_q"
-QUIET = ("bitsandbytes", "torchao", "gptqmodel", "optimum")
 
 
 def prepare_packages(method: str | None) -> None:
     """What has to be set before a package of `method` is imported or loads anything."""
     check_packages(method)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_quantisers()
     if method == "bnb":
         keep_unpacked()
     if method in ("gptq", "awq"):
         workers = max(2, len(os.sched_getaffinity(0)))
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(workers))  # one alone is an error there
         warnings.filterwarnings("ignore", module="gptqmodel.*")
+
+
+def quiet_quantisers() -> None:
+    """Keep gptqmodel's banner and notes, which it prints on stdout wherever PEFT looks for it, out of the answers."""
+    if importlib.util.find_spec("logbar"):
+        from logbar import LogBar  # pyright: ignore[reportMissingImports]
+
+        LogBar.shared().setLevel(logging.CRITICAL)
+        logging.getLogger("tokenicer").setLevel(logging.ERROR)
 
 
 def keep_unpacked() -> None:

@@ -39,7 +39,7 @@ def make_room(model: Any, ids: Sequence[int], multiple: int | None = None, rows:
         model.resize_token_embeddings(needed, mean_resizing=False)
     first = min(*ids, old)
     for weight in tables(model):
-        _fill(weight, first, [*ids, *range(old, needed)])
+        fill(weight, first, [*ids, *range(old, needed)])
 
 
 def token_rows(model: Any, ids: Sequence[int]) -> dict[str, list[int]]:
@@ -60,7 +60,8 @@ def tables(model: Any) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def _fill(weight_VD: Tensor, first: int, rows: Sequence[int]) -> None:
+def fill(weight_VD: Tensor, first: int, rows: Sequence[int]) -> None:
+    """Fill `rows` of a table by its rows before `first`: the mean of them, each a little off it."""
     old_VD = weight_VD[:first].float()
     mean_D, spread_D = old_VD.mean(0), old_VD.std(0)
     for row in sorted(set(rows)):

@@ -14,7 +14,7 @@ from swift.errors import NotFoundError, UsageError
 from swift.log import get_logger
 from swift.models import MODELS, ModelRecord, find_by_arch, find_by_hub_id
 from swift.models.files import check_tokenizer, check_weights, read_config
-from swift.models.quantisation import check_packages, method_of
+from swift.models.quantisation import check_packages, either_spelling, method_of
 from swift.models.remote_code import check_remote_code, check_unchanged
 
 logger = get_logger()
@@ -127,7 +127,7 @@ def _local(said: str | None) -> Path | None:
     """The directory that `said` means, None when it is a hub id."""
     if said is None:
         return None
-    path = Path(said).expanduser()
+    path = either_spelling(Path(said).expanduser())
     if path.is_dir():
         return path.resolve()
     if path.exists():

@@ -131,7 +131,7 @@ class LoRAConfig(Options):
         trainable_bias: None, "lora" (biases of the targets) or "all".
         enable_lora_list: beside `target_modules`: None, or for a layer that holds several in one (a fused QKV) a list
             of bools, one per part, saying which parts get LoRA. With a single string as target: that list alone.
-        tensor_parallel_degree: kept for its name; here every layer is whole.
+        tensor_parallel_degree: over how many processes the base is cut; that of the base counts.
         dtype: of A and B: a torch or Paddle dtype or its name; None is torch's default.
         head_dim: how the parts of a fused layer lie: alternating in blocks of `head_dim` outputs, [heads, parts,
             head_dim], as in Paddle, BLOOM and GPT-NeoX; None: one whole part after the other, as in GPT-2.
@@ -206,7 +206,7 @@ class PrefixConfig(Options):
             base model says.
         prefix_projection: whether to project.
         prefix_projection_hidden_size: width between the two linear layers of the projection.
-        tensor_parallel_degree: kept for its name; here every layer is whole.
+        tensor_parallel_degree: over how many processes the base is cut; that of the base counts.
         dtype: of the encoder: a torch or Paddle dtype or its name; None is torch's default.
     """
 

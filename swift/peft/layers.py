@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from swift.errors import ConfigError
+from swift.parallel.collectives import add_up, spread
+from swift.parallel.cuts import Cut, CutDropout, cut_down
+from swift.parallel.layers import ColumnLinear, CutLinear, RowLinear
 from swift.peft.config import LoRAConfig, as_dtype
 
 
@@ -120,9 +123,12 @@ class LoRALayer(nn.Module):
         if self.merged:
             return result
         x = args[0] if args else next(iter(kwargs.values()))
-        dropped = F.dropout(x.to(self.lora_A.dtype), self.lora_dropout, self.training)
-        added = self.delta(dropped) * self.scaling
+        added = self.delta(self.dropped(x.to(self.lora_A.dtype))) * self.scaling
         return result + added.to(result.dtype)
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """The input after dropout."""
+        return F.dropout(x, self.lora_dropout, self.training)
 
     def extra_repr(self) -> str:
         """The plain layer's text with the rank."""
@@ -179,6 +185,54 @@ class LoRAConv1D(LoRADense, Conv1D):
         return self.product()
 
 
+class LoRACutLinear(LoRADense, CutLinear):
+    """What LoRA on the layers of a model that is cut between processes shares; see `swift.parallel.layers`."""
+
+    def __init__(self, layer: CutLinear, config: LoRAConfig, parts: Sequence[bool] | None = None) -> None:
+        if parts is not None:
+            what = "enable_lora_list: a fused layer that is cut between processes cannot have LoRA in some of its parts"
+            raise ConfigError("CONFIG-03", what, fix="tensor_parallel_degree=1, or no enable_lora_list")
+        CutLinear.start(self, layer, layer.group, layer.whole)
+        self.take(layer, config)
+        self.begin(layer.in_features, layer.out_features, config, None)
+
+    def delta_weight(self) -> Tensor:
+        """This process's part of the product."""
+        product_OI = self.product().T
+        return Cut(self.axis, self.group).part(product_OI) if self.whole else product_OI
+
+
+class LoRAColumnLinear(LoRACutLinear, ColumnLinear):
+    """A column layer: all of A, and B for the outputs that this process has."""
+
+    def __init__(self, layer: ColumnLinear, config: LoRAConfig, parts: Sequence[bool] | None = None) -> None:
+        LoRACutLinear.__init__(self, layer, config, parts)
+        if not self.whole:
+            cut_down(self.lora_B, Cut(1, self.group))
+
+    def delta(self, x: Tensor) -> Tensor:
+        """See `low_rank`; each process does its outputs."""
+        return super().delta(x) if self.whole else spread(x @ self.lora_A, self.group) @ self.lora_B
+
+
+class LoRARowLinear(LoRACutLinear, RowLinear):
+    """A row layer: A for the inputs that this process has, and all of B."""
+
+    def __init__(self, layer: RowLinear, config: LoRAConfig, parts: Sequence[bool] | None = None) -> None:
+        LoRACutLinear.__init__(self, layer, config, parts)
+        self.dropout = CutDropout(config.lora_dropout, Cut(-1, self.group))
+        if not self.whole:
+            cut_down(self.lora_A, Cut(0, self.group))
+
+    def delta(self, x: Tensor) -> Tensor:
+        """See `low_rank`; each process adds what its inputs give."""
+        return super().delta(x) if self.whole else add_up(x @ self.lora_A, self.group) @ self.lora_B
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """The input after dropout, which is drawn for all inputs."""
+        return super().dropped(x) if self.whole else self.dropout(x)
+
+
 class LoRAConv2D(LoRALayer, nn.Conv2d):
     """A convolution, W [O, I, h, w], with A [R, I, h, w], which moves as the layer does, and B [O, R, 1, 1]."""
 
@@ -201,7 +255,12 @@ class LoRAConv2D(LoRALayer, nn.Conv2d):
         return torch.einsum("or,rihw->oihw", self.lora_B[:, :, 0, 0], self.lora_A)
 
 
-PLAIN: dict[type[nn.Module], type[LoRALinear] | type[LoRAConv1D]] = {nn.Linear: LoRALinear, Conv1D: LoRAConv1D}
+PLAIN: dict[type[nn.Module], type[LoRADense]] = {
+    nn.Linear: LoRALinear,
+    Conv1D: LoRAConv1D,
+    ColumnLinear: LoRAColumnLinear,
+    RowLinear: LoRARowLinear,
+}
 
 
 def with_lora(path: str, layer: nn.Module, config: LoRAConfig, parts: Sequence[bool] | None) -> LoRALayer:

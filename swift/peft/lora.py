@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,18 +14,23 @@ from torch import Tensor, nn
 from swift import dist
 from swift.errors import ConfigError, UsageError
 from swift.log import get_logger
+from swift.parallel.plan import group_of
 from swift.peft import pdparams
 from swift.peft.config import CONFIG, LoRAConfig, writable
 from swift.peft.layers import LoRALayer, with_lora
 from swift.peft.weights import (
     check_degree,
     check_fit,
-    one_device,
+    degree_of,
+    own_parts,
     paddle_layout,
     put,
     read_shards,
     read_weights,
+    settle_degree,
+    shard_name,
     weights_name,
+    wholes,
 )
 from swift.peft.wrapper import Wrapper
 
@@ -53,7 +59,7 @@ class LoRAModel(Wrapper):
         super().__init__(model)
         lora_config.check()
         self.lora_config = copy.deepcopy(lora_config)
-        one_device(self.lora_config, "lora_config")
+        settle_degree(self.lora_config, "lora_config", model)
         self.replaced = _replace(model, self.lora_config)
         tied = self._tied() if self.lora_config.merge_weights else None
         if tied:
@@ -79,13 +85,14 @@ class LoRAModel(Wrapper):
             merge_tensor_parallel: whether files of several tensor-parallel ranks are put together.
 
         Raises:
-            DegreeError: also a NotImplementedError; it holds such files and `merge_tensor_parallel` is off.
+            DegreeError: also a NotImplementedError; it holds such files, of other ranks than the model has, and
+                `merge_tensor_parallel` is off.
             DataError: the config or weights are damaged, or do not fit the model.
         """
         directory = Path(lora_path)
         config = LoRAConfig.from_pretrained(directory) if lora_config is None else lora_config
         degree = config.tensor_parallel_degree
-        check_degree(directory, degree, merge_tensor_parallel)
+        check_degree(directory, degree, merge_tensor_parallel, model)
         lora = cls(model, config)
         lora.load_pretrained(directory, degree)
         return lora
@@ -93,13 +100,19 @@ class LoRAModel(Wrapper):
     def load_pretrained(self, directory: Path, degree: int = 1) -> None:
         """Read the weights that a directory holds, those of `degree` tensor-parallel ranks; without a file all stays.
 
+        Of a model that is cut, this process takes its part.
+
         Raises:
             DataError: they are damaged, or do not fit the model.
         """
-        if degree > 1:
-            found: dict[str, Tensor] | None = read_shards(self.model, directory, STEM, degree)
+        group = group_of(self.model)
+        if group is not None and degree == group.degree:
+            found = read_weights(self.model, directory, [weights_name(STEM, shard_name(group))])
+        elif degree > 1:
+            found = own_parts(self.model, read_shards(self.model, directory, STEM, degree))
         else:
             found = read_weights(self.model, directory, [weights_name(STEM, None), MISPRINT])
+            found = found and own_parts(self.model, found)
         if found is not None:
             needed = [f"{path}.{name}" for path in self.layers() for name in ("lora_A", "lora_B")]
             self._load(found, needed, str(directory))
@@ -136,16 +149,23 @@ class LoRAModel(Wrapper):
 
         Args:
             save_directory: made when missing.
-            merge_tensor_parallel: kept for its name; the weights are whole.
+            merge_tensor_parallel: of a model that is cut between processes, all of which have to call this: whether
+                one file is written, as of one process, or each writes its part (`lora_model_state.tp00.pdparams`).
             variant: a word in the file's name: `lora_model_state.<variant>.pdparams`.
-            is_main_process: the others write nothing; None asks the environment.
+            is_main_process: the others write nothing but their parts; None asks the environment.
         """
-        if is_main_process is False or (is_main_process is None and not dist.is_main()):
-            return
-        directory = writable(save_directory)
-        tensors = paddle_layout(self.model, self.get_trainable_state_dict())
-        pdparams.write(directory / weights_name(STEM, variant), tensors)
-        self.lora_config.save_pretrained(directory)
+        group, tensors = group_of(self.model), self.get_trainable_state_dict()
+        main = dist.is_main() if is_main_process is None else is_main_process
+        merged = group is None or merge_tensor_parallel
+        if group is not None and merged:
+            tensors = wholes(self.model, tensors)
+        if main or (group is not None and not merged and group.replica == 0):
+            words = [] if group is None or merged else [shard_name(group)]
+            name = weights_name(STEM, ".".join([*([variant] if variant else []), *words]) or None)
+            pdparams.write(writable(save_directory) / name, paddle_layout(self.model, tensors))
+        if main:
+            degree = -1 if merged else degree_of(self.model)
+            replace(self.lora_config, tensor_parallel_degree=degree).save_pretrained(writable(save_directory))
 
     def mark_only_lora_as_trainable(self) -> None:
         """Freeze all but A and B, and the biases and modules that the config names."""

@@ -10,6 +10,7 @@ import functools
 import inspect
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,18 +22,26 @@ from transformers import Cache, DynamicCache
 from swift import dist, storage
 from swift.errors import ConfigError, DataError, UsageError
 from swift.log import get_logger
+from swift.parallel.collectives import joined, spread
+from swift.parallel.cuts import Cut, CutDropout, cut_down
+from swift.parallel.groups import Group
+from swift.parallel.plan import group_of, has_cut_heads
 from swift.peft import pdparams
 from swift.peft.config import CONFIG, PrefixConfig, as_dtype, writable
 from swift.peft.hooks import prefix_attention_mask, split_layers
 from swift.peft.weights import (
     check_degree,
     check_fit,
-    one_device,
+    degree_of,
+    own_parts,
     paddle_layout,
     put,
     read_shards,
     read_weights,
+    settle_degree,
+    shard_name,
     weights_name,
+    wholes,
 )
 from swift.peft.wrapper import Wrapper
 
@@ -75,10 +84,15 @@ class PrefixModelForCausalLM(Wrapper):
             raise NotImplementedError(f"{type(model).__name__} takes no past_key_values: a prefix has no place in it")
         prefix_config.check()
         self.prefix_config = copy.deepcopy(prefix_config)
-        one_device(self.prefix_config, "prefix_config")
+        settle_degree(self.prefix_config, "prefix_config", model)
         self.heads, self.head_dim = _heads(self.prefix_config, model)
         self.prefix_encoder = _encoder(self.prefix_config, self.heads * self.head_dim)
         self.prefix_encoder.to(next(model.parameters()).device)
+        self.group = group_of(model) if has_cut_heads(model) else None
+        if self.group is not None:  # what follows is made of the heads that this process has
+            cut = Cut(0, self.group, 2 * (self.prefix_config.num_hidden_layers or 0))
+            _cut_encoder(self.prefix_encoder, cut, self.prefix_config.prefix_dropout)
+            self.heads //= self.group.degree
         tokens = torch.arange(_n(self.prefix_config), device=next(model.parameters()).device)
         self.register_buffer("prefix_tokens", tokens, persistent=False)
         self.postprocess_past_key_value = postprocess_past_key_value or split_layers
@@ -153,19 +167,25 @@ class PrefixModelForCausalLM(Wrapper):
 
         Args:
             save_directory: made when missing.
-            merge_tensor_parallel: kept for its name; the weights are whole.
+            merge_tensor_parallel: of a model that is cut between processes, all of which have to call this: whether
+                one file is written, as of one process, or each writes its part (`prefix_model_state.tp00.pdparams`).
             variant: a word in the file's name: `prefix_model_state.<variant>.pdparams`.
-            is_main_process: the others write nothing; None asks the environment.
+            is_main_process: the others write nothing but their parts; None asks the environment.
         """
-        if is_main_process is False or (is_main_process is None and not dist.is_main()):
-            return
-        directory = writable(save_directory)
-        tensors = paddle_layout(self.prefix_encoder, self.prefix_encoder.state_dict())
-        pdparams.write(directory / weights_name(STEM, variant), tensors)
-        self.prefix_config.save_pretrained(directory)
-        buffer = io.BytesIO()
-        np.save(buffer, self._pre_caches().float().cpu().numpy(), allow_pickle=False)
-        storage.write_bytes(directory / PRE_CACHES, buffer.getvalue())
+        group, encoder, caches_L2HND = group_of(self.model), self.prefix_encoder, self._pre_caches()
+        main = dist.is_main() if is_main_process is None else is_main_process
+        merged = group is None or merge_tensor_parallel
+        tensors = wholes(encoder, encoder.state_dict()) if merged else encoder.state_dict()
+        if main or (group is not None and not merged and group.replica == 0):
+            words = [] if group is None or merged else [shard_name(group)]
+            name = weights_name(STEM, ".".join([*([variant] if variant else []), *words]) or None)
+            pdparams.write(writable(save_directory) / name, paddle_layout(encoder, tensors))
+        if main:
+            directory, degree = writable(save_directory), -1 if merged else degree_of(self.model)
+            replace(self.prefix_config, tensor_parallel_degree=degree).save_pretrained(directory)
+            buffer = io.BytesIO()
+            np.save(buffer, caches_L2HND.float().cpu().numpy(), allow_pickle=False)
+            storage.write_bytes(directory / PRE_CACHES, buffer.getvalue())
 
     @classmethod
     def from_pretrained(
@@ -188,13 +208,14 @@ class PrefixModelForCausalLM(Wrapper):
             merge_tensor_parallel: whether files of several tensor-parallel ranks are put together.
 
         Raises:
-            DegreeError: also a NotImplementedError; it holds such files and `merge_tensor_parallel` is off.
+            DegreeError: also a NotImplementedError; it holds such files, of other ranks than the model has, and
+                `merge_tensor_parallel` is off.
             DataError: the config or weights are damaged, or do not fit the model.
         """
         directory = Path(prefix_path)
         config = PrefixConfig.from_pretrained(directory)
         degree = config.tensor_parallel_degree
-        check_degree(directory, degree, merge_tensor_parallel)
+        check_degree(directory, degree, merge_tensor_parallel, model)
         prefix = cls(model, config, postprocess_past_key_value, pad_attention_mask)
         prefix.load_pretrained(directory, degree)
         return prefix
@@ -206,13 +227,16 @@ class PrefixModelForCausalLM(Wrapper):
             DataError: they are damaged, or do not fit the model.
         """
         encoder = self.prefix_encoder
-        if degree > 1:
-            found: dict[str, Tensor] | None = read_shards(encoder, directory, STEM, degree)
+        if degree > 1:  # ours are cut by heads, PaddleNLP's by tokens: put together, both are the same
+            found = read_shards(encoder, directory, STEM, degree)
+            check_fit(encoder, own_parts(encoder, found), encoder.state_dict(), str(directory))
+            found = _heads_together(found, 2 * (self.prefix_config.num_hidden_layers or 0), degree)
         else:
             found = read_weights(encoder, directory, [weights_name(STEM, None)])
         if found is not None:
+            found = own_parts(encoder, found)
             check_fit(encoder, found, encoder.state_dict(), str(directory))
-            put(encoder, _heads_together(found, 2 * (self.prefix_config.num_hidden_layers or 0), max(degree, 1)))
+            put(encoder, found)
 
     def set_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load the encoder's tensors, named as in `prefix_encoder.state_dict()`; all others stay.
@@ -253,7 +277,8 @@ class PrefixModelForCausalLM(Wrapper):
         self.prefix_encoder.eval()
         pairs = self.past_key_values(1)
         self.prefix_encoder.train(was_training)
-        return torch.stack([torch.cat(pair) for pair in pairs])
+        caches_L2HND = torch.stack([torch.cat(pair) for pair in pairs])
+        return caches_L2HND if self.group is None else joined(caches_L2HND, 2, self.group)
 
 
 def load_pre_caches(directory: str | Path, model: nn.Module, batch_size: int = 1) -> DynamicCache:
@@ -281,10 +306,33 @@ def load_pre_caches(directory: str | Path, model: nn.Module, batch_size: int = 1
     if caches_L2HND.ndim != 5 or caches_L2HND.shape[:2] != (layers, 2):
         what = f"{file} has the shape {tuple(caches_L2HND.shape)}, not [{layers}, 2, heads, tokens, head_dim]"
         raise DataError("CKPT-02", what)
+    group = group_of(model) if has_cut_heads(model) else None
+    caches_L2HND = caches_L2HND if group is None else Cut(2, group).part(caches_L2HND)
     cache = _new_cache(model)
     for layer, (key_HND, value_HND) in enumerate(caches_L2HND.to(_like(model))):
         cache.update(key_HND.expand(batch_size, -1, -1, -1), value_HND.expand(batch_size, -1, -1, -1), layer)
     return cache
+
+
+def _cut_encoder(encoder: nn.Sequential, cut: Cut, dropout: float) -> None:
+    """Leave in an encoder the outputs that are this process's heads.
+
+    Args:
+        encoder: whole.
+        cut: of the outputs: a block for the keys and one for the values of each layer.
+        dropout: of the outputs.
+    """
+    last: Any = encoder[3 if len(encoder) > 2 else 0]
+    of_weight = cut if isinstance(last, nn.Linear) else replace(cut, axis=1)
+    for name, parameter in last.named_parameters():
+        cut_down(parameter, of_weight if name == "weight" else cut)
+    if isinstance(last, nn.Linear):
+        encoder[2].register_forward_hook(functools.partial(_spread, group=cut.group))
+    encoder[-1] = CutDropout(dropout, replace(cut, axis=-1))
+
+
+def _spread(module: nn.Module, inputs: Any, output: Tensor, group: Group) -> Tensor:
+    return spread(output, group)
 
 
 def _heads_together(tensors: Mapping[str, Tensor], blocks: int, degree: int) -> dict[str, Tensor]:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from swift.errors import DataError
 from swift.log import get_logger
+from swift.parallel.cuts import cut_of, whole_shape
+from swift.parallel.groups import Group
+from swift.parallel.plan import group_of
 from swift.peft import pdparams
 
 SHOWN = 5
@@ -20,11 +23,40 @@ class DegreeError(DataError, NotImplementedError):
     """Weights that are split over more devices than the model is."""
 
 
-def check_degree(directory: Path, degree: int, merge: bool) -> None:
-    """Raise DegreeError for weights split over several devices that nobody asked to put together."""
-    if degree > 1 and not merge:
-        what = f"{directory} holds weights split over {degree} devices, the model is on 1"
+def check_degree(directory: Path, degree: int, merge: bool, model: nn.Module) -> None:
+    """Raise DegreeError for weights split over other devices than the model that nobody asked to put together."""
+    own = degree_of(model)
+    if degree > 1 and degree != own and not merge:
+        what = f"{directory} holds weights split over {degree} devices, the model is on {own}"
         raise DegreeError("CKPT-02", what, fix="from_pretrained(..., merge_tensor_parallel=True)")
+
+
+def degree_of(model: nn.Module) -> int:
+    """Over how many processes a model is split."""
+    group = group_of(model)
+    return 1 if group is None else group.degree
+
+
+def shard_name(group: Group) -> str:
+    """What tells the file of this process from those of the others."""
+    return f"tp{group.rank:02d}"
+
+
+def wholes(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors put together from those of all processes, each of which has to ask."""
+    cuts = {name: cut_of(parameter) for name, parameter in module.named_parameters()}
+    return {name: tensor if (cut := cuts.get(name)) is None else cut.whole(tensor) for name, tensor in tensors.items()}
+
+
+def own_parts(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """This process's part of whole tensors; one whose shape is not the module's is left as it is."""
+    own = dict(module.named_parameters())
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        cut = cut_of(own[name]) if name in own else None
+        if cut is not None and tensor.shape == cut.whole_shape(own[name]):
+            found[name] = cut.part(tensor)
+    return found
 
 
 def weights_name(stem: str, variant: str | None) -> str:
@@ -101,7 +133,8 @@ def read_shards(model: nn.Module, directory: Path, stem: str, degree: int) -> di
             f"{directory}: not in every tensor-parallel file: {', '.join(odd[:SHOWN])}",
             fix="copy all files of one and the same checkpoint",
         )
-    whole = model.state_dict()
+    whole = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    whole |= {name: whole_shape(parameter) for name, parameter in model.named_parameters()}
     return {key: _join([shard[key] for shard in shards], whole.get(key)) for key in shards[0]}
 
 
@@ -135,17 +168,19 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         own[name].copy_(tensor)
 
 
-def one_device(config: Any, name: str) -> None:
-    """Set the config's tensor_parallel_degree to that of the model, which is 1, and say so where it was another."""
-    if config.tensor_parallel_degree > 1:
-        get_logger().warning(f"tensor_parallel_degree of {name} is set to 1, that of the model")
-        config.tensor_parallel_degree = 1
+def settle_degree(config: Any, name: str, model: nn.Module) -> None:
+    """Set the config's tensor_parallel_degree to that of the model, and say so where it was another."""
+    said, own = max(config.tensor_parallel_degree, 1), degree_of(model)
+    if said not in (1, own):
+        get_logger().warning(f"tensor_parallel_degree of {name} is set to {own}, that of the model")
+    if said > 1 or own > 1:
+        config.tensor_parallel_degree = own
 
 
-def _join(pieces: list[Tensor], whole: Tensor | None) -> Tensor:
-    if whole is None or pieces[0].shape == whole.shape or pieces[0].ndim != whole.ndim:
+def _join(pieces: list[Tensor], whole: torch.Size | None) -> Tensor:
+    if whole is None or pieces[0].shape == whole or pieces[0].ndim != len(whole):
         return pieces[0]
-    for axis in range(whole.ndim):
-        if sum(piece.shape[axis] for piece in pieces) == whole.shape[axis]:
+    for axis in range(len(whole)):
+        if sum(piece.shape[axis] for piece in pieces) == whole[axis]:
             return torch.cat(pieces, axis)
     return pieces[0]

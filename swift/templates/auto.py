@@ -7,6 +7,7 @@ a reply does not begin where the very prompt of inference ends is an error.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +36,9 @@ from swift.templates.replies import Replies, Span, said_after, unused
 from swift.templates.tokens import cuts, split
 from swift.templates.tools import FORMATS, OBSERVATION, ToolFormat, calls_of, spell
 from swift.templates.weights import LossScale
+
+MOST_LATE = 3
+"""Conversations that may take too long, each by itself, before it is the template that does."""
 
 
 def has_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -103,8 +107,7 @@ class AutoTemplate(Template):
         )
 
     def _encode(self, conversations: Sequence[Talk]) -> list[Laid | DataError]:
-        with time_limit(PROBE_SECONDS + ROW_SECONDS * len(conversations), f"{len(conversations)} conversations"):
-            rendered = attempt(self._read, conversations)
+        rendered = self._read_in_time(conversations)
         texts = [_marked(row) for row in rendered if not isinstance(row, DataError)]
         aligned = iter(align(texts, self._frame, self._tokenise))
 
@@ -120,6 +123,31 @@ class AutoTemplate(Template):
             )
 
         return attempt(finish, rendered)
+
+    def _read_in_time(self, conversations: Sequence[Talk]) -> list[Rendered | DataError]:
+        """Each as text, or why not; where they take too long together, each has its own time.
+
+        Raises:
+            DataError: `MOST_LATE` take too long.
+        """
+        count = len(conversations)
+        try:
+            with time_limit(
+                PROBE_SECONDS + ROW_SECONDS * count, "a conversation" if count == 1 else f"{count} of them"
+            ):
+                return attempt(self._read, conversations)
+        except DataError as error:
+            if count == 1:
+                return [error]
+        found: list[Rendered | DataError] = []
+        late = 0
+        for talk in conversations:
+            start = time.monotonic()
+            found += self._read_in_time([talk])
+            late += time.monotonic() - start > PROBE_SECONDS
+            if late == MOST_LATE:
+                refuse(f"the chat template takes more than {PROBE_SECONDS:g} seconds for each of {late} conversations")
+        return found
 
     def _read(self, conversation: Talk) -> Rendered:
         talk = self._spelled(Talk(self._with_system(conversation.messages), conversation.tools))

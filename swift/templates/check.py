@@ -144,9 +144,18 @@ def check_one(template: Template, case: Case, known: bool = True) -> Finding:
         found.status, found.why = WANTED, f"the tokenizer's own refuses it, we do not: {refusal}"
         return found
     _compare(template, case, found, known)
-    if found.status == DIFFERENT and _at_an_edge(template, found, inputs["labels"]):
+    if found.status == DIFFERENT and _at_an_edge(template, found, _labels(template, case.row, inputs)):
         found.status, found.why = WANTED, KEPT_APART
     return found
+
+
+def _labels(template: Template, row: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[int] | None:
+    """The labels of a row; of a prompt, those of the replies before it. None where there is none."""
+    messages = read_messages(row)
+    before = [k for k, message in enumerate(messages) if message["role"] == "assistant"][-1:]
+    if inputs["labels"] is not None or not before:
+        return inputs["labels"]
+    return template.encode({**row, "messages": messages[: before[0] + 1]})[0]["labels"]
 
 
 def _compare(template: Template, case: Case, found: Finding, known: bool) -> None:
@@ -185,7 +194,7 @@ def _general_difference(template: Template, case: Case, ours: list[int], theirs:
         return NEVER_SPECIAL
     if talk.messages[0]["role"] == "system" and not talk.messages[0]["content"]:
         without, _ = own_ids(tokenizer, {**row, "messages": talk.messages[1:]}, _variables(template))
-        if without is not None and without[: len(ours)] == ours[: len(without)]:
+        if without is not None and _begins(str(tokenizer.decode(without)), str(tokenizer.decode(ours))):
             return EMPTY_IS_NONE
     if _begins_as_asked(template, row, ours, theirs):
         return NOT_ITS_PROMPT
@@ -194,6 +203,11 @@ def _general_difference(template: Template, case: Case, ours: list[int], theirs:
     if talk.tools and own_ids(tokenizer, {**row, "tools": None}, _variables(template))[0] == theirs:
         return LEAVES_TOOLS_OUT
     return LEAVES_CALLS_OUT if any(name not in shown for name in called) else None
+
+
+def _begins(one: str, other: str) -> bool:
+    """Whether one of two texts is how the other begins."""
+    return one.startswith(other) or other.startswith(one)
 
 
 def _begins_as_asked(template: Template, row: Mapping[str, Any], ours: list[int], theirs: list[int]) -> bool:

@@ -63,3 +63,27 @@ def scale_of(row: Mapping[str, Any]) -> Sequence[float]:
     """The weight of every token of a row: what it says, else 1 for what is learnt and 0 for what is not."""
     said = row.get("loss_scale")
     return [float(label != MASKED) for label in row["labels"]] if said is None else said
+
+
+class DataCollatorForChatGLM:
+    """Rows with labels as a batch, as examples for ChatGLM do it: the longest first, no attention mask.
+
+    Args:
+        pad_token_id: fills `input_ids` on the right.
+        max_length: what is longer is cut on the right.
+        ignore_label_id: fills `labels`.
+    """
+
+    def __init__(self, pad_token_id: int, max_length: int = 2048, ignore_label_id: int = MASKED) -> None:
+        self.pad_token_id, self.max_length, self.ignore_label_id = pad_token_id, max_length, ignore_label_id
+
+    def __call__(self, batch_data: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, torch.Tensor]:
+        """`input_ids_BT` and `labels_BT` of rows that have both."""
+        rows = sorted(batch_data, key=lambda row: -len(row["input_ids"]))
+        longest = len(rows[0]["input_ids"])
+
+        def filled(name: str, value: int) -> torch.Tensor:
+            padded = [[*row[name], *[value] * (longest - len(row["input_ids"]))][: self.max_length] for row in rows]
+            return torch.tensor(padded, dtype=torch.long)
+
+        return {"input_ids": filled("input_ids", self.pad_token_id), "labels": filled("labels", self.ignore_label_id)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -36,6 +37,12 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
     if backend.truncation is not None or backend.padding is not None or backend.encode_special_tokens:
         return None
     return backend
+
+
+def has_threads(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether many texts are tokenised by several threads, none of which is Python's."""
+    wanted = os.environ.get("TOKENIZERS_PARALLELISM", "true").lower() not in ("", "0", "f", "false", "n", "no", "off")
+    return wanted and os.environ.get("RAYON_NUM_THREADS") != "1" and _plain_backend(tokenizer) is not None
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
@@ -79,6 +86,21 @@ def split(text: str, at: Sequence[int]) -> list[str]:
     return [text[start:end] for start, end in pairwise(edges)]
 
 
+def told_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of ids for a reader; a backslash is in what somebody typed and only looks like a special token."""
+    text, special = str(tokenizer.decode(list(ids))), special_texts(tokenizer)
+    find = any_of(special)
+    numbers = {number for number, token in tokenizer.added_tokens_decoder.items() if str(token) in special}
+    numbers |= set(tokenizer.all_special_ids)
+    if find is None or len(find.findall(text)) <= sum(number in numbers for number in ids):
+        return text
+    return "".join(
+        part if is_one else find.sub(lambda match: f"{match[0][0]}\\{match[0][1:]}", part)
+        for is_one, group in groupby(ids, numbers.__contains__)
+        for part in [str(tokenizer.decode(list(group)))]
+    )
+
+
 def safe_decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of ids or labels; a run of n equal negative ids shows as `[-100 * n]`."""
     text, start = "", 0
@@ -87,6 +109,6 @@ def safe_decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
         masked = ids[start] < 0
         while end < len(ids) and (ids[end] == ids[start] if masked else ids[end] >= 0):
             end += 1
-        text += f"[{ids[start]} * {end - start}]" if masked else str(tokenizer.decode(list(ids[start:end])))
+        text += f"[{ids[start]} * {end - start}]" if masked else told_text(tokenizer, ids[start:end])
         start = end
     return text

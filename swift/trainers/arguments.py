@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 import transformers
 from transformers import get_scheduler
 from transformers.training_args import OptimizerNames
 
+from swift.arguments.engines import read_sharding
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, MissingPackageError, UsageError
 from swift.log import get_logger
 from swift.registry import unknown
+from swift.trainers import zero
 from swift.trainers.batches import GROUPED
 from swift.trainers.galore import GaLoreConfig
-from swift.trainers.muon import MUON, OLD_OPTIMISERS, check_optimiser
+from swift.trainers.muon import OLD_OPTIMISERS, OWN, check_optimiser
 from swift.trainers.optimizers import check_galore
 
 logger = get_logger()
@@ -63,6 +66,9 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
         default=None,
         metadata={"help": "Tokens of a batch with its padding, which decide how many rows it has; a number when None."},
     )
+    padding_free: bool = field(
+        default=False, metadata={"help": "Train on the rows of a batch one after another, in place of padding them."}
+    )
     fused_cross_entropy: bool = field(
         default=True, metadata={"help": "Make the loss of chunks of tokens, in place of all their logits."}
     )
@@ -80,20 +86,31 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     additional_saved_files: list[str] = field(
         default_factory=list, metadata={"help": "Files that are copied into every checkpoint."}
     )
+    hang_timeout: int | None = field(
+        default=None, metadata={"help": "Seconds after which a step is a hang; 0 never, None by the steps so far."}
+    )
     allow_inexact_resume: bool = field(
         default=False, metadata={"help": "Go on from a checkpoint of a run that differed, and say in what."}
     )
     resume_verify: str = field(
         default="full", metadata={"help": "`fast` checks the sizes of a checkpoint's files, not their SHA-256."}
     )
+    sharding: str | None = field(
+        default=None, metadata={"help": "FSDP2: `full_shard`, `shard_grad_op`, and `offload`; whole weights when None."}
+    )
     own_optim: str | None = field(
-        default=None, metadata={"help": "`muon`, which transformers does not have; `optim` says when None."}
+        default=None, metadata={"help": "`muon` or `adam_mini`, which transformers does not have; `optim` says when None."}
     )
     galore_config: GaLoreConfig | None = field(
         default=None, metadata={"help": "Optimiser states in low-rank subspaces; whole ones when None."}
     )
     lisa_activated_layers: int = field(default=0, metadata={"help": "LISA's layers that train at a time; 0 is off."})
     lisa_step_interval: int = field(default=20, metadata={"help": "Steps from one draw of layers to the next."})
+
+    @property
+    def place_model_on_device(self) -> bool | None:
+        """Whether transformers moves the model to its device; what is cut into shards gets there in parts."""
+        return False if self.sharding else super().place_model_on_device
 
     def to_dict(self) -> dict[str, Any]:
         """All arguments, for JSON."""
@@ -106,7 +123,8 @@ class Seq2SeqTrainingArguments(OwnTrainingArguments):
 
     `evaluation_strategy`, `warmup_ratio`, `save_safetensors`, `logging_dir`, `group_by_length` and their like mean what
     they meant. Loss and gradients that are not finite always count: `logging_nan_inf_filter` is off. Without an
-    accelerator `use_cpu` is on: transformers lets processes on CPUs train together only then.
+    accelerator `use_cpu` is on: transformers lets processes on CPUs train together only then. `deepspeed` also takes
+    the names of our own configurations, and `fsdp` is always FSDP2 on the processes that there are.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -115,7 +133,11 @@ class Seq2SeqTrainingArguments(OwnTrainingArguments):
             "dataloader_pin_memory": torch.cuda.is_available(),
             "use_cpu": not torch.accelerator.is_available(),
         }
-        super().__init__(*args, **{**defaults, **modern(kwargs), "logging_nan_inf_filter": False})
+        said = modern(kwargs)
+        if said.get("deepspeed"):
+            said["deepspeed"] = zero.read_config(said["deepspeed"])
+        read_sharding(said.get("sharding"))
+        super().__init__(*args, **{**defaults, **said, "logging_nan_inf_filter": False})
 
 
 def modern(said: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +155,8 @@ def modern(said: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError("CONFIG-02", f"{name}={value!r} contradicts {new}={said[new]!r}", fix=f"use {new} alone")
         if name in WITHOUT_EFFECT - known:
             logger.info("training argument %s has no effect any more", name)
+        elif name == "fsdp":
+            options |= {"sharding": value if isinstance(value, str) else "full_shard"} if value else {}
         elif name in known or new in known:
             options[new] = OLD_OPTIMISERS.get(value, value) if name == "optim" else value
         elif name == "warmup_ratio":
@@ -159,6 +183,8 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
     """
     check_optimiser(args.optim)
     check_schedule(args)
+    if args.deepspeed:
+        zero.read_config(args.deepspeed)
     options = in_words_of_transformers(args) | modern(args.training_options)
     try:
         made = Seq2SeqTrainingArguments(**options)
@@ -183,8 +209,10 @@ def in_words_of_transformers(args: SftArguments) -> dict[str, Any]:
         "lr_scheduler_type": args.lr_scheduler_type,
         "lr_scheduler_kwargs": args.lr_scheduler_kwargs,
         "warmup_steps": args.warmup_steps or min(args.warmup_ratio, WHOLE_RUN),
-        "optim": FUSED if args.optim == MUON else args.optim,
-        "own_optim": args.optim if args.optim == MUON else None,
+        "optim": FUSED if args.optim in OWN else args.optim,
+        "own_optim": args.optim if args.optim in OWN else None,
+        "deepspeed": args.deepspeed if torch.distributed.is_initialized() else None,  # a rehearsal has no processes
+        "sharding": args.fsdp,
         "adam_beta1": args.adam_beta1,
         "adam_beta2": args.adam_beta2,
         "adam_epsilon": args.adam_epsilon,
@@ -220,12 +248,14 @@ def in_words_of_transformers(args: SftArguments) -> dict[str, Any]:
         "ddp_find_unused_parameters": args.ddp_find_unused_parameters,
         "ddp_broadcast_buffers": args.ddp_broadcast_buffers,
         "ddp_timeout": args.ddp_timeout,
+        "hang_timeout": args.hang_timeout,
         "run_name": Path(args.output_dir).name,
         **({"accelerator_config": {"dispatch_batches": False}} if args.streaming else {}),
         "acc_strategy": args.acc_strategy,
         "loss_name": args.loss_name,
         "train_sampling_strategy": GROUPED if groups_by_length(args) else "random",
         "max_tokens_per_batch": args.max_tokens_per_batch,
+        "padding_free": args.padding_free,
         "fused_cross_entropy": args.fused_cross_entropy,
         "fused_lora": args.fused_lora,
         "use_logits_to_keep": args.use_logits_to_keep,

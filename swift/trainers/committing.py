@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import transformers
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import Tensor, nn
@@ -18,14 +17,13 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from swift import checkpoint, storage
-from swift.arguments.sft import SftArguments
 from swift.datasets.stream import Stream
 from swift.log import get_logger
 from swift.peft.lora import LoRAModel
 from swift.peft.prefix import PrefixModelForCausalLM
 from swift.trainers import saving
 from swift.trainers.adalora import Ranks
-from swift.trainers.arguments import OwnTrainingArguments
+from swift.trainers.engines import EngineTrainer, check_same_engine
 from swift.trainers.sameness import check_same_run, facts_of, progress_of, versions
 from swift.trainers.stopping import StopEvaluation, Stops
 from swift.trainers.streaming import examples_of, go_on, without_draws, write_state
@@ -38,12 +36,9 @@ if TYPE_CHECKING:
 logger = get_logger()
 
 
-class CommittingTrainer(transformers.Trainer):
+class CommittingTrainer(EngineTrainer):
     """Writes, keeps and reads checkpoints by the rules of `swift.checkpoint`."""
 
-    args: OwnTrainingArguments
-    model: Any
-    sft_args: SftArguments | None = None
     template: Template | None = None
     clock: Clock
     config_use_cache: bool | None = None
@@ -85,6 +80,7 @@ class CommittingTrainer(transformers.Trainer):
         found = self._from_main(found)
         if found is not None:
             tuned = isinstance(self.model, (PeftModel, SwiftModel))
+            check_same_engine(found, self.engine_fact, self.args.world_size)
             check_same_run(
                 found,
                 self._run,
@@ -123,6 +119,7 @@ class CommittingTrainer(transformers.Trainer):
         base = saving.base_of(self.model)
         return {
             "step": self.state.global_step,
+            **({"engine": self.engine_fact} if self.engine else {}),
             **({"evaluation_due": True} if self.evaluation_due else {}),
             "run": {
                 **self._run,
@@ -166,6 +163,9 @@ class CommittingTrainer(transformers.Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target = model if model is not None else self.model
+        if self.engine is not None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         if isinstance(target, SwiftModel):
             saving.load_adapters(target, Path(resume_from_checkpoint))
             return
@@ -184,7 +184,7 @@ class CommittingTrainer(transformers.Trainer):
             self.ranks.load(Path(checkpoint))
 
     def _load_best_model(self) -> None:
-        if isinstance(self.model, SwiftModel | LoRAModel | PrefixModelForCausalLM):
+        if self.engine is not None or isinstance(self.model, SwiftModel | LoRAModel | PrefixModelForCausalLM):
             self._load_from_checkpoint(str(self.state.best_model_checkpoint))
         else:
             super()._load_best_model()
@@ -193,9 +193,8 @@ class CommittingTrainer(transformers.Trainer):
         with self.clock.pause():
             self.store_flos()
             final = checkpoint.directory_of(self.args.output_dir, self.state.global_step)
-            trained = ((name, tensor) for name, tensor in self.model.named_parameters() if tensor.requires_grad)
             saved = checkpoint.committed(self.args.output_dir)
-            checkpoint.check_finite(trained, saved[-1] if saved else None)
+            checkpoint.check_finite(self.trained_shares(), saved[-1] if saved else None)
             self._note_best(final)
             with self._stage(final) as stage:
                 self._write_checkpoint(stage)
@@ -261,7 +260,10 @@ class CommittingTrainer(transformers.Trainer):
         directory.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         with _use_cache(model, self.config_use_cache):
-            saving.write_weights(model, directory, state_dict)
+            if self.shards_only:
+                saving.write_config(model, directory)
+            else:
+                saving.write_weights(model, directory, state_dict)
         saving.write_side_files(
             model,
             directory,

@@ -90,10 +90,11 @@ def _dropped(x: Tensor, mask: Tensor | None, keep: float) -> Tensor:
 
 
 @contextmanager
-def fused_lora(model: nn.Module) -> Iterator[int]:
+def fused_lora(model: nn.Module, quiet: bool = False) -> Iterator[int]:
     """Let the LoRA layers of `model` compute so inside the block; gives how many do.
 
-    What is asked of a layer that the function cannot do, such as two adapters at once, its own code does.
+    What is asked of a layer that the function cannot do, such as two adapters at once, its own code does. `quiet` keeps
+    to itself which layers compute by themselves, and why.
     """
     reasons: Counter[str] = Counter()
     changed: list[nn.Module] = []
@@ -105,7 +106,7 @@ def fused_lora(model: nn.Module) -> Iterator[int]:
                 changed.append(layer)
             else:
                 reasons[reason] += 1
-    for reason, count in reasons.items():
+    for reason, count in () if quiet else reasons.items():
         logger.info(f"LoRA: {count} layers compute as PEFT does, because {reason}")
     try:
         yield len(changed)

@@ -206,8 +206,19 @@ class HeadLoss:
 
 def find_head_loss(base: Any, loss: TokenLoss) -> HeadLoss | str:
     """How to compute `loss` of `base`, a model without its tuners' wrapping; else why it needs whole logits."""
-    smoothing = smoothing_of(loss)
-    if smoothing is None:
+    reason = whole_logits(base, loss)
+    if reason is not None:
+        return reason
+    head = base.get_output_embeddings()
+    scale, cap = _probe(base, head)
+    if scale is None:
+        return f"{type(base).__name__} does something to its logits that is not known here"
+    return HeadLoss(head, Rule(scale, cap, smoothing_of(loss) or 0.0))
+
+
+def whole_logits(base: Any, loss: TokenLoss) -> str | None:
+    """Why `loss` of `base` needs whole logits, as far as its parts tell; None when nothing is in the way."""
+    if smoothing_of(loss) is None:
         return "the loss is a plug-in"
     if not isinstance(base, PreTrainedModel) or not type(base).__module__.startswith("transformers."):
         return f"{type(base).__name__} brings code of its own"
@@ -219,10 +230,7 @@ def find_head_loss(base: Any, loss: TokenLoss) -> HeadLoss | str:
     watched = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
     if any(watched) or "forward" in vars(head):
         return "its head has hooks"
-    scale, cap = _probe(base, head)
-    if scale is None:
-        return f"{type(base).__name__} does something to its logits that is not known here"
-    return HeadLoss(head, Rule(scale, cap, smoothing))
+    return None
 
 
 @torch.no_grad()

@@ -64,9 +64,7 @@ class Lisa(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Draw when a new interval begins, or training does."""
-        drawn = draw(len(self.layers), self.activated, state.global_step // self.interval, self.seed)
-        if drawn != self.active:
-            self._activate(drawn, getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
+        self.activate(state.global_step, getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -81,7 +79,11 @@ class Lisa(TrainerCallback):
             for parameter in parameters:
                 parameter.requires_grad_(True)
 
-    def _activate(self, drawn: list[int], optimizer: Optimizer | None) -> None:
+    def activate(self, step: int, optimizer: Optimizer | None = None) -> None:
+        """Let the layers of this step train, and no others; what freezes loses its optimiser states."""
+        drawn = draw(len(self.layers), self.activated, step // self.interval, self.seed)
+        if drawn == self.active:
+            return
         self.active = drawn
         for index, parameters in enumerate(self.layers):
             for parameter in parameters:

@@ -13,9 +13,11 @@ from transformers.training_args import OptimizerNames
 from swift.errors import MissingPackageError
 from swift.registry import unknown
 
-MUON = "muon"
+MUON, ADAM_MINI = "muon", "adam_mini"
+OWN = (MUON, ADAM_MINI)
 OLD_OPTIMISERS = {"adamw_hf": "adamw_torch"}
 PACKAGES = {
+    ADAM_MINI: ("adam_mini", "adam-mini"),
     "apollo": ("apollo_torch", "apollo-torch"),
     "galore": ("galore_torch", "galore-torch"),
     "lomo": ("lomo_optim", "lomo-optim"),
@@ -37,7 +39,7 @@ def check_optimiser(name: str) -> None:
         UnknownNameError: no optimiser is called so.
         MissingPackageError: it is of a package that is not installed.
     """
-    names = [*OLD_OPTIMISERS, MUON, *(one.value for one in OptimizerNames)]
+    names = [*OLD_OPTIMISERS, *OWN, *(one.value for one in OptimizerNames)]
     if name not in names:
         raise unknown("optimiser", name, names)
     for start, (module, package) in PACKAGES.items():

@@ -1,12 +1,15 @@
-"""Whether a model keeps the rows of a pack apart."""
+"""Rows one after another in one row of a batch, and whether a model keeps them apart."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from swift.datasets.pack import join
 from swift.errors import ConfigError
 from swift.trainers import saving
 
@@ -14,8 +17,25 @@ BEFORE, OWN = 16, 8  # tokens of the row before, and of the row that is looked a
 TOLERANCE = 1e-5  # of the largest logit, in float32; coarser types get their own
 
 
-def check_rows_apart(model: nn.Module) -> None:
+def end_to_end(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """A batch without padding, its rows one after another: `input_ids_1T`, `labels_1T`, `position_ids_1T`.
+
+    Also `loss_scale_1T` where any row has it.
+    """
+    return {name: torch.from_numpy(values)[None] for name, values in join(rows).items()}
+
+
+def row_of_token(position_ids_1T: Tensor) -> Tensor:
+    """Which row of a batch without padding each token is of, from 0; shapes: position_ids_1T -> T."""
+    return (position_ids_1T[0] == 0).cumsum(0) - 1
+
+
+def check_rows_apart(model: nn.Module, option: str = "packing") -> None:
     """Try it out: a row must come out the same whatever stands before it in a pack, and as it does alone.
+
+    Args:
+        model: as it trains.
+        option: what puts rows together, for the message.
 
     Raises:
         ConfigError: rows in a pack would see each other.
@@ -24,7 +44,10 @@ def check_rows_apart(model: nn.Module) -> None:
     if reason is not None:
         name = type(saving.base_of(model)).__name__
         raise ConfigError(
-            "CONFIG-02", f"--packing: {name} does not keep the rows of a pack apart", why=reason, fix="--packing false"
+            "CONFIG-02",
+            f"--{option}: {name} does not keep the rows of a pack apart",
+            why=reason,
+            fix=f"--{option} false",
         )
 
 
@@ -57,9 +80,10 @@ def _logits(model: nn.Module, base: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
     return found[0], found[1], found[2]
 
 
+@torch.no_grad()
 def _last(model: nn.Module, before: Tensor, own: Tensor) -> Tensor:
     """Logits of `own`, in a pack after the row `before`."""
     positions = torch.cat([torch.arange(len(before)), torch.arange(len(own))]).to(own.device)
     ids = torch.cat([before, own])
     logits = model(input_ids=ids[None], position_ids=positions[None], use_cache=False).logits
-    return logits[0, -len(own) :].detach()
+    return logits[0, -len(own) :]

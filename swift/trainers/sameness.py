@@ -36,8 +36,8 @@ SETTINGS = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed", "learning_rate",
     "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1",
     "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16",
-    "dataloader_drop_last", "train_sampling_strategy", "max_tokens_per_batch", "loss_name", "lisa_activated_layers",
-    "lisa_step_interval", "galore_config", "own_optim", "fused_cross_entropy", "fused_lora",
+    "dataloader_drop_last", "train_sampling_strategy", "max_tokens_per_batch", "padding_free", "loss_name",
+    "lisa_activated_layers", "lisa_step_interval", "galore_config", "own_optim", "fused_cross_entropy", "fused_lora",
 )  # fmt: skip
 SHAPELESS = {"lora_alpha", "lora_dropout", "use_rslora"}
 SHOWN = 8

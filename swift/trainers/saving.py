@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,21 @@ def write_weights(model: nn.Module, directory: Path, state_dict: dict[str, Tenso
     else:
         weights = {name: tensor.contiguous() for name, tensor in (state_dict or model.state_dict()).items()}
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The buffers that are saved with a model's weights."""
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{path}.{name}" if path else name, buffer
+
+
+def write_config(model: nn.Module, directory: Path) -> None:
+    """Write the config of a model whose weights lie elsewhere."""
+    if isinstance(model, PreTrainedModel):
+        model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
+        model.config.save_pretrained(str(directory))
 
 
 def _rows_alone(model: nn.Module) -> dict[str, Any]:

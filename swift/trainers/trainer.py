@@ -37,13 +37,15 @@ from swift.trainers.arguments import OwnTrainingArguments, Seq2SeqTrainingArgume
 from swift.trainers.batches import GROUPED, Grouped, Measured, TokenBatches, by_length, lengths_of
 from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_callbacks
 from swift.trainers.committing import CommittingTrainer
+from swift.trainers.engines import DEEPSPEED
 from swift.trainers.fused_lora import fused_lora
-from swift.trainers.galore import GaLoreConfig
 from swift.trainers.head import HeadLoss, find_head_loss
+from swift.trainers.heartbeat import Heartbeat
 from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
-from swift.trainers.muon import MUON, Muon
-from swift.trainers.optimizers import GaLore, create_galore_optimizer
+from swift.trainers.optim import own_optimizer
+from swift.trainers.optimizers import GaLore
+from swift.trainers.packs import end_to_end, row_of_token
 from swift.trainers.progress import MEMORY, STEP_SPEED, TOKEN_SPEED, progress
 from swift.trainers.stopping import StopEvaluation, Stops
 from swift.trainers.streaming import FollowStream
@@ -56,7 +58,6 @@ if TYPE_CHECKING:
 logger = get_logger()
 SCALE = "loss_scale"  # the column of weights, one for each token
 LOG_FILE = "logging.jsonl"
-OWN_GROUPS = {"params", "model", "optimizer_dict"}  # what an optimiser that makes its own groups is given
 
 
 class Seq2SeqTrainer(CommittingTrainer):
@@ -135,6 +136,9 @@ class Seq2SeqTrainer(CommittingTrainer):
         self._sampler: Grouped | TokenBatches | None = None
         self.clock = Clock()
         self._set_up_callbacks(own)
+        if self.engine is not None:
+            _ = self._head_loss, self.floating_point_ops({"input_ids": torch.empty(0)})  # while all weights are here
+        self.start_engine()
 
     def _set_up_callbacks(self, args: OwnTrainingArguments) -> None:
         for kind in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
@@ -144,6 +148,8 @@ class Seq2SeqTrainer(CommittingTrainer):
                 callback.logging_dir = args.logging_dir or str(Path(args.output_dir) / "runs")
         self.stops = Stops()
         self.add_callback(self.stops)
+        self.heartbeat = Heartbeat(args.hang_timeout)
+        self.add_callback(self.heartbeat)
         self.add_callback(SaveLast())
         self.add_callback(LogFile(Path(args.output_dir) / LOG_FILE))
         self.progress = progress(plain=bool(args.disable_tqdm))
@@ -168,7 +174,8 @@ class Seq2SeqTrainer(CommittingTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._count_padding()
-        super()._save_checkpoint(model, trial)
+        with self.heartbeat.pause():
+            super()._save_checkpoint(model, trial)
 
     def _facts(self) -> dict[str, Any]:
         return {**super()._facts(), "padded": self.padded}
@@ -190,6 +197,11 @@ class Seq2SeqTrainer(CommittingTrainer):
             if self._lisa is not None:
                 self._lisa.thaw()
 
+    @property
+    def share(self) -> tuple[int, int]:
+        """Into how many shares the batches of a step are dealt, and which of them this process gets."""
+        return self.args.world_size, self.args.process_index
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """Rows of like length together where that is asked for, else as transformers draws them."""
         rows, args = self.train_dataset if train_dataset is None else train_dataset, self.args
@@ -198,14 +210,24 @@ class Seq2SeqTrainer(CommittingTrainer):
             self._sampler = None
         elif args.max_tokens_per_batch:
             lengths, tokens = lengths_of(rows), args.max_tokens_per_batch
-            self._sampler = TokenBatches(lengths, tokens, seed, args.world_size, args.process_index)
+            self._sampler = TokenBatches(lengths, tokens, seed, *self.share)
         elif args.train_sampling_strategy == GROUPED:
             logger.info("batches: rows of like length, in an order of the seed; --group_by_length false mixes lengths")
-            batches = args.world_size * args.gradient_accumulation_steps
+            batches = self.share[0] * args.gradient_accumulation_steps
             self._sampler = Grouped(lengths_of(rows), args.train_batch_size, seed, batches)
         else:
             self._sampler = None
         return self._sampler or super()._get_train_sampler(train_dataset)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The batches of training; only they go without padding."""
+        padded = self.data_collator
+        try:
+            if self.args.padding_free:
+                self.data_collator = end_to_end
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = padded
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """The batches of an evaluation; rows of like length together where only sums are taken of them."""
@@ -244,32 +266,14 @@ class Seq2SeqTrainer(CommittingTrainer):
             raise MissingPackageError("PACKAGE-01", f"--optim {name}: {error}") from None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimiser, with the parameter groups that the tuners ask for."""
-        tuned: Any = self.model if model is None else model
-        config = self.args.galore_config
-        if config is not None:
-            self._make_galore(tuned, config)
-            return super().create_optimizer(model)
-        if self.args.own_optim == MUON and self.optimizer is None:
-            betas = self.args.adam_beta1, self.args.adam_beta2
-            rate, decay = self.args.learning_rate, self.args.weight_decay
-            self.optimizer = Muon(tuned, rate, decay, betas, self.args.adam_epsilon)
-        groups = saving.tuner_groups(tuned, self.args.learning_rate, self.args.weight_decay)
-        if self.optimizer is None and groups is not None:
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, tuned)
-            if not OWN_GROUPS & options.keys():
-                self.optimizer = kind(groups, **options)
-        return super().create_optimizer(model)
-
-    def _make_galore(self, model: nn.Module, config: GaLoreConfig) -> None:
-        """GaLore's optimiser; it takes gradients as they arrive only while training goes on."""
+        """The optimiser, with the parameter groups that the tuners ask for; GaLore's takes gradients while training."""
         if self.optimizer is None:
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            decay, limit = self.args.weight_decay, self.args.max_grad_norm
-            options = {**options, "weight_decay": decay, "max_grad_norm": limit}
-            self.optimizer = self._galore = create_galore_optimizer(model, config, kind, **options)
-        elif self._galore is not None and config.optim_per_parameter:
+            tuned = self.model if model is None else model
+            self.optimizer = own_optimizer(self.args, tuned, self.get_optimizer_cls_and_kwargs)
+            self._galore = self.optimizer if isinstance(self.optimizer, GaLore) else None
+        elif self._galore is not None and self._galore.config.optim_per_parameter:
             self._galore.attach()
+        return super().create_optimizer(model)
 
     # The loss
 
@@ -295,14 +299,20 @@ class Seq2SeqTrainer(CommittingTrainer):
         """Take the loss off the rows that fill up the last batches of an epoch so that all processes have as many."""
         state: Any = self.accelerator.gradient_state
         even = self.args.dataloader_drop_last or (self.args.max_tokens_per_batch is not None and not self._evaluating)
-        if self.args.world_size < 2 or even or not state.end_of_dataloader:
+        shares, own = self.share
+        if shares < 2 or even or not state.end_of_dataloader:
             return
-        dataset, rows = state.active_dataloader.dataset, len(batch["labels"])
-        remainder = len(dataset) % (rows * self.args.world_size) if has_length(dataset) else 0
+        dataset, labels_BT = state.active_dataloader.dataset, batch["labels"]
+        if self.args.padding_free and not self._evaluating:
+            row_BT = row_of_token(batch["position_ids"])[None]
+            rows = int(row_BT[0, -1]) + 1
+        else:
+            rows = len(labels_BT)
+            row_BT = torch.arange(rows, device=labels_BT.device)[:, None]
+        remainder = len(dataset) % (rows * shares) if has_length(dataset) else 0
         if remainder:
-            real = min(max(remainder - rows * self.args.process_index, 0), rows)
-            is_repeat_B1 = (torch.arange(rows, device=batch["labels"].device) >= real)[:, None]
-            batch["labels"] = batch["labels"].masked_fill(is_repeat_B1, IGNORED)
+            real = min(max(remainder - rows * own, 0), rows)
+            batch["labels"] = labels_BT.masked_fill(row_BT >= real, IGNORED)
 
     def compute_loss(
         self,
@@ -325,6 +335,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         self._tally.add(sums, inputs)
         count = _divisor(sums.weight) if num_items_in_batch is None else num_items_in_batch
         loss = sums.loss / count * self.accelerator.num_processes + self._balance_loss(outputs)
+        if head is not None and self.engine == DEEPSPEED:
+            loss = loss + 0.0 * outputs.logits.sum()  # ZeRO-3 follows outputs back, as DDP does
         if self.ranks is not None and not self._evaluating:
             loss = loss + self.ranks.orthogonality() / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss

@@ -69,6 +69,7 @@ class SwiftModel(nn.Module):
 
     forward: Any = BaseForward()
     base_model: nn.Module
+    _hf_peft_config_loaded = True  # by this transformers' trainer knows that adapters train on a quantised base
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

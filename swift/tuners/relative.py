@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from swift.errors import ConfigError, DataError
 from swift.tuners import files
 from swift.tuners.lora import LoraConfig, is_relative, of
+from swift.tuners.starts import start_of
 
 PARTS = ("trained", "start")
 FACTOR = re.compile(r"(?P<stem>(.*\.)?lora_(?P<which>[AB])(\.[\w-]+)?)\.(?P<part>weight|trained|start)")
@@ -111,33 +112,6 @@ def _install(layer: Any, name: str, said: str, loading: bool) -> None:
         first_RI, first_OR = start_of(weight_OI, rank, layer.scaling[name], said)
     layer.lora_A[name] = Half(first_RI, first_RI.clone(), 0).requires_grad_(plain.requires_grad)
     layer.lora_B[name] = Half(first_OR, -first_OR, 1).requires_grad_(plain.requires_grad)
-
-
-def start_of(weight_OI: Tensor, rank: int, scale: float, said: str) -> tuple[Tensor, Tensor]:
-    """A0 (R, I) and B0 (O, R): the part of the weight that is trained.
-
-    Args:
-        weight_OI: in float32 or higher.
-        rank: R.
-        scale: s, of s B A.
-        said: "pissa", "pissa_niter_N" (a randomised decomposition with N iterations) or "olora".
-
-    Raises:
-        ConfigError: `said` is none of these.
-    """
-    if said.lower() == "olora":
-        basis_OR, rest_RI = torch.linalg.qr(weight_OI)
-        return rest_RI[:rank].contiguous(), basis_OR[:, :rank].contiguous()
-    if said == "pissa":
-        left_OR, sizes_R, right_RI = torch.linalg.svd(weight_OI, full_matrices=False)
-        left_OR, sizes_R, right_RI = left_OR[:, :rank], sizes_R[:rank], right_RI[:rank]
-    elif match := re.fullmatch(r"pissa_niter_(\d+)", said):
-        left_OR, sizes_R, right_IR = torch.svd_lowrank(weight_OI, rank, niter=int(match[1]))
-        right_RI = right_IR.T
-    else:
-        raise ConfigError("CONFIG-02", f"init_lora_weights={said!r}", fix="'pissa', 'pissa_niter_4' or 'olora'")
-    roots_R = (sizes_R / scale).sqrt()
-    return roots_R[:, None] * right_RI, left_OR * roots_R
 
 
 def fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,9 +13,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from swift import storage
-from swift.commands import merge
+from swift.commands import merge, merge_model
 from swift.commands.export import export_main, merge_lora_main
-from swift.commands.merge import merge_checked, merge_lora
+from swift.commands.merge import merge_lora
+from swift.commands.merge_model import merge_checked
 from swift.errors import ConfigError, DataError, UsageError
 from swift.llm import ExportArguments, InferArguments
 from swift.tuners import Swift
@@ -96,7 +97,7 @@ def test_what_cannot_be_merged(checkpoint: Path, tiny_dir: Path, monkeypatch: py
     with pytest.raises(DataError, match="no LoRA in it"):
         merge_lora(InferArguments(ckpt_dir=str(tiny_dir)))
     quantised = SimpleNamespace(config={"quantization_config": {"quant_method": "gptq"}}, name="q")
-    monkeypatch.setattr(merge, "find_source", lambda args: quantised)
+    monkeypatch.setattr(merge, "find_model", lambda *args, **options: quantised)
     with pytest.raises(ConfigError, match="is quantised"):
         merge_lora(export(checkpoint, tiny_dir))
     assert not checkpoint.with_name("lora-merged").exists()
@@ -110,7 +111,7 @@ def test_an_unequal_merge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         real(model)
         model.model.lm_head.weight.data.mul_(1.01)
 
-    monkeypatch.setattr(merge.Swift, "merge_and_unload", lossy)
+    monkeypatch.setattr(merge_model.Swift, "merge_and_unload", lossy)
     with pytest.raises(DataError, match="differs from the unmerged"):
         merge_checked(tuned, torch.float32, 400)
 

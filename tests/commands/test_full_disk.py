@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from swift import dist
 from swift.arguments.data_verbs import DataArguments
+from swift.arguments.sft import SftArguments
 from swift.commands.data import prepare
 from swift.commands.merge import merge_lora
+from swift.commands.prepare import find_source, load_template
+from swift.commands.ready import read_data
+from swift.datasets.digest import digest_of_rows
+from swift.decide import decide_sft
 from swift.errors import SwiftError
 from swift.llm import ExportArguments
 from tests.trainers.rows import lora, trainer_of
@@ -70,6 +77,29 @@ def test_rows_that_are_prepared(limit: int, tiny_dir: Path, tmp_path: Path) -> N
     assert on_a_disk_of(limit, lambda: prepare(args)) == 74
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
     assert prepare(args)["rows_read"] == 40
+
+
+@pytest.mark.parametrize("limit", [0, 1_000, 20_000])
+def test_rows_that_are_kept_for_the_next_run(
+    limit: int, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not what the run is for: it goes on with the same rows, and nothing of them stays."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    rows = [{"query": f"question {i}", "response": "an answer " * 90} for i in range(200)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    args = SftArguments(dataset=[str(tmp_path / "rows.jsonl")], model_id_or_path=str(tiny_dir))
+    args = decide_sft(args, dist.Hardware(), find_source(args))
+    template = load_template(args, find_source(args))
+    whole = digest_of_rows(read_data(replace(args, data_cache=False), template).train)
+
+    def reads() -> None:
+        assert digest_of_rows(read_data(args, template).train) == whole
+
+    assert on_a_disk_of(limit, reads) == 0
+    assert not content(tmp_path / "home")
+    assert on_a_disk_of(1 << 30, reads) == 0
+    assert content(tmp_path / "home")
+    reads()
 
 
 def test_the_log_of_a_run(tmp_path: Path) -> None:

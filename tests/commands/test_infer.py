@@ -288,3 +288,44 @@ def test_another_base_is_refused_unless_it_is_allowed(model_dir, options, tmp_pa
             infer_main(InferArguments(**said, merge_lora=merge))
         assert caught.value.exit_code == 65
         assert infer_main(InferArguments(**said, merge_lora=merge, allow_other_base=True))["result"]
+
+
+TOOL = {"type": "function", "function": {"name": "get_weather", "description": "The weather.", "parameters": {}}}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_tools_are_shown_to_the_model(options, plain, tmp_path, stream):
+    file = tmp_path / "tools.json"
+    file.write_text(json.dumps([TOOL]), encoding="utf-8")
+    answers = [
+        infer_main(**options, template_type="qwen", query="hi", stream=stream, tools=tools)["result"][0]["response"]
+        for tools in (str(file), json.dumps([TOOL]), None)
+    ]
+    assert answers[0] == answers[1] != answers[2]
+    row = {"query": "hi", "tools": [TOOL]}
+    rows = write_rows(tmp_path / "rows.jsonl", [row])
+    asked = infer_main(**options, template_type="qwen", val_dataset=[rows], show_dataset_sample=-1)
+    assert asked["result"][0]["response"] == answers[0]
+
+
+@pytest.mark.parametrize(
+    ("tools", "kind", "says"),
+    [
+        ("nothing.json", "FOUND-01", "--tools nothing.json is not a file"),
+        ("[3]", "DATA-03", 'tools[0] is not a function with a "name"'),
+        ("bad.json", "DATA-03", "--tools bad.json: "),
+    ],
+)
+def test_tools_that_are_none_are_told_before_weights_load(options, tmp_path, monkeypatch, tools, kind, says):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.json").write_text("get_weather()", encoding="utf-8")
+    with pytest.raises(SwiftError) as error:
+        infer_main(**{**options, "model_id_or_path": "no/model"}, query="hi", tools=tools)
+    assert error.value.code == kind
+    assert says in error.value.what
+
+
+def test_tools_beside_a_data_set_are_refused(options, tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", [{"query": "hi"}])
+    with pytest.raises(ConfigError, match=r'--tools is for --query and chats(?s:.*)a column "tools"'):
+        infer_main(**options, val_dataset=[rows], tools=json.dumps([TOOL]))

@@ -43,7 +43,11 @@ def test_families_and_everything():
 
 @pytest.mark.parametrize(
     ("words", "family", "near"),
-    [(["qwen2-7b-instrct"], None, "qwen2-7b-instruct"), ([], "qwne", "qwen"), (["mamba"], "yi", "known")],
+    [
+        (["qwen2-7b-instrct"], None, "qwen2-7b-instruct"),
+        ([], "qwne", "qwen"),
+        (["mamba"], "yi", "`swift models` lists all"),
+    ],
 )
 def test_nothing_found_names_what_is_near(words: list[str], family: str | None, near: str):
     with pytest.raises(UnknownNameError) as error:

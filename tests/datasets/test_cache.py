@@ -10,11 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from swift import storage
+from swift import hub, storage
+from swift.arguments.sft import SftArguments
+from swift.commands.rows import read_data
 from swift.datasets import cache
 from swift.datasets.encode import EncodedDataset, encode
 from swift.datasets.ledger import Ledger
 from swift.errors import DataError
+from swift.templates.template import get_template
 from tests.datasets.fake import FakeTemplate
 from tests.datasets.test_encode import opened, talk
 
@@ -43,7 +46,7 @@ def kept(directory: Path, made: dict[str, Any], weigh: bool = False) -> tuple[En
     ledger = opened(rows)
     template = Weighing(max_length=40) if weigh else FakeTemplate(max_length=40)
     with storage.staged_directory(directory, cache.facts(made)) as stage:
-        keep = cache.writer(cache.blocks_file(stage, "train"))
+        keep = cache.Writer(cache.blocks_file(stage, "train"))
         encoded = encode(rows[:-1] if weigh else rows, template, ledger, keep=keep, batch_size=4)
         cache.finish(stage, cache.Kept({"train": encoded}, ledger))
     return encoded, ledger
@@ -202,3 +205,26 @@ def test_a_later_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         cache.made_of(tmp_path / "kept")
     assert not cache.is_kept(tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "kept" / "train-order.npy"), [0, 1, 2, 3, 4, 5, 6, 7, 8, 2])
+
+
+def test_a_hub_set_is_kept_by_its_state(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    state: list[str | None] = ["one"]
+    fetched: list[str] = []
+
+    def fetch(hub_id: str, *_: Any, **__: Any) -> Any:
+        fetched.append(hub_id)
+        return iter([{"query": "q", "response": "a"}] * 3)
+
+    monkeypatch.setattr(hub, "dataset_state", lambda *_: state[0])
+    monkeypatch.setattr(hub, "fetch_dataset", fetch)
+    template = get_template("chatml", tokenizer)
+    args = SftArguments(dataset=["HF::some/set"], dataset_test_ratio=0)
+    rows = [len(read_data(args, template).train.lengths) for _ in range(2)]  # type: ignore[union-attr]
+    assert (rows, fetched) == ([3, 3], ["some/set"])
+    state[0] = "two"
+    read_data(args, template)
+    assert len(fetched) == 2
+    state[0] = None  # the hub does not say
+    for _ in range(2):
+        read_data(args, template)
+    assert len(fetched) == 4

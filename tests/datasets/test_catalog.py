@@ -10,7 +10,7 @@ import swift.datasets
 from swift import hub
 from swift.datasets import DATASETS, DatasetName, DatasetRecord, find_by_hub_id
 from swift.datasets.load import get_dataset
-from swift.datasets.spec import HUB_ID
+from swift.datasets.spec import HUB_ID, parse_spec
 from swift.errors import UnknownNameError
 
 RECORDS = DATASETS.values()
@@ -90,6 +90,55 @@ RAW: dict[str, tuple[dict[str, Any], list[tuple[str, str]] | None]] = {
         {"text": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
         [("user", "q"), ("assistant", "a")],
     ),
+    "hc3-en": (
+        {"question": "q", "human_answers": ["h"], "chatgpt_answers": ["c", " "], "id": "1"},
+        [
+            turn
+            for text, who in (("h", "Human"), ("c", "ChatGPT"))
+            for turn in (
+                (
+                    "user",
+                    f"Task: Who wrote this answer?\nQuestion: q\nAnswer: {text}\nCategory: Human, ChatGPT\nOutput:",
+                ),
+                ("assistant", who),
+            )
+        ],
+    ),
+    "dureader-robust-zh": (
+        {"text1": "a [SEP] c", "text2": "q"},
+        [("user", "Task: Question Generation\nContext: c\nAnswer: a\nQuestion:"), ("assistant", "q")],
+    ),
+    "leetcode-python-en": (
+        {"code_with_problem": "# Two sums\n```python\nx = 1\n```\n", "explanation_only": "It is one.", "id": 1},
+        [("user", "Two sums"), ("assistant", "```python\nx = 1\n```\n\nIt is one.")],
+    ),
+    "guanaco": (
+        {"instruction": "Be kind.\nUser: a\nAssistant: b\nc", "input": "User: d", "output": "e"},
+        [("system", "Be kind."), ("user", "a"), ("assistant", "b\nc"), ("user", "d"), ("assistant", "e")],
+    ),
+    "ms-agent-multirole": (
+        {
+            "conversations": [
+                {"from": "system", "value": "s"},
+                {"from": "user", "value": "q"},
+                {"from": "Ann", "value": "a"},
+                {"from": "Bo", "value": "b"},
+                {"from": "user", "value": "unanswered"},
+            ]
+        },
+        [("system", "s"), ("user", "q"), ("assistant", "Ann: a\nBo: b")],
+    ),
+    "toolbench": (
+        {
+            "conversations": [
+                {"from": "user", "value": "q"},
+                {"from": "assistant", "value": "call"},
+                {"from": "function", "value": "42"},
+                {"from": "assistant", "value": "a"},
+            ]
+        },
+        [("user", "q"), ("assistant", "call"), ("tool", "42"), ("assistant", "a")],
+    ),
     "zhihu-kol": ({"INSTRUCTION": "q", "RESPONSE": "a"}, [("user", "q"), ("assistant", "a")]),
 }
 
@@ -113,6 +162,29 @@ def test_dialogues_that_are_no_pair_are_left_out() -> None:
     assert convert is not None
     for rejected in ("", "\n\nHuman: other\n\nAssistant: b", "\n\nHuman: q\n\nAssistant:"):
         assert convert({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": rejected}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("hc3-zh", {"question": "q", "human_answers": [], "chatgpt_answers": [""]}),
+        ("dureader-robust-zh", {"text1": "an answer without its text", "text2": "q"}),
+        ("leetcode-python-en", {"code_with_problem": "no code", "explanation_only": "e"}),
+        ("guanaco", {"instruction": "User: a\nUser: b", "input": "", "output": "c"}),
+        ("guanaco", {"instruction": "User: a\nAssistant: b", "input": "", "output": "c"}),
+        ("ms-agent-multirole", {"conversations": [{"from": "user", "value": "q"}]}),
+    ],
+)
+def test_what_makes_no_conversation_is_left_out(name: str, raw: dict[str, Any]) -> None:
+    convert = DATASETS[name].convert
+    assert convert is not None
+    assert convert(raw) is None
+
+
+def test_all_names_of_earlier_releases_are_known() -> None:
+    assert {parse_spec(name).record is not None for name in ("damo-agent-zh-mini", "toolbench", "hc3-zh")} == {True}
+    mini = parse_spec("damo-agent-zh-mini")
+    assert (mini.record, mini.sample) == (DATASETS["damo-agent-zh"], 40000)
 
 
 def test_self_cognition_is_balanced_and_complete() -> None:

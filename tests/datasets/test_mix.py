@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swift.arguments.sft import SftArguments
+from swift.commands.streams import open_stream
 from swift.datasets.load import load_datasets
 from swift.datasets.mix import ALL, FIRST, Mix, choose_mix, mix_rows
 from swift.datasets.spec import DatasetSpec
 from swift.errors import ConfigError, UsageError
+from swift.templates.template import get_template
 
 
 def specs(*shares: float | None) -> list[DatasetSpec]:
@@ -95,3 +100,29 @@ def test_load_mixes_what_trains_and_accounts_for_the_rest(tmp_path: Path) -> Non
     over = load_datasets([a, b], test_ratio=0, interleave=True, stopping_strategy=ALL)
     shares = {one.dataset: one.train for one in over.ledger.accounts.values()}
     assert (shares[a].rows, shares[a].examples, shares[b].rows, shares[b].examples) == (100, 100, 30, 100)
+
+
+@pytest.mark.parametrize(("text", "rows"), [("@0.3", 30), ("@1", 100), ("@2", 200), ("#50@0.1", 5), ("@0.001", 1)])
+def test_a_share_of_a_set_that_is_alone_is_one_of_its_rows(tmp_path: Path, text: str, rows: int) -> None:
+    alone, other = write(tmp_path, "a", 100), write(tmp_path, "b", 40)
+
+    def places(found: Sequence[Any] | None) -> list[str]:
+        return [row["where"] for row in found or []]
+
+    loaded = load_datasets([f"{alone}{text}"], test_ratio=0)
+    assert places(loaded.train) == places(load_datasets([f"{alone}#{rows}"], test_ratio=0).train)
+    assert len(loaded.train) == rows
+    assert loaded.ledger.balanced
+    assert len(places(load_datasets([other], val_specs=[f"{alone}{text}"]).val)) == rows
+    more = load_datasets([other], mix_specs=[f"{alone}#20@0.1"], mix_ratio=0.5, test_ratio=0)
+    assert len({place for place in places(more.train) if "a.jsonl" in place}) == 2
+
+
+def test_a_stream_alone_has_no_share_of_rows_that_nobody_counted(tmp_path: Path, tokenizer: Any) -> None:
+    alone, template = write(tmp_path, "a", 100), get_template("chatml", tokenizer)
+    args = SftArguments(dataset=[f"{alone}@0.5"], streaming=True, max_steps=1)
+    with pytest.raises(UsageError, match="how many rows a stream has is not known"):
+        open_stream(args, template, None)
+    counted = open_stream(replace(args, dataset=[f"{alone}#40@0.5"]), template, None)[0]
+    assert [source.spec.sample for source in counted.sources] == [20]
+    assert counted.mix.shares is None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swift.datasets.encode import encode
-from swift.datasets.pack import PackedDataset, best_fit, join, members
+from swift.datasets.pack import PackedDataset, best_fit, first_row, join, members
 from swift.errors import ConfigError
 from tests.datasets.fake import END, FakeTemplate
 from tests.datasets.test_encode import opened, talk
@@ -102,3 +102,10 @@ def test_packs_hold_the_rows_as_they_are() -> None:
     assert packed.describe().startswith("29 rows in ")
     assert packed.fill == sum(encoded.lengths) / (20 * len(packed))
     assert END in found[0]
+
+
+def test_a_pack_is_shown_by_its_first_row() -> None:
+    one, two = {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4, 5], "labels": [-100, 5]}
+    assert first_row(join([one, two])) == one
+    assert first_row(join([two])) == two
+    assert first_row(one) == one

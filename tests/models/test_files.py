@@ -68,10 +68,12 @@ def test_an_adapter_beside_a_model_is_a_checkpoint(tmp_path: Path):
         {"text_config": {"_attn_implementation": "someone/kernels"}},
         {"_experts_implementation": "someone/kernels"},
         {"_anything": ["x"]},
+        {"_data": {"x": 1}},
+        {"quantization_config": {"_anything": {"x": 1}}},
     ],
 )
 def test_a_config_that_could_load_code_is_refused(tmp_path: Path, extra: dict):
-    with pytest.raises(RefusedError, match=r"implementation|anything") as caught:
+    with pytest.raises(RefusedError, match=r"implementation|anything|_data") as caught:
         read_config(write(tmp_path, DECODER | extra))
     assert caught.value.exit_code == 77
 
@@ -84,6 +86,7 @@ def test_a_config_that_could_load_code_is_refused(tmp_path: Path, extra: dict):
         {"_attn_implementation": "sdpa"},
         {"attn_implementation": None},
         {"_sliding_window_pattern": 6},
+        {"quantization_config": {"quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {"x": None}}}}},
     ],
 )
 def test_what_plain_models_carry_is_accepted(tmp_path: Path, extra: dict):

@@ -200,3 +200,34 @@ def test_unreadable_rows_are_data_errors(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(DataError, match="a cut table"):
         hub.fetch_dataset("a/b", use_hf=True)
+
+
+def test_the_state_of_a_data_set_is_its_files(dataset_dir: Path):
+    (dataset_dir / "train.jsonl").write_text(json.dumps(ROWS[0]))
+    before = hub.dataset_state("a/b", False)
+    assert before == hub.dataset_state("a/b", False)
+    (dataset_dir / "train.jsonl").write_text(json.dumps(ROWS[1]))
+    assert hub.dataset_state("a/b", False) != before
+
+
+def test_the_state_of_a_data_set_is_its_commit(monkeypatch: pytest.MonkeyPatch):
+    def info(self: huggingface_hub.HfApi, hub_id: str, timeout: float) -> SimpleNamespace:
+        if hub_id == "no/way":
+            raise LocalEntryNotFoundError("offline")
+        return SimpleNamespace(sha=f"commit of {hub_id}")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    assert hub.dataset_state("a/b", True) == "commit of a/b"
+    assert hub.dataset_state("no/way", True) is None
+
+
+def test_a_network_that_fails_is_said_in_few_words(fake: SimpleNamespace):
+    why = "Max retries exceeded with url: /x (Caused by NameResolutionError('Failed to resolve'))"
+    fake.error = requests.ConnectionError(f"HTTPSConnectionPool(host='hub', port=443): {why}")
+    with pytest.raises(TemporaryError) as caught:
+        hub.fetch_model("a/b")
+    assert caught.value.what == f"{fake.name} did not answer for a/b: no connection from here"
+    fake.error = requests.ConnectionError("busy " * 100)
+    with pytest.raises(TemporaryError) as caught:
+        hub.fetch_model("a/b")
+    assert len(caught.value.what) < 260

@@ -130,10 +130,12 @@ def test_one_device_is_enough(tmp_path: Path, degree: int) -> None:
     assert AutoModelForCausalLM.from_pretrained(str(tmp_path / "m"), **options)
 
 
-def test_more_devices_are_not_there_yet() -> None:
-    with pytest.raises(ConfigError, match="tensor_parallel_degree=4, tensor_parallel_rank=1") as caught:
+def test_more_devices_are_several_processes() -> None:
+    with pytest.raises(ConfigError, match="tensor_parallel_rank=1 with tensor_parallel_degree=-1"):
+        AutoModelForCausalLM.from_pretrained("anywhere", tensor_parallel_rank=1)
+    with pytest.raises(ConfigError, match="runs alone") as caught:
         AutoModelForCausalLM.from_pretrained("anywhere", tensor_parallel_degree=4, tensor_parallel_rank=1)
-    assert "not there yet" in str(caught.value)
+    assert "torchrun" in str(caught.value)
 
 
 def test_an_id_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

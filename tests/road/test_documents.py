@@ -16,8 +16,9 @@ from tests.documents import ROOT, Block, blocks, commands, run_python, run_swift
 
 README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 CHINESE = blocks((ROOT / "README_zh.md").read_text(encoding="utf-8"))
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "large")  # see test_large
 QUICK = ("lora", "full", "adapter", "several", "galore")  # the other tuners' are run in the slow tier
+NEEDING_MORE = ("gptq", "gguf")  # packages than the quick tier has
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,13 @@ def marked(page: str) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("page", "block"),
-    [*marked("README.md"), *marked("docs/self-cognition.md"), *marked("docs/customize.md"), *marked("docs/data.md")],
+    [
+        *marked("README.md"),
+        *marked("docs/self-cognition.md"),
+        *marked("docs/customize.md"),
+        *marked("docs/data.md"),
+        *marked("docs/quantization.md"),
+    ],
 )
 def test_block(page: str, block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
@@ -82,7 +89,7 @@ def test_the_chinese_readme_shows_the_same() -> None:
 
 
 def config(path: Path) -> ParameterSet:
-    slow = path.parent.name == "sft" and path.stem not in QUICK
+    slow = (path.parent.name == "sft" and path.stem not in QUICK) or path.stem in NEEDING_MORE
     name = str(path.relative_to(ROOT / "configs"))
     return pytest.param(path, id=name, marks=[pytest.mark.slow] if slow else [])
 
@@ -123,6 +130,8 @@ def test_scripts(place: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -
 BENCHES = {
     "encode.py": ["--rows", "300", "--turns", "1", "--out", "speed.md"],
     "help.py": ["--runs", "1"],
+    "merge.py": ["--rounds", "1", "--gigabytes", "0.3"],
+    "quantize.py": ["bnb:8"],
     "startup.py": ["--runs", "1"],
     "train.py": "--models tiny --dtypes fp32 --rows 64 --steps 3 --warm 1 --turns 1 --ways swift optimised".split(),
     "tuners.py": ["--turns", "1", "--tokens", "16", "--depth", "20", "--only", "IA3", "Adapter", "--out", "cost.md"],

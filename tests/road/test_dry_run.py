@@ -18,6 +18,7 @@ from swift.commands.dry_run import dry_run, launch_line, without_dry_run
 from swift.commands.estimates import Size
 from swift.commands.sft import sft_main
 from swift.errors import SeveralErrors, UnknownNameError
+from swift.trainers.simulated import UnknownStepError
 from tests.road.conftest import conversations, write_jsonl
 
 SFT = ["sft", "--model_id_or_path", "my-model", "--dataset", "chat.jsonl", "--dry_run"]
@@ -293,10 +294,21 @@ def test_sizes_in_words() -> None:
     assert [pictures.size(n) for n in (5, 3 << 10, 5 << 20, 3 << 29)] == ["5 bytes", "3.0 KiB", "5.0 MiB", "1.5 GiB"]
 
 
+def test_memory_is_told_by_part(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SFT) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  memory: about"))
+    assert all(f"{part} " in line for part in ("weights", "gradients", "optimiser", "activations", "logits"))
+
+
 def test_too_little_memory_and_unknown_sizes_are_said(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("swift.commands.dry_run_text.free_memory", lambda: 1000)
+
+    def unknown(*args: object) -> None:
+        raise UnknownStepError("it reads numbers")
+
+    monkeypatch.setattr("swift.commands.estimates.simulate", unknown)
     assert main([*SFT, "--optim", "adafactor"]) == 0
     text = capsys.readouterr().out
     assert "warning: only 1000 bytes of memory are free" in text

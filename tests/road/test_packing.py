@@ -96,7 +96,7 @@ def test_a_dry_run_tells_of_packs(here: Path, capsys: pytest.CaptureFixture[str]
         (["--sft_type", "prompt_tuning"], "stand before a pack"),
         (["--sft_type", "longlora"], "groups of tokens"),
         (["--sft_type", "reft"], "ends of a prompt"),
-        (["--acc_strategy", "sentence"], "a pack is several"),
+        (["--acc_strategy", "sentence"], "which --packing puts together"),
         (["--lazy_tokenize"], "--lazy_tokenize and --packing exclude each other"),
     ],
 )

@@ -74,7 +74,7 @@ def test_no_secret_is_in_any_file_of_a_run(here: Path, monkeypatch: pytest.Monke
         ("HF_TOKEN", "MODELSCOPE_API_TOKEN", "WANDB_API_KEY", "SWIFT_API_KEY"), secrets, strict=True
     ):
         monkeypatch.setenv(name, secret)
-    told = f"hf_{'zyxwvuts' * 4}"
+    told = "open-sesame-17"  # looks like nothing; what it is said under tells
     said = ["--dataset", "chat.jsonl", "--output_dir", "out", "--max_steps", "1", "--resume_only_model", "false"]
     sft_main([*SAID, *said, "--training_options", json.dumps({"hub_token": told})])
     files = [path for path in (here / "out").rglob("*") if path.is_file()]

@@ -448,3 +448,22 @@ def test_templates_by_name_and_threads():
     thread.start()
     thread.join()
     assert spoken(made[0], made[0].encode(talk("Q", "A"))[0]) == ["A<|im_end|>"]
+
+
+SLOW = "{% for m in messages %}{% if 'SLOW' in m.content %}" + HANG + "{% endif %}"
+SLOW += "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+SLOW += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+def test_a_row_that_takes_too_long_is_the_one_that_is_refused(monkeypatch):
+    template = get_template("auto", with_template(SLOW))
+    monkeypatch.setattr("swift.templates.auto.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("swift.templates.auto.ROW_SECONDS", 0.05)
+    rows = [talk("Q", "A"), talk("SLOW", "A"), talk("Q", "B")]
+    errors: list[tuple[int, DataError]] = []
+    found = template.encode_batch(rows, errors)
+    assert [index for index, _ in errors] == [1]
+    assert "takes more than 0.25 seconds for a conversation" in errors[0][1].what
+    assert [found[0], {}, found[2]] == [template.encode(rows[0])[0], found[1], template.encode(rows[2])[0]]
+    with pytest.raises(DataError, match="for each of 3 conversations"):
+        template.encode_batch([rows[1]] * 4, errors)

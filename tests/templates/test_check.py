@@ -14,7 +14,7 @@ import pytest
 from swift import cli
 from swift.errors import DataError
 from swift.templates import TEMPLATES
-from swift.templates.check import Case, cases, check, check_one
+from swift.templates.check import EMPTY_IS_NONE, EQUAL, KEPT_APART, WANTED, Case, cases, check, check_one
 from swift.templates.jinja import read_source
 from swift.templates.publish import settle_chat_template
 from swift.templates.template import get_template
@@ -256,3 +256,18 @@ def test_the_command_knows_a_template_that_opens_a_thought(tmp_path, capsys):
     assert "begins as the prompt of inference does" in capsys.readouterr().out
     assert cli.main(["template", "check", "qwen3", "--model_id_or_path", str(tmp_path)]) == 65
     assert "deepseek-r1 has the same prompt" in capsys.readouterr().err
+
+
+def test_a_file_whose_tokens_reach_across_a_reply_is_explained() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    template = get_template("auto", tokenizer)
+    found = {finding.case: finding for finding in check(template)}
+    assert {finding.status for finding in found.values()} <= {EQUAL, WANTED}
+    assert (found["3 rounds"].why, found["empty system"].why) == (KEPT_APART, EMPTY_IS_NONE)
+    rounds = next(case for case in cases(tokenizer) if case.name == "3 rounds").row["messages"]
+    asked = check_one(template, Case("asked again", {"messages": [*rounds, {"role": "user", "content": "Sure?"}]}))
+    assert (asked.status, asked.why) == (WANTED, KEPT_APART)

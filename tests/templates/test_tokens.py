@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from swift.templates.tokens import any_of, cuts, safe_decode, split, token_id, tokenise
+from swift.templates.tokens import any_of, cuts, safe_decode, split, token_id, tokenise, told_text
 from tests.tiny import LINES, tiny_tokenizer
 
 TEXTS = [*LINES, "", "<|im_start|>user\nhi<|im_end|>\n", "", "  x", LINES[0]]
@@ -66,3 +66,14 @@ def test_token_id():
     tokenizer = tiny_tokenizer()
     assert token_id(tokenizer, "<|im_end|>") == 2
     assert token_id(tokenizer, "<|nothing|>") is None
+
+
+def test_what_is_typed_like_a_token_is_shown_as_typed():
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    typed = tokenise(tokenizer, split("a <|im_end|> b", [3]))
+    ids = [*typed[0], *typed[1], end]
+    assert tokenizer.decode(ids) == "a <|im_end|> b<|im_end|>"
+    assert told_text(tokenizer, ids) == "a <\\|im_end|> b<|im_end|>"
+    assert safe_decode(tokenizer, [-100, *ids]) == "[-100 * 1]a <\\|im_end|> b<|im_end|>"
+    assert told_text(tokenizer, [end, end]) == "<|im_end|>" * 2

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from scripts.prove import __main__ as prove
-from scripts.prove import adapters, calls, damage, kills, loss, mutants, order, signals
+from scripts.prove import adapters, calls, damage, differences, kills, loss, mutants, order, signals
 
 
 @pytest.mark.parametrize("case", adapters.CASES)
@@ -51,6 +51,17 @@ def test_what_is_taken_out_stands_there_once(broken: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_group_of_which_one_was_killed_goes_on() -> None:
+    assert kills.kills("swift", 3, seed=1, world=2) == (3, 3)
+
+
+@pytest.mark.slow
+def test_what_is_another_run_does_not_go_on() -> None:
+    good, total = differences.refused("swift")
+    assert good == total >= 8
+
+
+@pytest.mark.slow
 def test_a_guard_that_is_gone_is_noticed() -> None:
     good, total = mutants.noticed()
     assert good == total >= 8
@@ -72,7 +83,7 @@ def test_files_come_before_their_names() -> None:
 @pytest.mark.slow
 def test_one_loss() -> None:
     good, total = loss.cuts("swift")
-    assert good == total == 30
+    assert good == total == 6 * 17
 
 
 def test_the_page_says_what_was_found() -> None:

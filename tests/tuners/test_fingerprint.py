@@ -10,7 +10,7 @@ import torch
 from peft import IA3Config, PeftModel
 
 from swift.errors import DataError
-from swift.tuners import Swift, fingerprint
+from swift.tuners import Swift, fingerprint, sampled
 from tests.tiny import tiny_model
 from tests.tuners.cases import HOSTS, run, stir
 from tests.tuners.test_facade import adapter, lora
@@ -61,8 +61,8 @@ def test_a_large_model_is_sampled():
     model = torch.nn.Sequential(*[torch.nn.Linear(2, 2) for _ in range(100)])
     taken = fingerprint.take(model)
     assert taken.weights is not None
-    assert taken.weights.numel() == fingerprint.TENSORS * fingerprint.WEIGHTS
-    assert len(set(taken.keys)) == fingerprint.TENSORS
+    assert taken.weights.numel() == sampled.TENSORS * sampled.WEIGHTS
+    assert len(set(taken.keys)) == sampled.TENSORS
 
 
 @pytest.mark.parametrize("config", ["ours", lora(), IA3Config(target_modules=["v_proj"], feedforward_modules=[])])

@@ -1,0 +1,104 @@
+"""`swift launch --emit slurm|kubeflow|skypilot|ray -- sft ...`: checks the command, and writes its job file."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from swift import storage
+from swift.arguments.launch import LaunchArguments
+from swift.arguments.reading import parse
+from swift.cli import COMMANDS, check_needs, load
+from swift.commands.jobs import FORMATS, Job
+from swift.errors import ConfigError, OutputError, SwiftError, UsageError, raise_all
+from swift.log import get_logger
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
+WORD = re.compile(r"[\w.:/@+-]+")
+SUBMIT = {"slurm": "sbatch {}", "kubeflow": "kubectl apply -f {}", "skypilot": "sky launch {}", "ray": "python {}"}
+logger = get_logger()
+
+
+def launch_main(args: LaunchArguments) -> None:
+    """Write the job file that is asked for.
+
+    Raises:
+        UsageError: the command is none of ours that runs on many machines, or its options are wrong.
+        ConfigError: the job cannot be said to this scheduler.
+    """
+    assert args.emit is not None
+    text = FORMATS[args.emit](job_of(args))
+    if args.output is None:
+        sys.stdout.write(text)
+        return
+    path = Path(args.output).expanduser()
+    try:
+        storage.write_text(path, text)
+    except OSError as error:
+        raise OutputError("OUTPUT-01", f"--output {args.output}: {error.strerror}", fix="name another") from None
+    logger.info(SUBMIT[args.emit].format(shlex.quote(str(path))))
+
+
+def job_of(args: LaunchArguments) -> Job:
+    """The job that the options describe."""
+    command = tuple(args.command[1:] if args.command[:1] == ["swift"] else args.command)
+    raise_all([*_mistakes(args), *_of_command(command)])
+    processes = args.processes or args.gpus or 1
+    gpus = processes if args.gpus is None else args.gpus
+    return Job(
+        name=args.name,
+        command=("swift", *command),
+        nodes=args.nodes,
+        processes=processes,
+        gpus=gpus,
+        port=args.port,
+        gpu_type=args.gpu_type,
+        cpus=args.cpus,
+        memory=args.memory,
+        time=args.time,
+        partition=args.partition,
+        image=args.image,
+        setup=tuple(args.setup),
+    )
+
+
+def _mistakes(args: LaunchArguments) -> list[SwiftError]:
+    """What no scheduler, or not this one, would take."""
+    found: list[SwiftError] = []
+    if not NAME.fullmatch(args.name):
+        fix = "small letters, digits and `-`, at most 63, as Kubernetes takes them"
+        found.append(UsageError("USAGE-02", f"--name {args.name!r} is no name of a job", fix=fix))
+    if args.time is not None and not TIME.fullmatch(args.time):
+        found.append(UsageError("USAGE-02", f"--time {args.time!r} is no time", fix="--time 12:00:00, or 1-12:00:00"))
+    for name, value in (("partition", args.partition), ("gpu_type", args.gpu_type), ("image", args.image)):
+        if value is not None and not WORD.fullmatch(value):
+            found.append(UsageError("USAGE-02", f"--{name} {value!r} is no name", fix="letters, digits and .:/@+-_"))
+    if args.emit == "kubeflow" and args.image is None:
+        found.append(UsageError("USAGE-03", "--image is missing", fix="--image <registry>/<image>:<tag>"))
+    if args.gpus and args.processes and args.processes > args.gpus:
+        what = f"--processes {args.processes} share --gpus {args.gpus}"
+        found.append(ConfigError("CONFIG-02", what, fix="one GPU for each process, or --gpus 0"))
+    for name in {"slurm": (), "ray": ("time", "partition", "image", "setup")}.get(
+        str(args.emit), ("time", "partition")
+    ):
+        if getattr(args, name):
+            found.append(ConfigError("CONFIG-02", f"--{name} cannot be said to {args.emit}", fix="leave it out"))
+    return found
+
+
+def _of_command(command: tuple[str, ...]) -> list[SwiftError]:
+    """What is wrong with the command itself, which would else come to light when the job's turn has come."""
+    able = [name for name, row in COMMANDS.items() if row.distributed]
+    if not command or command[0] not in able:
+        said = shlex.join(command[:1]) or "nothing"
+        what = f"after `--` stands {said}, which is no command that runs on many machines"
+        return [UsageError("USAGE-01", what, fix=f"one of: {', '.join(able)}")]
+    row = COMMANDS[command[0]]
+    try:
+        check_needs(row, parse(load(row.arguments), list(command[1:]), quiet=True, **row.defaults))
+    except SwiftError as error:
+        return [error]
+    return []

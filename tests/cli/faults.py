@@ -1,0 +1,51 @@
+"""A plug-in that lets a chosen process fail at a chosen step: FAULT="kind rank step"; it does so once for a directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from swift import checkpoint, dist
+from swift.trainers.callbacks import register_callback
+
+
+def stand_still() -> None:
+    """What a collator that never ends looks like from outside."""
+    while True:
+        time.sleep(1)
+
+
+@register_callback("fault")
+class Fault(TrainerCallback):
+    """Kills, stops, holds or breaks its process as FAULT says."""
+
+    def __init__(self) -> None:
+        self.kind, rank, step = os.environ.get("FAULT", "none 0 0").split()
+        self.rank, self.step = int(rank), int(step)
+        if self.kind == "saving" and dist.rank() == self.rank:
+            write = checkpoint.check_finite
+            checkpoint.check_finite = lambda *said: (write(*said), self.strike())[0]  # a save has begun
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The step begins."""
+        if dist.rank() == self.rank and state.global_step + 1 == self.step and self.kind != "saving":
+            self.strike()
+
+    def strike(self) -> None:
+        """Do it, the first time."""
+        mark = Path(os.environ.get("FAULT_MARK", "struck"))
+        if mark.exists():
+            return
+        mark.write_text(str(os.getpid()))
+        if self.kind in ("kill", "saving"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self.kind == "hold":
+            stand_still()
+        raise ZeroDivisionError("the fault of this process")
