@@ -110,7 +110,7 @@ MUTANTS = {
         "tests/tuners/test_files.py::test_the_base_is_named_when_it_does_not_fit",
     ),
     "an adapter's base is not compared": Mutant(
-        "tuners/fingerprint.py", "if differing and not allow_other:", "if differing is None:",
+        "tuners/sampled.py", "if differing and not allow_other:", "if differing is None:",
         "tests/tuners/test_fingerprint.py::test_it_travels_and_another_base_has_to_be_allowed[ours]",
     ),
     "a pickle is read": Mutant(

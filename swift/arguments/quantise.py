@@ -20,7 +20,7 @@ class QuantiseOptions(DataOptions):
         group=GROUP,
         choices=(0, 1, 2, 3, 4, 8),
         unit="bits",
-        help="Write the model in so many bits a weight; 0 does not, or with --quant_method alone is that method's usual.",
+        help="Write the model in so many bits a weight; 0 does not; with --quant_method alone it is the usual.",
     )
     quant_method: str | None = option(
         None,

@@ -26,6 +26,7 @@ from swift.estimate import Speed, seconds_of
 from swift.models.load import TORCH_DTYPES, detect_hardware
 from swift.models.source import ModelSource
 from swift.scaling import Cluster, Cost, Link, Traffic, traffic_of
+from swift.trainers import zero
 from swift.trainers.arguments import Seq2SeqTrainingArguments, training_arguments
 from swift.trainers.speed import measure_speed
 
@@ -139,7 +140,11 @@ def nodes_asked() -> int:
 
 def sharding_of(args: SftArguments, said: str | None, processes: int) -> str:
     """What processes split, by what the options say."""
-    return said or ("ddp" if processes > 1 else "none")
+    if said is not None or processes < 2:
+        return said or "none"
+    if args.fsdp:
+        return "fsdp"
+    return f"zero{zero.stage_of(zero.read_config(args.deepspeed))}" if args.deepspeed else "ddp"
 
 
 def estimate_run(

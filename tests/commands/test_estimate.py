@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from swift.arguments.sft import SftArguments
 from swift.cli import main
 from swift.commands import scarce
-from swift.commands.estimate import clock
+from swift.commands.estimate import clock, sharding_of
 from swift.llm import sft_main
 from tests.road.conftest import conversations, write_jsonl
 from tests.tiny import save_tiny
@@ -115,6 +116,13 @@ def test_other_errors_are_not_explained_away(here: Path, monkeypatch: pytest.Mon
     with pytest.raises(RuntimeError, match="shapes"):
         sft_main([*RUN, "--output_dir", "out"])
     assert not scarce.is_out_of_memory(ValueError("out of memory"))
+
+
+def test_what_processes_share_follows_the_runs_own_options() -> None:
+    assert [sharding_of(SftArguments(), None, count) for count in (1, 2)] == ["none", "ddp"]
+    assert [sharding_of(SftArguments(fsdp="full_shard"), said, 2) for said in (None, "zero1")] == ["fsdp", "zero1"]
+    pytest.importorskip("deepspeed")
+    assert sharding_of(SftArguments(deepspeed="zero2"), None, 2) == "zero2"
 
 
 def test_times_are_said_as_people_say_them() -> None:

@@ -297,7 +297,7 @@ def test_sizes_in_words() -> None:
 def test_memory_is_told_by_part(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SFT) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  memory: about"))
-    assert all(f"{part} " in line for part in ("weights", "gradients", "optimiser", "activations", "logits"))
+    assert all(f"{part} " in line for part in ("weights", "gradients", "optimiser", "activations", "gaps"))
 
 
 def test_too_little_memory_and_unknown_sizes_are_said(
