@@ -288,7 +288,8 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict(f"--optim {args.optim} is for the model's own matrices", "--sft_type full"))
     for name in ("use_galore", "lora_lr_ratio"):
         if args.optim in ("muon", "adam_mini", "apollo_adamw") and getattr(args, name):
-            errors.append(_conflict(f"--optim {args.optim} and --{name} both say how steps are made", "drop one of the two"))
+            what = f"--optim {args.optim} and --{name} both say how steps are made"
+            errors.append(_conflict(what, "drop one of the two"))
     for name in ("streaming", "lazy_tokenize"):
         if args.max_tokens_per_batch and getattr(args, name):
             what = f"--max_tokens_per_batch needs the lengths of all rows, which --{name} does not know"

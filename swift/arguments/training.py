@@ -215,6 +215,6 @@ class RunOptions:
         group="Workers",
         minimum=0,
         unit="seconds",
-        help="Time without progress after which several processes are ended and the one that hangs is named; 0 is never.",
+        help="Time without progress that ends several processes, with the name of the one that hangs; 0 is never.",
         none="a minute, or ten times the median step where that is longer",
     )

@@ -99,7 +99,8 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
         default=None, metadata={"help": "FSDP2: `full_shard`, `shard_grad_op`, and `offload`; whole weights when None."}
     )
     own_optim: str | None = field(
-        default=None, metadata={"help": "`muon` or `adam_mini`, which transformers does not have; `optim` says when None."}
+        default=None,
+        metadata={"help": "`muon` or `adam_mini`, which transformers does not have; `optim` says when None."},
     )
     galore_config: GaLoreConfig | None = field(
         default=None, metadata={"help": "Optimiser states in low-rank subspaces; whole ones when None."}
