@@ -193,9 +193,9 @@ def _drawn(training: Seq2SeqTrainingArguments, lengths: np.ndarray) -> list[np.n
     """The batches of the first epoch; for an order that transformers draws, one that is as good as its own."""
     size, processes = training.train_batch_size, training.world_size
     if training.max_tokens_per_batch:
-        return TokenBatches(lengths, training.max_tokens_per_batch, training.seed).batches()
+        return TokenBatches(lengths.tolist(), training.max_tokens_per_batch, training.seed).batches()
     if training.train_sampling_strategy == GROUPED:
-        order = Grouped(lengths, size, training.seed, processes * training.gradient_accumulation_steps).order()
+        order = Grouped(lengths.tolist(), size, training.seed, processes * training.gradient_accumulation_steps).order()
     else:
         order = np.random.default_rng(training.seed).permutation(len(lengths))
     return np.split(order, range(size, len(order), size))

@@ -64,7 +64,7 @@ def apollo(args: OwnTrainingArguments, model: nn.Module) -> Optimizer:
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
     betas = args.adam_beta1, args.adam_beta2
-    kept = [group for group in groups if group["params"]]
+    kept: Any = [group for group in groups if group["params"]]
     return Apollo(kept, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
 
 
