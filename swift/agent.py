@@ -27,9 +27,10 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.api import SignalException, SubprocessContext
 from torch.distributed.elastic.rendezvous import RendezvousHandler
 
-from swift import checkpoint, launch, watch
+from swift import checkpoint, launch, storage, watch
+from swift.dist import Launch
 from swift.errors import ConfigError
-from swift.launch import Failure, Launch
+from swift.launch import Failure
 from swift.log import get_logger
 from swift.meeting import Alone, Group, interface, meeting
 
@@ -227,7 +228,7 @@ def _keep_stacks(directory: Path, stacks: str) -> Path:
     run = launch.run_of(directory)
     place = Path(run) if run is not None and Path(run).is_dir() else Path(tempfile.gettempdir())
     path = place / f"stacks-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    path.write_text(stacks + "\n", encoding="utf-8")
+    storage.write_text(path, stacks + "\n")
     return path
 
 

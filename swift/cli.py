@@ -204,7 +204,7 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     if "--help" in argv or "-h" in argv:
         _say(command_help(name, cls, command.about or first_line(cls), command.word, command.words))
         return 0
-    plan = launch.plan_launch(os.environ) if command.distributed else None
+    plan = dist.plan_launch(os.environ) if command.distributed else None
     quiet = plan is not None or not dist.is_main()
     args = load("swift.arguments.reading:parse")(cls, argv, quiet=quiet, **defaults)
     check_needs(command, args)

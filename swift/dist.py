@@ -1,15 +1,75 @@
-"""Where this process stands in its group, read from the environment the launcher sets, and what the machine has."""
+"""Where this process stands in its group and how many are asked for, by the environment; what the machine has."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from swift.errors import UsageError, raise_all
 
 WORKERS = "SWIFT_WORKERS"  # names the directory in which workers leave word for the process that started them
 RUN = "run"
 POLL = 0.2  # seconds
+DEFAULT_PORT = 29500
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start the processes of this machine.
+
+    `port` None means any free one, which only one machine alone can choose; `patience` is how many seconds workers have
+    to save when a signal ends them; `restarts` is how often processes that failed are started again.
+    """
+
+    processes: int
+    nodes: int = 1
+    node_rank: int = 0
+    address: str = "127.0.0.1"
+    port: int | None = None
+    patience: int = 600
+    restarts: int = 0
+
+
+def plan_launch(env: Mapping[str, str]) -> Launch | None:
+    """What NPROC_PER_NODE, NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT ask for; None to run in this process.
+
+    TORCH_ELASTIC_SHUTDOWN_TIMEOUT is the patience.
+
+    Raises:
+        UsageError: a variable is not a number, out of range or missing.
+    """
+    if "LOCAL_RANK" in env or not {"NPROC_PER_NODE", "NNODES"} & env.keys():
+        return None
+    errors: list[UsageError] = []
+    processes = _number(env, "NPROC_PER_NODE", 1, 1, 1024, errors)
+    nodes = _number(env, "NNODES", 1, 1, 65535, errors)
+    rank = _number(env, "NODE_RANK", 0, 0, nodes - 1, errors)
+    port = _number(env, "MASTER_PORT", 0, 1, 65535, errors)
+    patience = _number(env, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", Launch.patience, 1, 86400, errors)
+    if nodes > 1 and "NODE_RANK" not in env:
+        errors.append(UsageError("USAGE-03", "NNODES is set and NODE_RANK is not", fix=f"NODE_RANK=0 to {nodes - 1}"))
+    if rank > 0 and not env.get("MASTER_ADDR"):
+        errors.append(UsageError("USAGE-03", "MASTER_ADDR is not set", fix="MASTER_ADDR=<address of node 0>"))
+    raise_all(errors)
+    default = DEFAULT_PORT if nodes > 1 else None
+    return Launch(processes, nodes, rank, env.get("MASTER_ADDR") or "127.0.0.1", port or default, patience)
+
+
+def _number(env: Mapping[str, str], name: str, default: int, least: int, most: int, errors: list[UsageError]) -> int:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        errors.append(UsageError("USAGE-02", f"{name} is {text!r}", fix=f"a whole number from {least} to {most}"))
+        return default
+    return number
 
 
 def rank() -> int:

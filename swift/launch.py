@@ -1,7 +1,7 @@
 """Whether a command runs on several processes, and what a worker leaves for the process that started it.
 
-`plan_launch` reads the environment the way torchrun's users write it. A worker that fails writes its error into the
-directory named by SWIFT_WORKERS; `first_failure` picks the one that explains the others.
+The environment says how many, the way torchrun's users write it (`swift.dist`). A worker that fails writes its error
+into the directory named by SWIFT_WORKERS; `first_failure` picks the one that explains the others.
 """
 
 from __future__ import annotations
@@ -19,55 +19,13 @@ from pathlib import Path
 
 from swift import dist
 from swift.arguments.training import RunOptions
-from swift.errors import ConfigError, InternalError, UsageError, raise_all
+from swift.dist import Launch
+from swift.errors import ConfigError, InternalError
 
 WORKERS = dist.WORKERS
-DEFAULT_PORT = 29500
 LAST = 9
 PASSING = ("RUN-02", "RUN-04", "RUN-05", "INTERNAL-01", "FOUND-02")
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How to start the processes of this machine.
-
-    `port` None means any free one, which only one machine alone can choose; `patience` is how many seconds workers have
-    to save when a signal ends them; `restarts` is how often processes that failed are started again.
-    """
-
-    processes: int
-    nodes: int = 1
-    node_rank: int = 0
-    address: str = "127.0.0.1"
-    port: int | None = None
-    patience: int = 600
-    restarts: int = 0
-
-
-def plan_launch(env: Mapping[str, str]) -> Launch | None:
-    """What NPROC_PER_NODE, NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT ask for; None to run in this process.
-
-    TORCH_ELASTIC_SHUTDOWN_TIMEOUT is the patience.
-
-    Raises:
-        UsageError: a variable is not a number, out of range or missing.
-    """
-    if "LOCAL_RANK" in env or not {"NPROC_PER_NODE", "NNODES"} & env.keys():
-        return None
-    errors: list[UsageError] = []
-    processes = _number(env, "NPROC_PER_NODE", 1, 1, 1024, errors)
-    nodes = _number(env, "NNODES", 1, 1, 65535, errors)
-    rank = _number(env, "NODE_RANK", 0, 0, nodes - 1, errors)
-    port = _number(env, "MASTER_PORT", 0, 1, 65535, errors)
-    patience = _number(env, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", Launch.patience, 1, 86400, errors)
-    if nodes > 1 and "NODE_RANK" not in env:
-        errors.append(UsageError("USAGE-03", "NNODES is set and NODE_RANK is not", fix=f"NODE_RANK=0 to {nodes - 1}"))
-    if rank > 0 and not env.get("MASTER_ADDR"):
-        errors.append(UsageError("USAGE-03", "MASTER_ADDR is not set", fix="MASTER_ADDR=<address of node 0>"))
-    raise_all(errors)
-    default = DEFAULT_PORT if nodes > 1 else None
-    return Launch(processes, nodes, rank, env.get("MASTER_ADDR") or "127.0.0.1", port or default, patience)
 
 
 def with_options(plan: Launch, args: object) -> Launch:
@@ -82,20 +40,6 @@ def with_options(plan: Launch, args: object) -> Launch:
         what = "--max_restarts goes on from checkpoints, and --save_only_model leaves out what that needs"
         raise ConfigError("CONFIG-02", what, fix="leave out one of them")
     return replace(plan, restarts=args.max_restarts)
-
-
-def _number(env: Mapping[str, str], name: str, default: int, least: int, most: int, errors: list[UsageError]) -> int:
-    text = env.get(name)
-    if not text:
-        return default
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if not least <= number <= most:
-        errors.append(UsageError("USAGE-02", f"{name} is {text!r}", fix=f"a whole number from {least} to {most}"))
-        return default
-    return number
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
 
 from swift import launch
+from swift.dist import Launch
 from swift.errors import InternalError, UnavailableError
-from swift.launch import Failure, Launch
+from swift.launch import Failure
 from swift.log import get_logger
 
 POLL = 0.2

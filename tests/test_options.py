@@ -501,7 +501,7 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "ddp_find_unused_parameters": (True, training("ddp_find_unused_parameters")),
     "ddp_broadcast_buffers": (True, training("ddp_broadcast_buffers")),
     "ddp_timeout": (3, training("ddp_timeout")),
-    "max_restarts": (3, lambda args, place: launch.with_options(launch.Launch(2), args).restarts),
+    "max_restarts": (3, lambda args, place: launch.with_options(dist.Launch(2), args).restarts),
     "hang_timeout": (15, training("hang_timeout")),
     "ignore_args_error": (True, strictness),
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from swift import launch
+from swift import dist
 from swift.arguments.estimate import EstimateArguments
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
@@ -128,13 +128,13 @@ def estimate_main(said: EstimateArguments) -> dict[str, Any]:
 
 def processes_asked() -> int:
     """How many processes the environment asks for."""
-    plan = launch.plan_launch(os.environ)
+    plan = dist.plan_launch(os.environ)
     return plan.processes * plan.nodes if plan else 1
 
 
 def nodes_asked() -> int:
     """How many machines the environment asks for."""
-    plan = launch.plan_launch(os.environ)
+    plan = dist.plan_launch(os.environ)
     return plan.nodes if plan else 1
 
 

@@ -78,7 +78,7 @@ class JsonConstraint:
 
 
 @lru_cache(maxsize=4)
-def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> Any:
+def _vocabulary(tokenizer: Any) -> Any:
     import llguidance.hf
 
     return llguidance.hf.from_tokenizer(tokenizer)

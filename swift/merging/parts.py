@@ -48,8 +48,15 @@ class NeedsModel(Exception):
 class Names(Protocol):
     """What is asked of a base: names of its tensors, and its config."""
 
-    names: Mapping[str, Stored]
-    config: Mapping[str, Any]
+    @property
+    def names(self) -> Mapping[str, Stored]:
+        """All tensors, by their names in the files."""
+        ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's config."""
+        ...
 
     def find(self, name: str) -> str | None:
         """The name in the files of what the model calls `name`."""

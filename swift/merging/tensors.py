@@ -48,9 +48,20 @@ FLUSHED = 64 << 20  # bytes after which the system is told to begin writing
 class Stored(Protocol):
     """A tensor that lies in a file."""
 
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
+    @property
+    def name(self) -> str:
+        """What it is called in its file."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its precision."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        ...
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of the first axis, in the stored precision, as memory of their own."""
@@ -257,9 +268,8 @@ class Writer:
     def _write(self, opened: Any) -> None:
         digest, size, told = hashlib.sha256(), 0, 0
         while (data := self._queue.get()) is not None:
-            view = memoryview(
-                data.contiguous().view(-1).view(torch.uint8).numpy() if isinstance(data, Tensor) else data
-            )
+            flat: Any = data.contiguous().view(-1).view(torch.uint8).numpy() if isinstance(data, Tensor) else data
+            view = memoryview(flat)
             done = 0
             while done < len(view):
                 done += opened.write(view[done:])

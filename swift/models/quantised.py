@@ -56,7 +56,7 @@ def keep_unpacked() -> None:
     """
     import bitsandbytes.nn.modules as modules  # pyright: ignore[reportMissingImports]
 
-    modules.has_avx512bf16 = lambda: False
+    modules.has_avx512bf16 = lambda: False  # pyright: ignore[reportPrivateImportUsage]
     warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
 
 
@@ -74,7 +74,9 @@ def config_for(
     if args.quant_method == "bnb":
         if args.quantization_bit == 8:
             return BitsAndBytesConfig(load_in_8bit=True)
-        storage = {"bnb_4bit_quant_storage": args.bnb_4bit_quant_storage} if args.bnb_4bit_quant_storage else {}
+        storage: dict[str, Any] = (
+            {"bnb_4bit_quant_storage": args.bnb_4bit_quant_storage} if args.bnb_4bit_quant_storage else {}
+        )
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_compute_dtype=dtypes.get(args.bnb_4bit_comp_dtype, dtype),
@@ -97,9 +99,10 @@ def torchao_config(bits: int, group: int) -> Any:
     from torchao.quantization.granularity import PerGroup  # pyright: ignore[reportMissingImports]
     from transformers import TorchAoConfig
 
+    int4: Any = getattr(torch, "int4")  # noqa: B009 - the stubs of torch do not have it
     if bits == 8:
         return TorchAoConfig(torchao.Int8WeightOnlyConfig())
-    return TorchAoConfig(torchao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(group)))
+    return TorchAoConfig(torchao.IntxWeightOnlyConfig(weight_dtype=int4, granularity=PerGroup(group)))
 
 
 def hqq_settings(args: QuantisedOptions) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
@@ -150,7 +153,7 @@ def load_hqq(source: ModelSource, dtype: torch.dtype, device: str = "cpu") -> An
     from hqq.core.quantize import HQQLinear  # pyright: ignore[reportMissingImports]
     from safetensors.torch import load_file
 
-    config = AutoConfig.from_pretrained(str(source.path), trust_remote_code=source.trusted, local_files_only=True)
+    config: Any = AutoConfig.from_pretrained(str(source.path), trust_remote_code=source.trusted, local_files_only=True)
     del config.quantization_config
     with init_empty_weights(include_buffers=False):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=source.trusted)
@@ -160,7 +163,8 @@ def load_hqq(source: ModelSource, dtype: torch.dtype, device: str = "cpu") -> An
     for path, _ in _linears(model):
         if path + HQQ_WEIGHT in weights:
             own = {key.removeprefix(f"{path}."): weights.pop(key) for key in _keys_below(weights, path)}
-            layer = HQQLinear(None, None, compute_dtype=dtype, device=device, initialize=False)
+            empty: Any = None
+            layer = HQQLinear(empty, empty, compute_dtype=dtype, device=device, initialize=False)
             layer.load_state_dict(own)
             model.set_submodule(path, layer)
     plain = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}

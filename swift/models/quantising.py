@@ -55,14 +55,16 @@ def _by_gptqmodel(kind: str, source: ModelSource, directory: Path, bits: int, bl
     import gptqmodel  # pyright: ignore[reportMissingImports]
 
     group = group_size(source.config, GROUP)
-    own = {"quant_method": "awq", "format": "gemm"} if kind == "awq" else {"desc_act": False, "sym": True}
+    own: dict[str, Any] = (
+        {"quant_method": "awq", "format": "gemm"} if kind == "awq" else {"desc_act": False, "sym": True}
+    )
     settings = gptqmodel.QuantizeConfig(bits=bits, group_size=group, **own)
     cpu = not torch.cuda.is_available()
     model = gptqmodel.GPTQModel.load(
         str(source.path), settings, trust_remote_code=source.trusted, **({"device": "cpu"} if cpu else {})
     )
-    rows = [{"input_ids": list(block), "attention_mask": [1] * len(block)} for block in blocks]
-    backend = {"backend": gptqmodel.BACKEND.AWQ_TORCH} if kind == "awq" and cpu else {}
+    rows: Any = [{"input_ids": list(block), "attention_mask": [1] * len(block)} for block in blocks]
+    backend: dict[str, Any] = {"backend": gptqmodel.BACKEND.AWQ_TORCH} if kind == "awq" and cpu else {}
     model.quantize(rows, batch_size=1, calibration_data_min_length=SHORTEST, **backend)
     model.save(str(directory))
     return {"group_size": group}

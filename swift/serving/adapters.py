@@ -38,7 +38,7 @@ class Adapters:
         self.adapters: dict[str, str] = {}  # name that callers say -> name in the model
         self._lock = threading.Lock()
         if isinstance(model, PeftModel):
-            self.adapters[DEFAULT] = model.active_adapter
+            self.adapters[DEFAULT] = str(model.active_adapter)
         self.adapters[base] = BASE
         for said in args.lora_modules:
             name, _, path = said.partition("=")

@@ -212,7 +212,8 @@ class CommittingTrainer(EngineTrainer):
             self._save_scaler(str(stage))
             self._save_rng_state(str(stage))
             if self.args.should_save:
-                saving.write_encoder(self.accelerator.unwrap_model(self.model), stage)
+                model: Any = self.accelerator.unwrap_model(self.model)
+                saving.write_encoder(model, stage)
             if self.ranks is not None and self.args.should_save:
                 self.ranks.save(stage)
             if isinstance(self.train_dataset, Stream) and self.args.should_save:
@@ -258,7 +259,7 @@ class CommittingTrainer(EngineTrainer):
             return
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         with _use_cache(model, self.config_use_cache):
             if self.shards_only:
                 saving.write_config(model, directory)

@@ -15,8 +15,8 @@ import pytest
 from swift import __file__ as package
 
 RUN = (
-    "import os, sys\nfrom swift import agent, launch\nfrom swift.errors import SwiftError\n"
-    "try:\n    sys.exit(agent.run_workers(launch.plan_launch(os.environ), sys.argv[1:]))\n"
+    "import os, sys\nfrom swift import agent, dist, launch\nfrom swift.errors import SwiftError\n"
+    "try:\n    sys.exit(agent.run_workers(dist.plan_launch(os.environ), sys.argv[1:]))\n"
     "except SwiftError as error:\n    sys.stderr.write(str(error))\n    sys.exit(error.exit_code)\n"
 )
 WORKER = """
@@ -128,8 +128,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     import torch
 
     from swift import agent
+    from swift.dist import Launch
     from swift.errors import ConfigError
-    from swift.launch import Launch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from swift import dist, launch
+from swift.dist import Launch
 from swift.errors import SwiftError
-from swift.launch import Launch
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ from swift.launch import Launch
     ],
 )
 def test_plans(env: str, plan: Launch | None) -> None:
-    assert launch.plan_launch(dict(pair.split("=") for pair in env.split())) == plan
+    assert dist.plan_launch(dict(pair.split("=") for pair in env.split())) == plan
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_plans(env: str, plan: Launch | None) -> None:
 )
 def test_bad_environments_are_usage_errors(env: str, says: list[str]) -> None:
     with pytest.raises(SwiftError) as caught:
-        launch.plan_launch(dict(pair.split("=") for pair in env.split()))
+        dist.plan_launch(dict(pair.split("=") for pair in env.split()))
     assert caught.value.exit_code == 2
     assert all(words in str(caught.value) for words in says)
 
