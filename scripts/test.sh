@@ -5,8 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-select=(-m "not slow and not gpu") run=(.venv/bin/python)
-bash scripts/install.sh dev
+select=(-m "not slow and not gpu") run=(.venv/bin/python) extras=dev
+if [[ "${1:-}" == --all ]]; then extras+=,serve,quant,deepspeed,gguf; fi
+bash scripts/install.sh "$extras"
 if [[ "${1:-}" == --all ]]; then
     select=(-m "not gpu") run=(.venv/bin/coverage run)
     shift

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -381,3 +383,47 @@ def test_the_api_is_what_its_schema_says(tmp_path: Path, key: str | None) -> Non
     )  # fmt: skip
     served.close()
     assert ran.returncode == 0, ran.stdout[-3000:]
+
+
+def test_what_else_can_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model_type", MODEL, "--port", "0", "--allowed_hosts", "other.example", "--owned_by", "me",
+             "--log_interval", "1", "--stop_words", "Paris"]  # fmt: skip
+    served = deploy_main(words, prevent_thread_lock=True)
+    assert send(f"{served.url}v1/models", Host="other.example")[1]["data"][0]["owned_by"] == "me"
+    assert send(f"{served.url}v1/models", Host="evil.example")[0] == 400
+    client = openai.OpenAI(base_url=f"{served.url}v1", api_key="none", max_retries=0)
+    assert "Paris" not in ask(client).choices[0].message.content
+    said = ""
+    for _ in range(30):
+        time.sleep(0.1)
+        said += capsys.readouterr().err
+    assert "tokens/s" in said
+    served.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_https(tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+        "-days",
+        "2",
+    ]
+    subprocess.run([*make, "-subj", "/CN=localhost"], check=True, capture_output=True)
+    words = ["--model_type", MODEL, "--port", "0", "--ssl_keyfile", key, "--ssl_certfile", certificate]
+    served = deploy_main(words, prevent_thread_lock=True)
+    assert served.url.startswith("https://")
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    with urllib.request.urlopen(f"{served.url}health", timeout=9, context=context) as response:
+        assert json.load(response) == {"status": "ok"}
+    served.close()
