@@ -87,7 +87,7 @@ COMMANDS = {
     "export": Command(
         "swift.arguments.export:ExportArguments",
         "swift.commands.export:export_main",
-        needs=(("ckpt_dir", "model_id_or_path", "model_type", "from_sharded"),),
+        needs=(("ckpt_dir", "adapters", "model_id_or_path", "model_type", "from_sharded"),),
     ),
     "merge-lora": Command(
         "swift.arguments.export:ExportArguments",
@@ -146,7 +146,7 @@ COMMANDS = {
         word="shell",
     ),
 }
-TO_COME = ("pt", "rlhf", "dpo", "orpo", "simpo", "kto", "web-ui", "deploy", "eval")
+TO_COME = ("pt", "rlhf", "dpo", "orpo", "simpo", "kto", "web-ui", "eval")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -62,7 +62,7 @@ def slurm(job: Job) -> str:
     lines += [f"#SBATCH --{name}={value}" for name, value in said.items() if value is not None]
     lines += ["set -euo pipefail"]
     lines += [f"export {name}={value}" for name, value in job.settings.items()]
-    lines += ['MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)', "export MASTER_ADDR"]
+    lines += ['MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)', "export MASTER_ADDR"]
     of_step = {"cpus-per-task": job.cpus, "container-image": job.image}
     options = [f"--{name}={value}" for name, value in of_step.items() if value is not None]
     script = shlex.quote(job.script("export NODE_RANK=$SLURM_NODEID"))

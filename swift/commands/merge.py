@@ -224,9 +224,11 @@ def _check_base(merge: Merge, base: plan.Base, adapter: Adapter) -> None:
     if said is None and beside.is_file():
         said = layout.read_json(beside)
     trained_on = sampled.Fingerprint.from_dict(said) if said is not None else None
-    here = base.sample() if trained_on is not None else sampled.Fingerprint(str(base.directory))
+    new = new_tokens.read(merge.checkpoint)
+    rows = new.rows if new is not None else None
+    here = base.sample(rows=rows) if trained_on is not None else sampled.Fingerprint(str(base.directory))
     if trained_on is not None and trained_on.differing(here):
-        here = base.sample(named("swift.merging.outline:parameter_names")(merge.source))
+        here = base.sample(named("swift.merging.outline:parameter_names")(merge.source), rows)
     if adapter.config:
         sampled.check_base(trained_on, here, str(adapter.folder), merge.args.allow_other_base)
 

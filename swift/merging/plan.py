@@ -113,11 +113,13 @@ class Base:
         """Whether the model calls the head's weight so, which is no tensor of its own where it is tied."""
         return self.tied and name in HEADS
 
-    def sample(self, names: Iterable[str] | None = None) -> sampled.Fingerprint:
+    def sample(self, names: Iterable[str] | None = None, rows: int | None = None) -> sampled.Fingerprint:
         """The fingerprint of these weights, as a loaded model has it.
 
         Args:
             names: what the model calls its parameters; None takes the names in the files.
+            rows: how many its tables of tokens had in training, where that is more than here; the weights that are
+                missing here are NaN, which differs from nothing.
         """
         known = dict(self.names)
         if self.tied and self.head is None and self.embedding:
@@ -128,18 +130,20 @@ class Base:
                 return sampled.Fingerprint(str(self.directory))
             known = {name: known[str(place)] for name, place in places.items()}
         keys = sampled.chosen(list(known))
-        weights = torch.cat([_elements(known[key]) for key in keys])
+        tables = {self.embedding, self.head, "lm_head.weight"}
+        weights = torch.cat([_elements(known[key], rows if known[key].name in tables else None) for key in keys])
         half = any(known[key].dtype == torch.float16 for key in keys)
         return sampled.Fingerprint(str(self.directory), weights, half, tuple(keys))
 
 
-def _elements(stored: Stored) -> torch.Tensor:
-    places = sampled.places(torch.Size(stored.shape).numel())
+def _elements(stored: Stored, rows: int | None) -> torch.Tensor:
+    width = torch.Size(stored.shape[1:]).numel()
     found = []
-    for place in places:
-        width = torch.Size(stored.shape[1:]).numel()
-        found.append(stored.rows(place // width, place // width + 1).reshape(-1)[place % width])
-    return torch.stack(found).to(torch.bfloat16)
+    for place in sampled.places((rows or stored.shape[0]) * width):
+        row = place // width
+        here = row < stored.shape[0]
+        found.append(stored.rows(row, row + 1).reshape(-1)[place % width] if here else torch.tensor(torch.nan))
+    return torch.stack([value.to(torch.bfloat16) for value in found])
 
 
 def make(

@@ -86,7 +86,7 @@ def test_a_template_that_turns_slow_later_is_stopped(in_thread, monkeypatch):
         thread.join(20)
     else:
         work()
-    assert "seconds for 1 conversations" in str(said[0])
+    assert "seconds for a conversation" in str(said[0])
 
 
 def test_too_long_an_output_is_refused(monkeypatch):
