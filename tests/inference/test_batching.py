@@ -174,6 +174,7 @@ def test_whoever_goes_leaves_no_trace(template):
 def test_a_stream_ends_with_its_event(engine, template):
     model = make("qwen2", template)
     (request,) = requests_for(model, template, 1)
+    request.config.max_new_tokens = 200
     whole = [list(generation.ids) for generation in engine(model).stream(request, threading.Event())]
     assert whole[-1][: len(alone(model, request))] == alone(model, request)
     stop = threading.Event()
