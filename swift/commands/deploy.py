@@ -69,7 +69,7 @@ def read_key(args: DeployArguments) -> str | None:
         ConfigError: it is empty.
     """
     if args.api_key_file is None:
-        return os.environ.get(KEY) or None
+        return os.environ.get(KEY, "").strip() or None
     path = Path(args.api_key_file).expanduser()
     if not path.is_file():
         raise NotFoundError("FOUND-01", f"--api_key_file {args.api_key_file} does not exist")
@@ -86,6 +86,12 @@ def check_open(args: DeployArguments, key: str | None) -> None:
     if key is None and not args.no_auth_i_understand and not is_loopback(args.host):
         fix = f"put a key into {KEY} or --api_key_file, or --no_auth_i_understand true"
         raise ConfigError("SERVER-02", f"--host {args.host} lets in everybody on the network", fix=fix)
+    for name in ("ssl_certfile", "ssl_keyfile"):
+        said = getattr(args, name)
+        if said and not Path(said).expanduser().is_file():
+            raise NotFoundError("FOUND-01", f"--{name} {said} does not exist")
+    if args.ssl_keyfile and not args.ssl_certfile:
+        raise ConfigError("CONFIG-02", "--ssl_keyfile needs --ssl_certfile: without it HTTP is served")
     if args.num_beams > 1:
         raise ConfigError("CONFIG-02", "--num_beams above 1 cannot be served", fix="--num_beams 1")
 

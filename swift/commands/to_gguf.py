@@ -119,7 +119,7 @@ def write(source: ModelSource, template: Template, file: Path, kind: str) -> Non
 
 def _package() -> Any:
     try:
-        import gguf
+        import gguf  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingPackageError("PACKAGE-01", "--to_gguf needs gguf", fix="pip install gguf") from error
     return gguf

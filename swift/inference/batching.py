@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig
 
+from swift.errors import SwiftError
 from swift.inference.cache import SlotCache
-from swift.inference.engine import Either, Generation, Request, TokenLogprobs
+from swift.inference.engine import BASE, Either, Generation, Request, TokenLogprobs
 from swift.inference.prefixes import Prefixes
 from swift.inference.sampling import PLAIN, Sampler
 from swift.tuners.model import SwiftModel
@@ -45,7 +46,7 @@ class _Row:
     @property
     def live(self) -> bool:
         """Whether it wants another token."""
-        return self.generation.finish_reason is None
+        return self.generation.finish_reason is None and self.generation.failure is None
 
     @property
     def plain(self) -> bool:
@@ -83,6 +84,7 @@ class Batching:
     ) -> None:
         self.model, self.slots, self.prefill_tokens, self.prefixes = model, slots, prefill_tokens, prefixes
         self.cache_tokens = cache_tokens
+        self.knows: Callable[[str | None], bool] = lambda adapter: True  # whether an adapter is still there
         self._waiting: deque[Generation] = deque()
         self._lock = threading.Lock()
         self._rows: list[_Row] = []
@@ -109,9 +111,13 @@ class Batching:
     def submit(self, request: Request, stop: threading.Event | None = None) -> Generation:
         """Queue a request, from any thread; once `stop` is set it ends with the token at work."""
         generation = Generation(request, stop=stop or threading.Event())
+        self.queue(generation)
+        return generation
+
+    def queue(self, generation: Generation) -> None:
+        """Queue an answer, from any thread."""
         with self._lock:
             self._waiting.append(generation)
-        return generation
 
     def run(self, requests: Iterable[Request]) -> Iterator[Generation]:
         """The finished answers to `requests`, as they end; so many are drawn from the iterable as are needed."""
@@ -122,6 +128,8 @@ class Batching:
             if not mine:
                 return
             for generation in self.step():
+                if generation.failure is not None:
+                    raise generation.failure
                 if generation.finish_reason and generation in mine:
                     mine.remove(generation)
                     yield generation
@@ -132,6 +140,8 @@ class Batching:
         try:
             while generation.finish_reason is None:
                 if generation in self.step():
+                    if generation.failure is not None:
+                        raise generation.failure
                     yield generation
         finally:
             generation.cancel()
@@ -171,6 +181,9 @@ class Batching:
         return failed
 
     def _drop_cancelled(self) -> list[Generation]:
+        for generation in list(self._waiting):
+            if not self.knows(generation.request.adapter):
+                generation.cancel()
         with self._lock:
             given_up = [generation for generation in self._waiting if generation.stop.is_set()]
             self._waiting = deque(generation for generation in self._waiting if not generation.stop.is_set())
@@ -189,6 +202,8 @@ class Batching:
         come: list[Generation] = []
         with self._lock:
             while self._waiting and len(come) < free:
+                if come and not self._cache.slots and self.cache_tokens is None:
+                    break  # what a token takes is known after the first
                 longest = max(longest, _final_length(self._waiting[0]))
                 if (live or come) and longest * (len(live) + len(come) + 1) > self._limit():
                     break
@@ -276,7 +291,7 @@ class Batching:
             inputs["logits_to_keep"] = 1
         if isinstance(self.model, PeftModel) and any(row.generation.request.adapter for row in rows):
             active = self.model.active_adapter
-            inputs["adapter_names"] = [row.generation.request.adapter or active for row in rows]
+            inputs["adapter_names"] = [(row.generation.request.adapter if row.live else BASE) or active for row in rows]
         output = self.model(**inputs, use_cache=True)
         for row in rows:
             row.length = columns - row.pad
@@ -290,11 +305,14 @@ class Batching:
             if not row.live:
                 continue
             generation = row.generation
-            token = likeliest[k] if row.plain else row.choose(logits_BV[k])
-            if generation.request.logprobs is not None:
-                generation.logprobs.append(_logprobs(logits_BV[k], token, generation.request.logprobs))
-            generation.add(token)
             grown.append(generation)
+            try:
+                token = likeliest[k] if row.plain else row.choose(logits_BV[k])
+                if generation.request.logprobs is not None:
+                    generation.logprobs.append(_logprobs(logits_BV[k], token, generation.request.logprobs))
+                generation.add(token)
+            except (RuntimeError, ValueError, IndexError, SwiftError) as error:  # of this row alone: the others go on
+                generation.failure = error
         return grown
 
 

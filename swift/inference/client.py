@@ -142,7 +142,9 @@ def _message(error: urllib.error.HTTPError) -> str:
 def _chunks(response: Any) -> Iterator[Any]:
     with response:
         for line in response:
-            text = line.decode().strip().removeprefix("data:").strip()
+            if not line.startswith(b"data:"):
+                continue
+            text = line.decode().removeprefix("data:").strip()
             if text == "[DONE]":
                 return
             if text:

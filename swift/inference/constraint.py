@@ -60,6 +60,8 @@ class JsonConstraint:
         if problem:
             raise UsageError("USAGE-02", f"the JSON schema cannot be held to: {problem}")
         self.matcher = llguidance.LLMatcher(_vocabulary(tokenizer), grammar)
+        if self.matcher.is_error():
+            raise UsageError("USAGE-02", f"the JSON schema cannot be held to: {self.matcher.get_error()}")
 
     def allow(self, logits_V: Tensor) -> Tensor:
         """The logits (V,) with -inf at tokens that may not come."""

@@ -9,6 +9,7 @@ from itertools import takewhile
 
 from swift.inference.cache import Kept, SlotCache
 
+MOST_KNOWN = 256
 LEAST_SHARED = 16  # tokens below which reading again is as cheap
 
 
@@ -29,7 +30,7 @@ class Prefixes:
 
     def __init__(self, limit_bytes: int = 256 << 20) -> None:
         self.limit_bytes = limit_bytes
-        self.reused_tokens = 0
+        self.reused_tokens = self._bytes = 0
         self._known: OrderedDict[tuple[str | None, tuple[int, ...]], _Prefix] = OrderedDict()
 
     def find(self, prompts: Sequence[tuple[str | None, list[int]]]) -> tuple[SlotCache, int]:
@@ -56,14 +57,23 @@ class Prefixes:
             return
         kept = cache.row(row, pad, pad + len(ids))
         self._known[key] = _Prefix(kept, sum(part.nbytes for pair in kept for part in pair))
-        while sum(prefix.bytes for prefix in self._known.values()) > self.limit_bytes:
-            self._known.popitem(last=False)
+        self._bytes += self._known[key].bytes
+        while self._bytes > self.limit_bytes or len(self._known) > MOST_KNOWN:
+            self._drop(next(iter(self._known)))
+
+    def forget(self, adapter: str | None) -> None:
+        """Forget what an adapter computed."""
+        for key in [key for key in self._known if key[0] == adapter]:
+            self._drop(key)
+
+    def _drop(self, key: tuple[str | None, tuple[int, ...]]) -> None:
+        self._bytes -= self._known.pop(key).bytes
 
     def _longest(self, adapter: str | None, ids: list[int]) -> tuple[int, Kept | None]:
         """How many first tokens are known, of which the last of `ids` is never one, and what they left."""
         best, chosen = 0, None
         for key in self._known:
-            if key[0] == adapter:
+            if key[0] == adapter and list(key[1][:LEAST_SHARED]) == ids[:LEAST_SHARED]:
                 shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(key[1], ids[:-1], strict=False)))
                 if shared > best:
                     best, chosen = shared, key

@@ -14,6 +14,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
+COLDEST = 1e-3  # below it scores are no numbers any more; the likeliest token is drawn long before
 PLAIN, CHOSEN = "plain", "chosen"  # the likeliest of the model's own logits; anything else
 ELSEWHERE = (
     "num_beams", "penalty_alpha", "dola_layers", "guidance_scale", "sequence_bias", "bad_words_ids", "force_words_ids",
@@ -103,7 +104,7 @@ def candidates(scores_V: Tensor, config: GenerationConfig) -> tuple[Tensor, Tens
 
     The same as transformers' warpers leave, with the search kept to the likeliest `top_k`.
     """
-    scores_V = scores_V.float() / float(config.temperature or 1.0)
+    scores_V = (scores_V.float() - scores_V.max()) / max(float(config.temperature or 1.0), COLDEST)
     count = min(config.top_k or len(scores_V), len(scores_V))
     scores_K, ids_K = scores_V.topk(count)
     probabilities_K = scores_K.softmax(-1)

@@ -49,8 +49,9 @@ class Service:
                 raise UnavailableError("SERVER-04", "the engine was closed")
             if self.max_waiting is not None and self.engine.num_waiting >= self.max_waiting:
                 raise TemporaryError("SERVER-05", f"{self.max_waiting} requests wait already", fix="ask again later")
-            generation = self.engine.submit(request, stop)
-            self._notify[generation] = notify
+            generation = Generation(request, stop=stop or threading.Event())
+            self._notify[generation] = notify  # before the engine's thread can see it
+            self.engine.queue(generation)
             self._wake.notify()
         return generation
 
@@ -86,12 +87,16 @@ class Service:
         future: Future[Given] = Future()
 
         def do() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(job())
             except Exception as error:  # whoever asked for it gets it
                 future.set_exception(error)
 
         with self._wake:
+            if self._closing:
+                raise UnavailableError("SERVER-04", "the engine was closed")
             self._jobs.put(do)
             self._wake.notify()
         return future
@@ -122,6 +127,7 @@ class Service:
             except Exception as error:  # one bad batch must not end the service
                 logger.error(f"the answers at work failed: {type(error).__name__}: {error}")
                 changed = self.engine.give_up(error)
+                changed += [each for each in list(self._notify) if each.finish_reason is not None]  # not told of yet
             for generation in changed:
                 self._tell(generation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from swift.errors import ConfigError, RefusedError, UsageError
 from swift.inference.engine import BASE
 from swift.log import get_logger
 from swift.serving.protocol import ApiError
-from swift.tuners import Swift, files
+from swift.tuners import Swift, SwiftModel, files
 
 logger = get_logger()
 DEFAULT = "default-lora"  # what callers say for the adapter of --ckpt_dir
@@ -35,11 +36,13 @@ class Adapters:
 
     def __init__(self, args: DeployArguments, base: str, model: Any) -> None:
         self.args, self.base, self.model = args, base, model
-        self.adapters: dict[str, str] = {}  # name that callers say -> name in the model
-        self._lock = threading.Lock()
-        if isinstance(model, PeftModel):
-            self.adapters[DEFAULT] = str(model.active_adapter)
+        self.adapters: dict[str, str | None] = {}  # name that callers say -> in the model; None is what is active
+        self._lock, self._numbers = threading.Lock(), itertools.count(1)
         self.adapters[base] = BASE
+        if isinstance(model, (PeftModel, SwiftModel)):
+            shared = isinstance(model, PeftModel) and plain_lora(model.active_peft_config.to_dict())
+            own: dict[str, str | None] = {DEFAULT: str(model.active_adapter), base: BASE} if shared else {base: None}
+            self.adapters = own  # what cannot be told apart in a batch is all that there is
         for said in args.lora_modules:
             name, _, path = said.partition("=")
             if not name or not path:
@@ -51,7 +54,7 @@ class Adapters:
         """What callers can say; the first is what the options ask for."""
         return list(self.adapters)
 
-    def find(self, name: str) -> str:
+    def find(self, name: str) -> str | None:
         """What the engine calls it.
 
         Raises:
@@ -73,8 +76,11 @@ class Adapters:
         with self._lock:
             if name in self.adapters:
                 raise UsageError("USAGE-02", f"there is a model {name!r} already")
+            if self.adapters[self.base] is None:
+                what = "the model that is served has a tuner that cannot share a batch with adapters"
+                raise ConfigError("CONFIG-02", what, fix="serve the model without it, or merge it first")
             check_kind(path.expanduser())
-            inside = f"served_{len(self.adapters)}_{abs(hash(name)) % 10**6}"
+            inside = f"served_{next(self._numbers)}"  # never used again: nothing computed by another is found under it
             allowed = self.args.allow_other_base
             found = files.folders(path.expanduser())
             tuned = Swift.from_pretrained(
@@ -95,8 +101,12 @@ class Adapters:
         if self.args.adapters_dir is None:
             raise RefusedError("REFUSED-01", "this server loads no adapters", fix="start it with --adapters_dir")
         home = Path(self.args.adapters_dir).expanduser().resolve()
-        place = (home / path).resolve()
-        if not place.is_relative_to(home) or not place.is_dir():
+        try:
+            place = (home / path).resolve()
+            inside = place.is_relative_to(home) and place.is_dir()
+        except (OSError, ValueError):  # no path at all
+            inside, place = False, home
+        if not inside:
             raise RefusedError("REFUSED-01", f"no adapter {path!r} in the directory that this server loads from")
         self.add(name, place)
 
@@ -107,7 +117,7 @@ class Adapters:
             ApiError: there is none of that name, or it is the base.
         """
         inside = self.find(name)
-        if name == self.base:
+        if name == self.base or inside is None:
             raise ApiError(400, f"{name!r} is the base model", param="name")
         with self._lock:
             del self.adapters[name]
@@ -126,6 +136,12 @@ def check_kind(path: Path) -> None:
     if not files.folders(path):
         raise UsageError("USAGE-02", f"{path} holds no adapter")
     config = files.read_json(next(iter(files.folders(path).values())) / files.CONFIG_FILE)
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
+    if not plain_lora(config) or (path / files.EXTRA_STATES).is_dir():
         what = f"{path} is not a plain LoRA, which alone can be served beside others"
         raise ConfigError("CONFIG-02", what, fix=f"swift deploy --ckpt_dir {path}")
+
+
+def plain_lora(config: dict[str, Any]) -> bool:
+    """Whether rows of an adapter of this config can share a batch with others."""
+    others = ("swift_type", "use_dora", "modules_to_save", "target_parameters", "alora_invocation_tokens")
+    return str(config.get("peft_type")).rpartition(".")[2] == "LORA" and not any(config.get(name) for name in others)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -55,12 +57,15 @@ class Api:
         self.measures = Measures()
         self.created = int(time.time())
 
-    def models(self) -> dict[str, Any]:
+    async def models(self) -> dict[str, Any]:
         """GET /v1/models."""
-        return {"object": "list", "data": [self.model(name) for name in self.adapters.names]}
+        return {"object": "list", "data": [self._model(name) for name in self.adapters.names]}
 
-    def model(self, name: str) -> dict[str, Any]:
+    async def model(self, name: str) -> dict[str, Any]:
         """GET /v1/models/{name}."""
+        return self._model(name)
+
+    def _model(self, name: str) -> dict[str, Any]:
         self.adapters.find(name)
         return {"id": name, "object": "model", "created": self.created, "owned_by": self.args.owned_by}
 
@@ -69,7 +74,7 @@ class Api:
         question = await run_in_threadpool(self.asking.chat, body)
         growing = Growing(self.service, self.measures, question)
         if body.stream:
-            return _events(self._chat_chunks(body, question, growing))
+            return _events(self._chat_chunks(body, question, growing), growing)
         generations = await _unless_gone(request, growing)
         choices = [self._chat_choice(question, k, each) for k, each in enumerate(generations)]
         used = usage(question.num_prompt_tokens, growing.num_generated_tokens)
@@ -80,10 +85,15 @@ class Api:
         questions = await run_in_threadpool(self.asking.completions, body)
         if body.stream and len(questions) > 1:
             raise ApiError(400, "a stream continues one prompt", param="prompt")
-        all_growing = [Growing(self.service, self.measures, question) for question in questions]
-        if body.stream:
-            return _events(self._text_chunks(body, questions[0], all_growing[0]))
-        generations = [each for growing in all_growing for each in await _unless_gone(request, growing)]
+        with contextlib.ExitStack() as leaving:  # whatever happens, nothing is written for nobody
+            all_growing: list[Growing] = []
+            for question in questions:
+                all_growing.append(Growing(self.service, self.measures, question))
+                leaving.callback(all_growing[-1].cancel)
+            if body.stream:
+                leaving.pop_all()
+                return _events(self._text_chunks(body, questions[0], all_growing[0]), all_growing[0])
+            generations = [each for growing in all_growing for each in await _unless_gone(request, growing)]
         choices = [
             {"index": k, "text": each.request.reader.whole(each.ids), "finish_reason": _reason(each),
              "logprobs": text_logprobs(each)}
@@ -97,7 +107,7 @@ class Api:
         """POST /v1/adapters."""
         await self._between_steps(lambda: self._load(body))
         logger.info(f"adapter loaded: {body.name}")
-        return self.model(body.name)
+        return self._model(body.name)
 
     def _load(self, body: AdapterRequest) -> None:
         self.adapters.load(body.name, body.path)
@@ -108,6 +118,8 @@ class Api:
         if self.service.engine.cancel_adapter(inside):
             return False
         self.adapters.drop(inside)
+        if self.service.engine.prefixes is not None:
+            self.service.engine.prefixes.forget(inside)
         self.service.engine.model = self.adapters.model
         return True
 
@@ -119,7 +131,7 @@ class Api:
         logger.info(f"adapter dropped: {name}")
         return {"id": name, "object": "model", "deleted": True}
 
-    def metrics(self) -> str:
+    async def metrics(self) -> str:
         """GET /metrics."""
         return self.measures.text(self.service.engine.num_running, self.service.engine.num_waiting)
 
@@ -188,6 +200,7 @@ def make_app(api: Api) -> FastAPI:
     app.exception_handler(RequestValidationError)(_say_what_is_wrong)
     app.exception_handler(HTTPException)(_say_status)
     app.exception_handler(RecursionError)(_say_too_deep)
+    app.exception_handler(Exception)(_say_failed)
 
     @app.middleware("http")
     async def count(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -199,7 +212,7 @@ def make_app(api: Api) -> FastAPI:
     return app
 
 
-def _healthy() -> dict[str, str]:
+async def _healthy() -> dict[str, str]:
     """GET /health."""
     return {"status": "ok"}
 
@@ -215,7 +228,7 @@ async def _say(_: Request, error: Any) -> JSONResponse:
 
 async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    where = ".".join(str(part) for part in first["loc"] if part != "body")[:64]
     if first["type"] == "extra_forbidden":
         known = [*ChatRequest.model_fields, *CompletionRequest.model_fields]
         near = difflib.get_close_matches(where, known, 1)
@@ -224,8 +237,14 @@ async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
     return await _say(request, ApiError(400, f"{where or 'body'}: {first['msg']}"[:500], param=where or None))
 
 
-async def _say_status(request: Request, error: Any) -> JSONResponse:
-    return await _say(request, ApiError(error.status_code, str(error.detail)))
+async def _say_status(_: Request, error: Any) -> JSONResponse:
+    return JSONResponse(ApiError(error.status_code, str(error.detail)).body, error.status_code, error.headers)
+
+
+async def _say_failed(request: Request, error: Any) -> JSONResponse:
+    number = secrets.token_hex(6)
+    logger.error(f"request {number} failed: {type(error).__name__}: {error}")
+    return await _say(request, ApiError(500, f"this request failed; the server's log says why under {number}"))
 
 
 async def _say_too_deep(request: Request, _: Any) -> JSONResponse:
@@ -256,7 +275,20 @@ async def _pieces(growing: Growing, wait: bool = False) -> AsyncIterator[tuple[i
                 open_ones.discard(k)
 
 
-def _events(chunks: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+class Events(StreamingResponse):
+    """A stream of events; who hangs up ends the answer."""
+
+    growing: Growing
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.growing.cancel()
+
+
+def _events(chunks: AsyncIterator[dict[str, Any]], growing: Growing) -> Events:
     """Server-sent events; an error after the first becomes the last one."""
 
     async def lines() -> AsyncIterator[str]:
@@ -270,7 +302,9 @@ def _events(chunks: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
             yield f"data:{json.dumps(error.body)}\n\n"
         yield "data:[DONE]\n\n"
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    response = Events(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    response.growing = growing
+    return response
 
 
 async def _unless_gone(request: Request, growing: Growing) -> list[Generation]:
@@ -280,11 +314,15 @@ async def _unless_gone(request: Request, growing: Growing) -> list[Generation]:
         ApiError: the server ended them.
     """
     work = asyncio.ensure_future(growing.whole())
-    while not work.done():
-        await asyncio.wait([work], timeout=SECONDS_TO_CHECK)
-        if not work.done() and await request.is_disconnected():
-            growing.cancel()
-    generations = await work
+    try:
+        while not work.done():
+            await asyncio.wait([work], timeout=SECONDS_TO_CHECK)
+            if not work.done() and await request.is_disconnected():
+                growing.cancel()
+        generations = await work
+    finally:
+        growing.cancel()
+        work.cancel()
     if any(generation.finish_reason == "stopped" for generation in generations):
         raise ApiError(503, "the server is ending", wait=SECONDS_TO_COME_AGAIN)
     return generations

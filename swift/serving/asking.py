@@ -64,9 +64,9 @@ class Asking:
         row = {"messages": [message.row() for message in body.messages], "tools": tools or None}
         if row["messages"][-1]["role"] == "assistant":
             raise ApiError(400, "the last message is the assistant's: there is nothing to answer", param="messages")
-        names = tuple(str(tool.get("function", tool).get("name", "")) for tool in tools)
         longest = body.max_completion_tokens or body.max_tokens
-        return Question(self._requests(body, row, longest, body.response_format), names)
+        requests = self._requests(body, row, longest, body.response_format)  # which checks the tools
+        return Question(requests, tuple(str(tool.get("function", tool)["name"]) for tool in tools))
 
     def completions(self, body: CompletionRequest) -> list[Question]:
         """What texts to continue ask."""
@@ -83,6 +83,8 @@ class Asking:
             turn = make_turn(self.template, row)
         except SwiftError as error:
             raise ApiError(400, error.what, param="messages") from None
+        except (ValueError, TypeError, RecursionError):
+            raise ApiError(400, "the conversation cannot be written as tokens", param="messages") from None
         config = self._config(body, len(turn.prompt_ids), longest)
         stops = [*self.args.stop_words, *body.stops]
         reader = Reader(self.template, config.eos_token_id, stops, turn.tokenizer_kwargs, turn.stop_after)
@@ -104,7 +106,7 @@ class Asking:
 
     def _config(self, body: Asked, prompt: int, longest: int | None) -> GenerationConfig:
         if not prompt:
-            raise ApiError(400, "the prompt is longer than this server takes", code="context_length_exceeded")
+            raise ApiError(400, "the prompt is empty", param="prompt")
         said = settings(self.args, body)
         said.max_new_tokens = longest or (None if self.limit is None else self.limit - prompt)
         config = prepare_generation_config(self.model, self.template, said, num_prompt_tokens=prompt)
@@ -128,6 +130,8 @@ class Asking:
             first: Constraint | None = make()
         except SwiftError as error:
             raise ApiError(400, str(error.what), param="response_format") from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ApiError(400, f"the JSON schema cannot be read: {error}"[:300], param="response_format") from None
         del first  # it was only tried
         return make
 
@@ -143,7 +147,8 @@ def settings(args: DeployArguments, body: Asked) -> GenerationConfig:
     said = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p} if args.do_sample else {}
     own = {"temperature": body.temperature, "top_k": body.top_k, "top_p": body.top_p, "min_p": body.min_p}
     said |= {name: value for name, value in own.items() if value is not None}
-    if said.get("top_k") == -1:
+    said.setdefault("top_k", 0)
+    if said["top_k"] == -1:
         said["top_k"] = 0
     sampled = body.temperature > 0 if body.temperature is not None else args.do_sample and args.temperature > 0
     penalty = body.repetition_penalty or args.repetition_penalty

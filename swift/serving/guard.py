@@ -32,7 +32,8 @@ class Guard:
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], key: str | None, hosts: Sequence[str]) -> None:
-        self.app, self.key, self.hosts = app, key, set(hosts)
+        self.app, self.key = app, key
+        self.hosts = {name for host in hosts for name in (host.lower(), f"[{host.lower()}]")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with its error."""
@@ -78,7 +79,10 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
                     raise ConnectionError
                 piece = message.get("body", b"")
                 size += len(piece)
-                body = body + piece if size <= LARGEST_BODY else bytearray()
+                if size <= LARGEST_BODY:
+                    body += piece
+                else:
+                    body.clear()
                 if size > MOST_DRAINED or (size > LARGEST_BODY and not message.get("more_body")):
                     raise ApiError(413, f"the body is larger than {LARGEST_BODY >> 20} MiB")
                 if not message.get("more_body"):

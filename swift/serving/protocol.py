@@ -9,11 +9,12 @@ import secrets
 import time
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MOST_MESSAGES, MOST_CHARACTERS, MOST_TOOLS = 2048, 2_000_000, 128
 MOST_CHOICES, MOST_STOPS, LONGEST_STOP, MOST_LOGPROBS = 8, 16, 64, 20
 MOST_TOKENS = 1 << 20
+MOST_FIELDS = 64
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
@@ -46,7 +47,7 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | Annotated[list[Part], Field(max_length=64)] | None = None
     name: str | None = Field(None, max_length=256)
-    tool_calls: list[ToolCall] | None = Field(None, max_length=MOST_TOOLS)
+    tool_calls: list[ToolCall] | None = Field(None, max_length=MOST_TOOLS, fail_fast=True)
     tool_call_id: str | None = Field(None, max_length=256)
 
     def row(self) -> dict[str, Any]:
@@ -81,7 +82,7 @@ class Asked(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(None, ge=-1, le=MOST_TOKENS)
     min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    repetition_penalty: float | None = Field(None, gt=0, le=10, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
     presence_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     n: int = Field(1, ge=1, le=MOST_CHOICES)
@@ -97,6 +98,14 @@ class Asked(BaseModel):
     safety_identifier: str | None = Field(None, max_length=1024)
     prompt_cache_key: str | None = Field(None, max_length=1024)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, data: Any) -> Any:
+        """What clients say as null is not said."""
+        if isinstance(data, dict) and len(data) > MOST_FIELDS:
+            raise ValueError("too many fields")
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
     @property
     def stops(self) -> list[str]:
         """Texts that end the answer."""
@@ -111,7 +120,7 @@ class Asked(BaseModel):
 class ChatRequest(Asked):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)

@@ -14,7 +14,7 @@ import uvicorn
 from transformers import GenerationConfig
 
 from swift.arguments.deploy import DeployArguments
-from swift.errors import ConfigError
+from swift.errors import ConfigError, UnavailableError
 from swift.inference.batching import Batching, serves
 from swift.inference.prefixes import Prefixes
 from swift.inference.service import Service
@@ -29,7 +29,7 @@ from swift.ui.serving import address_of
 
 logger = get_logger()
 SECONDS_TO_FINISH, SECONDS_TO_CLOSE = 20, 5
-MOST_CONNECTIONS = 1024
+MOST_CONNECTIONS = 512
 
 
 class Server(uvicorn.Server):
@@ -80,6 +80,7 @@ class Served:
             raise ConfigError("CONFIG-03", f"{base} cannot answer several requests at once: it cannot be served")
         self.service = Service(Batching(adapters.model, args.batch_size, prefixes=Prefixes()), args.max_waiting)
         self.api = Api(args, self.service, Asking(args, model, template, adapters), adapters)
+        self.service.engine.knows = lambda adapter: adapter in adapters.adapters.values()
         self.names = adapters.names
         scheme = "https" if args.ssl_certfile else "http"
         self.url = address_of(listening).replace("http", scheme, 1)
@@ -96,6 +97,7 @@ class Served:
         )
         self.server = Server(config, self.service)
         self.thread: threading.Thread | None = None
+        self._ended = threading.Event()
 
     def run(self) -> None:
         """Serve in this thread until a signal comes."""
@@ -104,6 +106,7 @@ class Served:
         try:
             self.server.run(sockets=[self.listening])
         finally:
+            self._ended.set()
             self.service.close()
             self.listening.close()
 
@@ -113,6 +116,8 @@ class Served:
         self.thread.start()
         while not self.server.started and self.thread.is_alive():
             time.sleep(0.01)
+        if not self.server.started:
+            raise UnavailableError("SERVER-01", f"the server on {self.url} did not start")
 
     def close(self) -> None:
         """End the answers, then the server."""
@@ -124,8 +129,7 @@ class Served:
     def _tell_speed(self) -> None:
         """Log what was done, every `log_interval` seconds in which something was."""
         before = 0
-        while True:
-            time.sleep(self.args.log_interval)
+        while not self._ended.wait(self.args.log_interval):
             now = self.api.measures.generated_tokens
             if now != before:
                 engine = self.service.engine

@@ -9,9 +9,9 @@ from typing import Any
 
 from swift.templates.tools import Call
 
-TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 ACTION = re.compile(
-    r"Action:[ \t]*(.+?)[ \t]*\n+Action Input:[ \t]*(.*?)(?=\n+(?:Observation:|Action:|Thought:)|\Z)", re.DOTALL
+    r"Action:[ \t]*([^\n]+)\n+Action Input:[ \t]*(.*?)(?=\n+(?:Observation:|Action:|Thought:)|\Z)", re.DOTALL
 )
 Found = tuple[str, list[Call]]
 

@@ -35,8 +35,8 @@ def apollo(args: OwnTrainingArguments, model: nn.Module) -> Optimizer:
 
     Paper: APOLLO, https://arxiv.org/abs/2412.05270, algorithm 1.
     """
-    from apollo_torch import APOLLOAdamW
-    from apollo_torch.random_projector import GradientProjector
+    from apollo_torch import APOLLOAdamW  # pyright: ignore[reportMissingImports]
+    from apollo_torch.random_projector import GradientProjector  # pyright: ignore[reportMissingImports]
 
     class Apollo(APOLLOAdamW):
         def state_dict(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def adam_mini(args: OwnTrainingArguments, model: nn.Module) -> Optimizer:
     Raises:
         ConfigError: the model's config does not tell its heads.
     """
-    from adam_mini import Adam_mini
+    from adam_mini import Adam_mini  # pyright: ignore[reportMissingImports]
 
     told = text_config(model)
     shape: dict[str, Any] = told.to_dict() if told is not None else {}

@@ -125,7 +125,7 @@ def loaded_whole(args: TrainingArguments) -> Iterator[None]:
 
 def gather(model: nn.Module, keep: bool, *, everything: bool) -> dict[str, Tensor]:
     """Tensors that ZeRO-3 cut apart, whole: all, or those that train; processes that `keep` nothing get {}."""
-    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters  # pyright: ignore[reportMissingImports]
 
     found: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():

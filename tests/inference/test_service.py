@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -103,3 +104,27 @@ def test_closing_ends_answers(model, template):
     begun.wait()
     service.close()
     assert generation.finish_reason in ("stopped", "stop")
+
+
+def test_what_fails_in_one_answer_is_its_own(service, model, template):
+    class Broken:
+        def allow(self, logits_V):
+            raise ValueError("no token is allowed")
+
+        def accept(self, token):
+            raise AssertionError
+
+    requests = requests_for(model, template, 3)
+    requests[1] = replace(requests[1], constraint=Broken)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(lambda r=request: list(service.stream(r, threading.Event()))) for request in requests]
+    assert isinstance(asked[1].exception(), ValueError)
+    for k in (0, 2):
+        assert asked[k].result()[-1].ids == alone(model, requests[k])
+
+
+def test_who_asks_for_an_adapter_that_went_is_told(service, model, template):
+    service.engine.knows = lambda adapter: adapter != "gone"
+    (request,) = requests_for(model, template, 1)
+    *_, last = service.stream(replace(request, adapter="gone"), threading.Event())
+    assert (last.finish_reason, last.ids) == ("stopped", [])

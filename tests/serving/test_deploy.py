@@ -251,7 +251,8 @@ def test_who_leaves_frees_the_engine(client: openai.OpenAI, served: Any) -> None
     body = json.dumps({"model": MODEL, "messages": STORY, "temperature": 2, "top_k": 0, "n": 8}).encode()
     for _ in range(5):
         with socket.create_connection((host, port)) as hasty:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            head += f"Content-Length: {len(body)}\r\n\r\n"
             hasty.sendall(head.encode() + body)
             time.sleep(0.02)
     assert idle(served)
