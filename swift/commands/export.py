@@ -25,12 +25,14 @@ class Stage:
         run: address of the function that is given the options and returns the directory that it wrote; its module is
             loaded when it runs.
         goes_on: whether the stages after it work on what it wrote.
+        check: address of a function that raises what is known before any stage has written something.
     """
 
     option: str
     wanted: Callable[[ExportArguments], bool]
     run: str
     goes_on: bool = False
+    check: str | None = None
 
 
 STAGES = (
@@ -38,11 +40,17 @@ STAGES = (
     Stage("--to_peft_format true", lambda args: args.to_peft_format, "swift.commands.peft_layout:to_peft_format"),
     Stage("--merge_lora true", lambda args: args.merge_lora, "swift.commands.merge:merge_lora", goes_on=True),
     Stage("--to_hf_template true", lambda args: args.to_hf_template, "swift.commands.hf_template:to_hf_template"),
-    Stage("--to_gguf q8_0", lambda args: bool(args.to_gguf), "swift.commands.to_gguf:to_gguf"),
+    Stage(
+        "--to_gguf q8_0",
+        lambda args: bool(args.to_gguf),
+        "swift.commands.to_gguf:to_gguf",
+        check="swift.commands.to_gguf:check_package",
+    ),
     Stage(
         "--quant_bits 4",
         lambda args: bool(args.quant_bits or args.quant_method),
         "swift.commands.quantize:quantize",
+        check="swift.commands.quantize:check",
     ),
 )
 
@@ -59,6 +67,9 @@ def export_main(said: ExportArguments | list[str] | None = None, **options: Any)
     if not wanted:
         fix = f"one or several of {', '.join(stage.option for stage in STAGES)}"
         raise UsageError("USAGE-03", "nothing to export is asked for", fix=fix)
+    for stage in wanted:
+        if stage.check is not None:
+            named(stage.check)(args)
     for stage in wanted:
         directory = named(stage.run)(args)
         if stage.goes_on:

@@ -66,6 +66,21 @@ class Answers:
         return math.exp(min(self.loss, 700.0))
 
 
+def check(said: ExportArguments) -> None:
+    """See what can be seen before anything is loaded.
+
+    Raises:
+        UsageError: a method without the data it needs.
+        MissingPackageError: its package is not installed.
+    """
+    method, _ = usual(said.quant_method, said.quant_bits)
+    if method in CALIBRATED and not said.dataset:
+        what = f"--quant_method {method} looks at what the model is used for"
+        fix = "--dataset rows.jsonl, such as it was trained on"
+        raise UsageError("USAGE-03", f"{what}: --dataset is missing", fix=fix)
+    check_packages(PACKAGE.get(method, method))
+
+
 def quantize(said: ExportArguments) -> str:
     """Write the model or whole checkpoint of `said` in few bits, with a report; return its directory.
 
@@ -75,13 +90,9 @@ def quantize(said: ExportArguments) -> str:
         OutputError: the directory exists.
         DiskError: it would not fit.
     """
+    check(said)
     method, bits = usual(said.quant_method, said.quant_bits)
     args = _whole(said)
-    if method in CALIBRATED and not args.dataset:
-        what = f"--quant_method {method} looks at what the model is used for"
-        fix = "--dataset rows.jsonl, such as it was trained on"
-        raise UsageError("USAGE-03", f"{what}: --dataset is missing", fix=fix)
-    check_packages(PACKAGE.get(method, method))
     load_plugins(args.custom_register_path)
     source = find_source(args)
     if held := method_of(source.config):

@@ -42,6 +42,11 @@ CUTS = {
 PROBE = "What is the capital of France? 你好。 def add(a, b):"
 
 
+def check_package(args: ExportArguments) -> None:
+    """Raise MissingPackageError where GGUF cannot be written."""
+    _package()
+
+
 def to_gguf(args: ExportArguments) -> str:
     """Write `<model>-gguf/`, with the model in one file and a Modelfile; return the directory.
 
@@ -121,7 +126,8 @@ def _package() -> Any:
     try:
         import gguf  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise MissingPackageError("PACKAGE-01", "--to_gguf needs gguf", fix="pip install gguf") from error
+        fix = "pip install 'swift-finetune[gguf]'"
+        raise MissingPackageError("PACKAGE-01", "--to_gguf needs gguf", fix=fix) from error
     return gguf
 
 

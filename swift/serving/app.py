@@ -227,6 +227,8 @@ async def _say(_: Request, error: Any) -> JSONResponse:
 
 
 async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
+    if not request.headers.get("content-type", "").startswith("application/json"):
+        return await _say(request, ApiError(400, "the body is JSON: send Content-Type: application/json"))
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")[:64]
     if first["type"] == "extra_forbidden":

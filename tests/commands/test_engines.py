@@ -27,41 +27,26 @@ def swift(place: Path, *words: object, processes: int = 1) -> str:
     return done.stdout + done.stderr
 
 
+def sft(place: Path, model: Path, output: str, *said: object, processes: int = 1) -> dict[str, object]:
+    """Train two steps on all rows; what the last checkpoint says of itself."""
+    if not (place / "chat.jsonl").exists():
+        write_jsonl(place / "chat.jsonl", conversations(24))
+    options = ["--model_id_or_path", model, "--dataset", "chat.jsonl", "--max_steps", 2, "--dataset_test_ratio", 0]
+    options += ["--max_length", 128, "--output_dir", output, "--add_output_dir_suffix", "false"]
+    swift(place, "sft", *options, *said, processes=processes)
+    return json.loads((place / output / "checkpoint-2" / "manifest.json").read_text())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_an_engine_from_the_command_line(tmp_path: Path, tiny_dir: Path, kind: str) -> None:
-    write_jsonl(tmp_path / "chat.jsonl", conversations(24))
     engines = {name: said for name, said in ENGINES.items() if name != "zero3" or importlib.util.find_spec("deepspeed")}
     written = {}
     for name, said in engines.items():
-        options = [
-            "--model_id_or_path",
-            tiny_dir,
-            "--dataset",
-            "chat.jsonl",
-            "--max_steps",
-            2,
-            "--dataset_test_ratio",
-            0,
-            "--sft_type",
-            kind,
-        ]
-        options += [
-            "--output_dir",
-            name,
-            "--add_output_dir_suffix",
-            "false",
-            "--learning_rate",
-            1e-3,
-            "--max_length",
-            64,
-        ]
-        swift(tmp_path, "sft", *options, *said, processes=2)
+        common = ["--sft_type", kind, "--learning_rate", 1e-3]
+        manifest = sft(tmp_path, tiny_dir, name, *common, *said, processes=2)
+        assert manifest.get("engine") == {"fsdp": "fsdp", "zero3": "deepspeed-zero3"}.get(name)
         saved = tmp_path / name / "checkpoint-2"
-        assert json.loads((saved / "manifest.json").read_text()).get("engine") == {
-            "fsdp": "fsdp",
-            "zero3": "deepspeed-zero3",
-        }.get(name)
         if name == "fsdp" and kind == "full":
             swift(tmp_path, "export", "--from_sharded", saved)
             saved = saved.with_name("checkpoint-2-model")
@@ -72,20 +57,7 @@ def test_an_engine_from_the_command_line(tmp_path: Path, tiny_dir: Path, kind: s
 
 @pytest.mark.slow
 def test_one_process_may_have_an_engine_too(tmp_path: Path, tiny_dir: Path) -> None:
-    write_jsonl(tmp_path / "chat.jsonl", conversations(24))
-    options = [
-        "--model_id_or_path",
-        tiny_dir,
-        "--dataset",
-        "chat.jsonl",
-        "--max_steps",
-        2,
-        "--dataset_test_ratio",
-        0,
-        "--max_length",
-        128,
-    ]
-    engines = [["--fsdp", "full_shard"]]
-    engines += [["--deepspeed", "zero2-offload"]] if importlib.util.find_spec("deepspeed") else []
-    for said in engines:
-        swift(tmp_path, "sft", *options, *said)
+    assert sft(tmp_path, tiny_dir, "fsdp", "--fsdp", "full_shard")["engine"] == "fsdp"
+    if importlib.util.find_spec("deepspeed"):
+        found = sft(tmp_path, tiny_dir, "zero2", "--deepspeed", "zero2-offload")
+        assert found["engine"] == "deepspeed-zero2"

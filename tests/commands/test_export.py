@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +19,9 @@ from swift.commands import merge, merge_model
 from swift.commands.export import export_main, merge_lora_main
 from swift.commands.merge import merge_lora
 from swift.commands.merge_model import merge_checked
-from swift.errors import ConfigError, DataError, UsageError
+from swift.errors import ConfigError, DataError, MissingPackageError, UsageError
 from swift.llm import ExportArguments, InferArguments
+from swift.models import quantisation
 from swift.tuners import Swift
 from tests.tiny import tiny_model
 
@@ -114,6 +117,20 @@ def test_an_unequal_merge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merge_model.Swift, "merge_and_unload", lossy)
     with pytest.raises(DataError, match="differs from the unmerged"):
         merge_checked(tuned, torch.float32, 400)
+
+
+@pytest.mark.parametrize(
+    ("asked", "missing", "extra"), [({"to_gguf": "q8_0"}, "gguf", "gguf"), ({"quant_method": "hqq"}, "hqq", "quant")]
+)
+def test_nothing_is_merged_for_a_stage_that_cannot_run(
+    checkpoint: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, asked: dict, missing: str, extra: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(quantisation, "find_spec", lambda name: None if name == missing else find(name))
+    with pytest.raises(MissingPackageError, match=rf"\[{extra}\]"):
+        export_main(export(checkpoint, tiny_dir, merge_lora=True, **asked))
+    assert not checkpoint.with_name("lora-merged").exists()
 
 
 def test_export_wants_something_to_do(checkpoint: Path, tiny_dir: Path) -> None:

@@ -12,6 +12,8 @@ from swift.arguments.infer import InferArguments
 from swift.commands.infer import in_file_order, infer_main
 from swift.datasets.load import load_datasets
 from swift.errors import ConfigError, DataError, OutputError, SwiftError
+from swift.inference.generate import generate_batch
+from swift.inference.results import Results
 from tests.tiny import save_tiny
 
 GREEDY = {"do_sample": False, "max_new_tokens": 12}
@@ -90,6 +92,39 @@ def test_a_data_set_is_answered_in_order_and_in_batches_as_singly(options, plain
     assert "metrics" not in result
     out = capsys.readouterr().out
     assert all(f"[QUERY] {text}\n[RESPONSE] " in out for text in QUESTIONS)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_killed_run_goes_on_behind_its_last_answer(options, tmp_path, sampled, monkeypatch):
+    data = write_rows(tmp_path / "d.jsonl", [{"messages": user(text)} for text in QUESTIONS])
+    options |= {"dataset": [data], "save_result": True, "do_sample": sampled, "temperature": 1.5, "top_k": 0}
+    whole = infer_main(InferArguments(**options | {"result_dir": str(tmp_path / "whole")}))["result"]
+    assert not list((tmp_path / "whole").glob("*.unfinished.json"))
+
+    def killed(results, *said):
+        if len(results.records) == 2:
+            raise KeyboardInterrupt
+        return keep(results, *said)
+
+    keep = Results._keep
+    with monkeypatch.context() as short:
+        short.setattr(Results, "_keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            infer_main(InferArguments(**options))
+    (path,) = Path(options["result_dir"]).glob("*.jsonl")
+    with path.open("ab") as file:
+        file.write(b'{"system": null, "que')
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "swift.commands.infer.generate_batch", lambda *a, **k: asked.append(k["first"]) or generate_batch(*a, **k)
+    )
+    assert infer_main(InferArguments(**options, batch_size=2))["result"] == whole
+    assert asked == [2]
+    assert saved(options["result_dir"]) == whole
+    assert not list(path.parent.glob("*.unfinished.json"))
+    begun = infer_main(InferArguments(**options | {"max_new_tokens": 3}))["result"]  # finished: nothing to go on with
+    assert begun != whole
+    assert asked == [2, 0]
 
 
 def test_rows_keep_the_order_of_their_files():

@@ -226,6 +226,17 @@ def test_adapters_come_and_go_and_answer_as_alone(client: openai.OpenAI, served:
             assert json.load(response)["deleted"]
     with pytest.raises(openai.NotFoundError):
         ask(client, STORY, "one")
+    assert send(url, json.dumps({"name": "one", "path": "two"}).encode())[0] == 200
+    assert ask(client, STORY, "one", max_tokens=12).choices[0].message.content == single["two"]
+    endless = {"max_tokens": 900, "temperature": 2.0, "extra_body": {"top_k": 0, "top_p": 1.0}}
+    with ThreadPoolExecutor(2) as pool:
+        cut = pool.submit(ask, client, STORY, "one", **endless)
+        beside = pool.submit(ask, client, STORY, max_tokens=12)
+        time.sleep(0.1)
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/one", method="DELETE"), timeout=9) as response:
+            assert json.load(response)["deleted"]
+        assert cut.exception() is None or isinstance(cut.exception(), openai.InternalServerError)
+        assert beside.result().choices[0].message.content == base
     assert ask(client, STORY, max_tokens=12).choices[0].message.content == base
 
 
@@ -266,6 +277,9 @@ def test_bodies_have_a_limit(served: Any, monkeypatch: Any) -> None:
     assert send(url, b"[" * 100_000)[0] == 400
     assert send(url, b'{"model": "x", "messages": 3}')[0] == 400
     assert send(url, b"\xff\xfe")[0] == 400
+    form = send(url, b'{"model": "x"}', **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert form[0] == 400
+    assert "Content-Type: application/json" in form[1]["error"]["message"]
     many = {"model": MODEL, "messages": [{"role": "user", "content": "x"}] * 10**5}
     assert send(url, json.dumps(many).encode())[0] == 400
     monkeypatch.setattr(guard, "SECONDS_TO_SEND", 0.2)
@@ -428,3 +442,15 @@ def test_https(tmp_path: Path) -> None:
     with urllib.request.urlopen(f"{served.url}health", timeout=9, context=context) as response:
         assert json.load(response) == {"status": "ok"}
     served.close()
+
+
+def test_a_tuner_that_cannot_share_a_batch_is_served_by_itself(adapters: Path) -> None:
+    words = ["--ckpt_dir", str(adapters / "dora"), "--model_type", MODEL, "--port", "0", "--allow_other_base", "true"]
+    served = deploy_main(words, prevent_thread_lock=True)
+    client = openai.OpenAI(base_url=f"{served.url}v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == [MODEL]
+    said = ask(client, STORY, max_tokens=12).choices[0].message.content
+    assert said != plain(STORY[0]["content"])[: len(said)]
+    served.close()
+    with pytest.raises(ConfigError, match="cannot share a batch"):
+        deploy_main([*words, "--lora_modules", f"one={adapters / 'one'}"], prevent_thread_lock=True)
