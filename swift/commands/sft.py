@@ -111,7 +111,7 @@ def _train(args: SftArguments, source: ModelSource) -> dict[str, Any]:
         )
     with what_is_saved(args):
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
-    data.ledger.padded = trainer.padded
+    data.ledger.pad(trainer.padding.tokens, trainer.padding.of_datasets)
     if args.streaming or args.lazy_tokenize:  # only now is it known what was read, or what its tokens are
         logger.info(data.ledger.screen())
     report = write_report(args, trainer, data.ledger)

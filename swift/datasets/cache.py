@@ -113,6 +113,8 @@ def finish(stage: Path, kept: Kept) -> None:
     """Write what stands beside the blocks: the order of examples, their packs and the account."""
     for part, rows in kept.parts.items():
         np.save(_order(stage, part), rows.order, allow_pickle=False)
+        if rows.numbers is not None:
+            np.save(_numbers(stage, part), rows.numbers, allow_pickle=False)
     if kept.pack_of is not None:
         np.save(stage / PACKS, kept.pack_of, allow_pickle=False)
     storage.write_json(stage / LEDGER, kept.ledger.to_state())
@@ -176,7 +178,9 @@ def read(directory: Path, max_bad_rows: int = 0) -> Kept:
         if blocks_file(directory, part).is_file():
             rows = Blocks(read_blocks(blocks_file(directory, part)))
         if _order(directory, part).is_file():
-            parts[part] = EncodedDataset(rows, np.load(_order(directory, part), allow_pickle=False))
+            parts[part] = EncodedDataset(
+                rows, np.load(_order(directory, part), allow_pickle=False), *_sets(directory, part, ledger)
+            )
     packs = directory / PACKS
     return Kept(parts, ledger, np.load(packs, allow_pickle=False) if packs.is_file() else None)
 
@@ -186,8 +190,19 @@ def blocks_file(directory: Path, part: Part) -> Path:
     return directory / f"{part}.arrow"
 
 
+def _sets(directory: Path, part: Part, ledger: Ledger) -> tuple[Sequence[str], np.ndarray | None]:
+    """The data sets, and which of them every example is of; none where there are several and it was not kept."""
+    names, path = list(ledger.accounts), _numbers(directory, part)
+    numbers = np.load(path, allow_pickle=False) if path.is_file() else None
+    return ([] if len(names) > 1 and numbers is None else names), numbers
+
+
 def _order(directory: Path, part: Part) -> Path:
     return directory / f"{part}-order.npy"
+
+
+def _numbers(directory: Path, part: Part) -> Path:
+    return directory / f"{part}-datasets.npy"
 
 
 def find(made: Mapping[str, Any]) -> Path | None:

@@ -21,19 +21,27 @@ from swift.log import get_logger
 
 logger = get_logger()
 T = TypeVar("T")
+DATASET_NUMBER = "dataset_number"  # the column that tells of which data set a row is, where there are several
 
 
-class EncodedDataset(Dataset[dict[str, list[Any]]]):
+class EncodedDataset(Dataset[dict[str, Any]]):
     """Rows as {input_ids, labels}, and loss_scale where any has it; a row that is drawn twice is stored once.
+
+    Of several data sets, an example also says which one it is of: `dataset_number`.
 
     Attributes:
         rows: the different rows.
         order: which of them each example is.
         lengths: tokens of every example, in order.
+        dataset_names: the data sets as typed; those of kept rows that do not tell are none.
+        numbers: which of these every example is of; None where there is one.
     """
 
-    def __init__(self, rows: Blocks, order: np.ndarray) -> None:
+    def __init__(
+        self, rows: Blocks, order: np.ndarray, dataset_names: Sequence[str] = (), numbers: np.ndarray | None = None
+    ) -> None:
         self.rows, self.order = rows, order
+        self.dataset_names, self.numbers = dataset_names, numbers if len(dataset_names) > 1 else None
         self.lengths: list[int] = rows.lengths[order].tolist()
 
     def __len__(self) -> int:
@@ -44,8 +52,9 @@ class EncodedDataset(Dataset[dict[str, list[Any]]]):
         """How many tokens of all examples are learnt."""
         return int(self.rows.supervised[self.order].sum())
 
-    def __getitem__(self, index: int) -> dict[str, list[Any]]:
-        return {name: values.tolist() for name, values in self.columns(index).items()}
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row: dict[str, Any] = {name: values.tolist() for name, values in self.columns(index).items()}
+        return row if self.numbers is None else {**row, DATASET_NUMBER: int(self.numbers[index])}
 
     def columns(self, index: int) -> dict[str, np.ndarray]:
         """An example as arrays."""
@@ -116,6 +125,8 @@ def _settled(
     """Enter in the ledger what became of different rows, each of its number in `judged`; give those that are left."""
     stored, used = judged.rows, judged.used
     places = (np.cumsum(used) - 1)[numbers]
+    names = list(ledger.accounts)
+    number_of: dict[str | None, int] = {name: k for k, name in enumerate(names)}
     learnt, lengths = judged.learnt.tolist(), stored.lengths.tolist()
     tokens: dict[str | None, list[int]] = {}
     for row, number, place, count in zip(rows, numbers.tolist(), places.tolist(), copies.tolist(), strict=True):
@@ -135,7 +146,8 @@ def _settled(
     order = places[which[used[numbers][which]]]
     if not len(order):
         raise nothing_left(split, ledger)
-    encoded = EncodedDataset(stored, order)
+    of_rows = np.fromiter((number_of.get(row.get("dataset"), 0) for row in rows), np.int32, len(rows))
+    encoded = EncodedDataset(stored, order, names, of_rows[which[used[numbers][which]]])
     logger.info(f"{split}: tokens per row {length_statistics(encoded.lengths)}")
     return encoded
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from swift.datasets.compact import opened
 from swift.datasets.convert import Conversation, at
-from swift.datasets.encode import different_rows, nothing_left
+from swift.datasets.encode import DATASET_NUMBER, different_rows, nothing_left
 from swift.datasets.judge import IGNORED, Encoder, Inputs, problem
 from swift.datasets.ledger import BAD, Ledger
 from swift.errors import DataError
@@ -26,6 +26,9 @@ class LazyDataset(Dataset[dict[str, Any]]):
         rows: as `load_datasets` gives them.
         template: the chat template.
         ledger: the account that `load_datasets` opened; `settle` enters what was drawn.
+
+    Attributes:
+        dataset_names: the data sets as typed.
     """
 
     def __init__(self, rows: Sequence[Conversation], template: Encoder, ledger: Ledger) -> None:
@@ -34,6 +37,7 @@ class LazyDataset(Dataset[dict[str, Any]]):
         self.copies: list[int] = copies.tolist()
         self.found = torch.zeros(len(self.rows), 5, dtype=torch.int32).share_memory_()  # a loader's processes write too
         self._entered = np.zeros(len(self.rows), bool)
+        self.dataset_names = list(ledger.accounts)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -45,10 +49,17 @@ class LazyDataset(Dataset[dict[str, Any]]):
                 inputs, reason, _ = self._encode(k)
                 if reason is None:
                     self._note(k, inputs)
-                    return {name: value for name, value in inputs.items() if name != "truncated"}
+                    return self._example(k, inputs)
                 self.found[k, UNUSABLE] = 1
         self.settle()
         raise nothing_left("train", self.ledger)
+
+    def _example(self, k: int, inputs: Inputs) -> dict[str, Any]:
+        example = {name: value for name, value in inputs.items() if name != "truncated"}
+        dataset = self.rows[k].get("dataset")
+        if len(self.dataset_names) > 1 and dataset is not None:
+            example[DATASET_NUMBER] = self.dataset_names.index(dataset)
+        return example
 
     def _encode(self, k: int) -> tuple[Inputs, str | None, DataError | None]:
         """A row encoded, or why it cannot be used."""

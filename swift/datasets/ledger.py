@@ -43,7 +43,11 @@ class Share:
 
 @dataclass
 class Account:
-    """What became of one data set, as it was typed."""
+    """What became of one data set, as it was typed.
+
+    Attributes:
+        padded: tokens of padding that training computed beside its rows; None before, and where rows went in packs.
+    """
 
     dataset: str
     format: str | None = None
@@ -51,6 +55,7 @@ class Account:
     train: Share = field(default_factory=Share)
     validation: Share = field(default_factory=Share)
     dropped: dict[str, int] = field(default_factory=dict)
+    padded: int | None = None
 
     def part(self, name: Part) -> Share:
         """What training or validation got of it."""
@@ -179,6 +184,12 @@ class Ledger:
         share.masked += masked * examples
         share.truncated += truncated * examples
 
+    def pad(self, tokens: int, of_datasets: Mapping[str, int]) -> None:
+        """Enter the padding that training computed, and how much of it stood beside the rows of each data set."""
+        self.padded = tokens
+        for dataset, count in of_datasets.items():
+            self.account(dataset).padded = count
+
     def withdraw(
         self,
         part: Part,
@@ -237,7 +248,7 @@ class Ledger:
 
     def screen(self) -> str:
         """Some lines: the account of every data set, its tokens, and of all together."""
-        lines = [self.summary(), *_table([*map(cells, self.accounts.values())]), *self._named()]
+        lines = [self.summary(), *_table(list(self.accounts.values())), *self._named()]
         train = self.parts["train"]
         tokens = train.supervised + train.masked
         if tokens:
@@ -309,6 +320,7 @@ def _error(saved: Sequence[Any]) -> DataError:
 
 
 HEADS = ("data set", "read", "train", "validation", "left out", "learnt tokens", "other tokens", "cut off")
+PADDING = "padding"
 
 
 def cells(account: Account) -> tuple[str, ...]:
@@ -319,8 +331,12 @@ def cells(account: Account) -> tuple[str, ...]:
     return (name, *(f"{number:,}" for number in (*numbers, train.supervised, train.masked, train.truncated)))
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]
-    for row in (HEADS, *rows):
+def _table(accounts: Sequence[Account]) -> Iterator[str]:
+    rows = [HEADS, *map(cells, accounts)]
+    if any(account.padded is not None for account in accounts):
+        padded = ["–" if account.padded is None else f"{account.padded:,}" for account in accounts]
+        rows = [(*row, last) for row, last in zip(rows, [PADDING, *padded], strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         yield "  " + "  ".join([row[0].ljust(widths[0]), *numbers]).rstrip()

@@ -17,6 +17,7 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from swift.datasets.convert import Conversation, at
+from swift.datasets.encode import DATASET_NUMBER
 from swift.datasets.judge import IGNORED, Encoder, Inputs, problem
 from swift.datasets.ledger import BAD, Ledger
 from swift.datasets.mix import Mix
@@ -87,6 +88,7 @@ class Stream(IterableDataset[Example]):
     ) -> None:
         self.sources, self.template, self.ledger, self.mix = sources, template, ledger, mix or Mix()
         self.buffer_size, self.val_size, self.seed, self.pack_size = buffer_size, val_size, seed, pack_size
+        self.dataset_names = [source.spec.text for source in sources]
         self._from, self._skip = Mark(0, Cursor.start(len(sources))), 0
         self._forget()
         ledger.most_places = MOST_PLACES
@@ -195,6 +197,8 @@ class Stream(IterableDataset[Example]):
                     _, inputs, k = next(results)
                     event = self._judged(event, inputs, refused.get(k))
                     kept = {name: value for name, value in inputs.items() if name != "truncated"}
+                    if len(self.sources) > 1 and self.pack_size is None:
+                        kept[DATASET_NUMBER] = i
                     yield event, kept if event.reason is None else None
 
     def _judged(self, event: Event, inputs: Inputs, error: DataError | None) -> Event:

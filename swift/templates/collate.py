@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from swift.errors import ConfigError
 
 MASKED = -100
+OF_ROWS = ("dataset_number",)  # columns with one number for a whole row
 PADS = {"labels": MASKED, "loss_scale": 0.0, "position_ids": 0}
 
 
@@ -25,7 +26,8 @@ def data_collator(
 
     Args:
         batch: rows with `input_ids`, and `labels` and `position_ids` if the first row has them, and `loss_scale` if any
-            row has it: in the others every label weighs 1. Other columns are left out.
+            row has it: in the others every label weighs 1; `dataset_number` is a number for each row. Other columns
+            are left out.
         tokenizer: says the id to pad with.
         padding_to: a length that the batch has at least; None is that of the longest row.
 
@@ -46,6 +48,9 @@ def data_collator(
     pads = {"input_ids": tokenizer.pad_token_id, **PADS}
     names = [name for name in pads if batch[0].get(name) is not None]
     padded = {name: torch.from_numpy(_padded([row[name] for row in batch], width, pads[name])) for name in names}
+    padded |= {
+        name: torch.tensor([row[name] for row in batch]) for name in OF_ROWS if all(name in row for row in batch)
+    }
     if "position_ids" not in names:
         lengths_B1 = torch.tensor(lengths)[:, None]
         padded["attention_mask"] = (torch.arange(width) < lengths_B1).long()

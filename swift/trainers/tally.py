@@ -17,30 +17,54 @@ GIB = 2**30
 
 
 class Tally:
-    """Running sums over batches, kept on the device so that adding to them waits for nothing."""
+    """Running sums over batches, kept on the device so that adding to them waits for nothing.
+
+    Args:
+        device: where they are.
+        datasets: of how many data sets the padding is told apart.
+    """
 
     NAMES = ("loss", "tokens", "correct", "rows", "correct_rows", "weight", "inputs", "padding")
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, datasets: int = 0) -> None:
         wide = torch.float32 if device.type == "mps" else torch.float64
-        self.sums = torch.zeros(len(self.NAMES), dtype=wide, device=device)
+        self.sums = torch.zeros(len(self.NAMES) + datasets, dtype=wide, device=device)
+        self.datasets = datasets
 
-    def add(self, sums: Sums, inputs: Mapping[str, Any]) -> None:
-        """Add a batch: its sums, how many tokens went into the model, and how much padding with them."""
+    def add(self, sums: Sums, inputs: Mapping[str, Any], numbers_B: torch.Tensor | None = None) -> None:
+        """Add a batch: its sums, how many tokens went into the model, and how much padding with them.
+
+        Args:
+            sums: of the loss.
+            inputs: of the model.
+            numbers_B: the data set of each row; None where there is one, or rows of several are one row.
+        """
         count = count_tokens(inputs)
         padding = inputs["input_ids"].numel() - count
         new = [sums.loss.detach(), sums.tokens, sums.correct, sums.rows, sums.correct_rows, sums.weight, count, padding]
-        self.sums += torch.stack([value.to(self.sums) for value in new])
+        self.sums[: len(new)] += torch.stack([value.to(self.sums) for value in new])
+        if self.datasets == 1 and numbers_B is None:
+            self.sums[-1] += padding.to(self.sums)
+        elif self.datasets and numbers_B is not None and "attention_mask" in inputs:
+            mask_BT = inputs["attention_mask"]
+            padding_B = mask_BT.shape[1] - mask_BT.sum(1)
+            self.sums[len(new) :].index_add_(0, numbers_B, padding_B.to(self.sums))
 
     @property
     def loss(self) -> float:
         """The summed loss of this process."""
         return float(self.sums[0])
 
-    def reduced(self, accelerator: Accelerator) -> dict[str, float]:
-        """The sums over all processes, by name."""
-        sums: Any = accelerator.reduce(self.sums, "sum") if accelerator.num_processes > 1 else self.sums
-        return dict(zip(self.NAMES, sums.tolist(), strict=True))
+    def reduced(self, accelerator: Accelerator, copies: int = 1) -> dict[str, Any]:
+        """The sums over all processes, by name; `paddings` are those of each data set.
+
+        Args:
+            accelerator: knows the processes.
+            copies: how many of them see the same batch.
+        """
+        sums: Any = accelerator.reduce(self.sums, "sum") / copies if accelerator.num_processes > 1 else self.sums
+        own = len(self.NAMES)
+        return {**dict(zip(self.NAMES, sums[:own].tolist(), strict=True)), "paddings": sums[own:].tolist()}
 
 
 def count_tokens(inputs: Mapping[str, Any]) -> torch.Tensor:

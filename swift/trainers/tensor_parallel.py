@@ -90,9 +90,9 @@ class TensorParallelTrainer(Seq2SeqTrainer):
         accelerator._dataloaders.append(dealt)
         return dealt
 
-    def _count_padding(self) -> dict[str, float]:
-        totals = {name: value / self.group.degree for name, value in self._tally.reduced(self.accelerator).items()}
-        self.padded = self._padded_before + round(totals["padding"])
+    def _count_padding(self) -> dict[str, Any]:
+        totals = self._tally.reduced(self.accelerator, copies=self.group.degree)
+        self.padding.count(totals)
         return totals
 
     # Gradients

@@ -27,6 +27,7 @@ from transformers.training_args import OptimizerNames
 
 from swift import checkpoint, dist, storage
 from swift.arguments.sft import SftArguments
+from swift.datasets.encode import DATASET_NUMBER
 from swift.datasets.stream import Stream
 from swift.errors import ConfigError, DataError, InternalError, MissingPackageError
 from swift.log import get_logger
@@ -46,6 +47,7 @@ from swift.trainers.loss import IGNORED, TokenLoss
 from swift.trainers.optim import own_optimizer
 from swift.trainers.optimizers import GaLore
 from swift.trainers.packs import end_to_end, row_of_token
+from swift.trainers.padding import Padding
 from swift.trainers.progress import MEMORY, STEP_SPEED, TOKEN_SPEED, progress
 from swift.trainers.stopping import StopEvaluation, Stops
 from swift.trainers.streaming import FollowStream
@@ -126,8 +128,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         self.token_loss = compute_loss_func or (
             losses.Smoothed(epsilon) if epsilon else losses.find_loss(own.loss_name)
         )
-        self._tally = Tally(own.device)
-        self.padded = self._padded_before = 0  # tokens of padding that went into the model, in all processes
+        self.padding = Padding(train_dataset)
+        self._tally = Tally(own.device, len(self.padding.names))
         self._keeps_positions = own.use_logits_to_keep and _takes_positions(self.model)
         self._ops_per_token: int | None = None
         self._galore: GaLore | None = None
@@ -178,12 +180,12 @@ class Seq2SeqTrainer(CommittingTrainer):
             super()._save_checkpoint(model, trial)
 
     def _facts(self) -> dict[str, Any]:
-        return {**super()._facts(), "padded": self.padded}
+        return {**super()._facts(), **self.padding.to_state()}
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.padded = self._padded_before = storage.read_manifest(checkpoint).get("padded", 0)
+            self.padding.from_state(storage.read_manifest(checkpoint))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, as `CommittingTrainer.train` says; however that ends, the progress bar is closed."""
@@ -250,7 +252,7 @@ class Seq2SeqTrainer(CommittingTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             parameters = inspect.signature(saving.base_of(self.model).forward).parameters
-            self._signature_columns = [*parameters, "label", "label_ids", SCALE, *self.label_names]
+            self._signature_columns = [*parameters, "label", "label_ids", SCALE, DATASET_NUMBER, *self.label_names]
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, Any]:
@@ -322,8 +324,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """This batch's share of the step's loss, times the number of processes: DDP averages over them."""
-        labels_BT, scale_BT = inputs["labels"], inputs.get(SCALE)
-        inputs = {name: value for name, value in inputs.items() if name not in ("labels", SCALE)}
+        labels_BT, scale_BT, numbers_B = inputs["labels"], inputs.get(SCALE), inputs.get(DATASET_NUMBER)
+        inputs = {name: value for name, value in inputs.items() if name not in ("labels", SCALE, DATASET_NUMBER)}
         head = None if self._wants_all_logits else self._head_loss
         with telling(labels_BT):
             if head is not None:
@@ -332,7 +334,7 @@ class Seq2SeqTrainer(CommittingTrainer):
                 sums = head.take()
             else:
                 outputs, sums = self._plain_loss(model, inputs, labels_BT, scale_BT)
-        self._tally.add(sums, inputs)
+        self._tally.add(sums, inputs, numbers_B)
         count = _divisor(sums.weight) if num_items_in_batch is None else num_items_in_batch
         loss = sums.loss / count * self.accelerator.num_processes + self._balance_loss(outputs)
         if head is not None and self.engine == DEEPSPEED:
@@ -446,19 +448,20 @@ class Seq2SeqTrainer(CommittingTrainer):
         """Log `logs`; a training line also gets accuracy, memory and speed since the line before."""
         if "loss" in logs:
             totals = self._count_padding()
-            self._tally, self._padded_before = Tally(self.args.device), self.padded
+            self.padding.keep()
+            self._tally = Tally(self.args.device, len(self.padding.names))
             seconds, steps = self.clock.lap(self.state.global_step)
             accuracy = {"acc": self._accuracy(totals)} if totals["tokens"] else {}
             speed = {STEP_SPEED: steps / seconds, TOKEN_SPEED: totals["inputs"] / seconds}
             logs = {"loss": logs["loss"], **accuracy, **logs, MEMORY: memory_gib(), **speed}
         super().log(logs, start_time)
 
-    def _count_padding(self) -> dict[str, float]:
+    def _count_padding(self) -> dict[str, Any]:
         totals = self._tally.reduced(self.accelerator)
-        self.padded = self._padded_before + round(totals["padding"])
+        self.padding.count(totals)
         return totals
 
-    def _accuracy(self, totals: dict[str, float]) -> float:
+    def _accuracy(self, totals: dict[str, Any]) -> float:
         if self.args.acc_strategy == "sentence":
             return totals["correct_rows"] / max(totals["rows"], 1)
         return totals["correct"] / max(totals["tokens"], 1)

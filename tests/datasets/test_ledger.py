@@ -47,7 +47,9 @@ def test_every_row_has_a_place() -> None:
         },
         "cut": {},
         "bad_rows": ["a.jsonl:3: broken"],
-        "datasets": [{"dataset": "a.jsonl", "format": "messages", "rows": 6, "dropped": dropped, **shares}],
+        "datasets": [
+            {"dataset": "a.jsonl", "format": "messages", "rows": 6, "dropped": dropped, "padded": None, **shares}
+        ],
     }
 
 
@@ -67,12 +69,12 @@ def test_every_data_set_has_its_own_account() -> None:
     assert ledger.balanced
     assert [source["format"] for source in ledger.sources] == ["messages", "messages, alpaca"]
     ledger.count("train", "a#5", 1000, 3000, 7)
-    ledger.padded = 12
+    ledger.pad(12, {"a#5": 12})
     assert ledger.screen().splitlines() == [
         "rows: 8 read = 5 trained + 0 validation + 3 not sampled (2 drawn again)",
-        "  data set  read  train  validation  left out  learnt tokens  other tokens  cut off",
-        "  a#5          4      2           0         2          1,000         3,000        7",
-        "  b            4      3           0         1              0             0        0",
+        "  data set  read  train  validation  left out  learnt tokens  other tokens  cut off  padding",
+        "  a#5          4      2           0         2          1,000         3,000        7       12",
+        "  b            4      3           0         1              0             0        0        –",
         "training tokens: 4,000, of which 1,000 are learnt (25.0 %)",
         "tokens of padding: 12",
     ]

@@ -19,8 +19,8 @@ TRAIN = [
 ]  # fmt: skip
 
 
-def train(output: str, *words: str, dataset: str = "chat.jsonl") -> dict[str, Any]:
-    return sft_main([*TRAIN, "--dataset", dataset, "--output_dir", output, *words])
+def train(output: str, *words: str, dataset: tuple[str, ...] = ("chat.jsonl",)) -> dict[str, Any]:
+    return sft_main([*TRAIN, "--dataset", *dataset, "--output_dir", output, *words])
 
 
 def weights(run: str, step: int) -> bytes:
@@ -73,14 +73,14 @@ def test_packs_that_were_prepared_are_trained_on(here: Path, capsys: pytest.Capt
     assert main([*command, "--max_steps", "1", "--output_dir", "typed"]) == 0
     assert (here / "ready" / "train-packs.npy").is_file()
     for dataset in ("chat.jsonl", "ready"):
-        train(f"of-{dataset}", "--max_steps", "2", dataset=dataset)
+        train(f"of-{dataset}", "--max_steps", "2", dataset=(dataset,))
     assert lines("of-ready") == lines("of-chat.jsonl")
     assert weights("of-ready", 2) == weights("of-chat.jsonl", 2)
     words = ["sft", *TRAIN, "--dataset", "ready", "--output_dir", "out", "--max_steps", "1", "--packing", "false"]
     assert main(words) == 65
     assert "was prepared with --packing true, and this run has --packing false" in capsys.readouterr().err
     assert main(["data", "prepare", "chat.jsonl", *how, "--output", "ready"]) == 0
-    train("of-rows", "--max_steps", "2", dataset="ready")
+    train("of-rows", "--max_steps", "2", dataset=("ready",))
     assert weights("of-rows", 2) == weights("of-chat.jsonl", 2)
 
 
@@ -126,3 +126,24 @@ def test_padding_is_counted(here: Path) -> None:
     assert again["dataset_info"]["padded"] == plain["dataset_info"]["padded"]
     alone = train("alone", *words, "--batch_size", "1")
     assert alone["dataset_info"]["padded"] == 0
+
+
+def test_padding_is_told_apart_by_data_set(here: Path) -> None:
+    words = ["--max_steps", "7", "--batch_size", "4", "--gradient_accumulation_steps", "1", "--packing", "false"]
+    rows = Path("chat.jsonl").read_text().splitlines(keepends=True)
+    Path("one.jsonl").write_text("".join(rows[:20]))
+    Path("other.jsonl").write_text("".join(rows[20:]))
+    words += ["--save_steps", "4"]
+
+    def told(name: str, *more: str) -> tuple[int, list[int]]:
+        info = train(name, *words, *more, dataset=("one.jsonl", "other.jsonl"))["dataset_info"]
+        return info["padded"], [account["padded"] for account in info["datasets"]]
+
+    total, each = told("plain")
+    assert sum(each) == total
+    assert min(each) > 0
+    assert told("again", "--resume_from_checkpoint", "plain/checkpoint-4") == (total, each)
+    assert told("late", "--lazy_tokenize", "--group_by_length", "false") == told("early", "--group_by_length", "false")
+    streamed, each = told("streamed", "--streaming", "--evaluation_strategy", "no")
+    assert sum(each) == streamed
+    assert min(each) > 0

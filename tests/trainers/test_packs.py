@@ -192,7 +192,7 @@ def test_without_padding_none_is_made(tmp_path: Any) -> None:
     trainer, _ = trained(tmp_path, 1, 8, 1, padding_free=True)
     trainer.eval_dataset = Rows(5)
     trainer.train()
-    assert trainer.padded == 0
+    assert trainer.padding.tokens == 0
     assert next(iter(trainer.get_eval_dataloader()))["attention_mask"].shape[0] == 5
 
 
