@@ -62,7 +62,8 @@ class Tally:
             accelerator: knows the processes.
             copies: how many of them see the same batch.
         """
-        sums: Any = accelerator.reduce(self.sums, "sum") / copies if accelerator.num_processes > 1 else self.sums
+        sums: Any = accelerator.reduce(self.sums, "sum") if accelerator.num_processes > 1 else self.sums
+        sums = sums / copies
         own = len(self.NAMES)
         return {**dict(zip(self.NAMES, sums[:own].tolist(), strict=True)), "paddings": sums[own:].tolist()}
 
