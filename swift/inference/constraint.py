@@ -1,4 +1,4 @@
-"""Answers that must be JSON: at every token, those that could not go on to a valid text are ruled out.
+"""Answers that must be JSON, or fit a grammar: at every token, those that could not go on to one are ruled out.
 
 See: https://github.com/guidance-ai/llguidance
 """
@@ -33,35 +33,31 @@ class Constraint(Protocol):
         ...
 
 
-class JsonConstraint:
-    """An answer that fits a JSON schema, and ends when it does.
+class GrammarConstraint:
+    """An answer that a grammar of llguidance describes, and that ends when it is complete.
 
     Args:
         tokenizer: of the model.
         stop_ids: tokens that may come once the answer is complete.
-        schema: None is any JSON object.
+        grammar: what `LLMatcher.grammar_from_lark` and its like give.
+        what: the grammar, in the words of whoever asked for it.
 
     Raises:
         MissingPackageError: llguidance is not installed.
-        UsageError: the schema is none, or has what cannot be held to.
+        UsageError: the grammar has what cannot be held to.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], schema: dict[str, Any] | None = None
+        self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], grammar: str, what: str = "the grammar"
     ) -> None:
-        try:
-            import llguidance
-        except ModuleNotFoundError:
-            fix = "pip install 'swift-finetune[serve]'"
-            raise MissingPackageError("PACKAGE-01", "answers in JSON need llguidance", fix=fix) from None
+        llguidance = require_llguidance()
         self.stop_ids = [i for i in stop_ids if i is not None]
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps((schema or ANY_OBJECT) | SPACING))
         problem = llguidance.LLMatcher.validate_grammar(grammar)
         if problem:
-            raise UsageError("USAGE-02", f"the JSON schema cannot be held to: {problem}")
+            raise UsageError("USAGE-02", f"{what} cannot be held to: {problem}")
         self.matcher = llguidance.LLMatcher(_vocabulary(tokenizer), grammar)
         if self.matcher.is_error():
-            raise UsageError("USAGE-02", f"the JSON schema cannot be held to: {self.matcher.get_error()}")
+            raise UsageError("USAGE-02", f"{what} cannot be held to: {self.matcher.get_error()}")
 
     def allow(self, logits_V: Tensor) -> Tensor:
         """The logits (V,) with -inf at tokens that may not come."""
@@ -77,6 +73,42 @@ class JsonConstraint:
         """Go on behind this token."""
         if token not in self.stop_ids and not self.matcher.is_stopped():
             self.matcher.consume_token(token)
+
+
+class JsonConstraint(GrammarConstraint):
+    """An answer that fits a JSON schema, and ends when it does.
+
+    Args:
+        tokenizer: of the model.
+        stop_ids: tokens that may come once the answer is complete.
+        schema: None is any JSON object.
+
+    Raises:
+        MissingPackageError: llguidance is not installed.
+        UsageError: the schema is none, or has what cannot be held to.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], schema: dict[str, Any] | None = None
+    ) -> None:
+        self.schema = schema or ANY_OBJECT
+        grammar = require_llguidance().LLMatcher.grammar_from_json_schema(json.dumps(self.schema | SPACING))
+        super().__init__(tokenizer, stop_ids, grammar, "the JSON schema")
+
+
+def require_llguidance() -> Any:
+    """The package that holds answers to grammars.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        import llguidance
+    except ModuleNotFoundError:
+        fix = "pip install 'swift-finetune[serve]'"
+        what = "answers in JSON and forced calls need llguidance"
+        raise MissingPackageError("PACKAGE-01", what, fix=fix) from None
+    return llguidance
 
 
 @lru_cache(maxsize=4)
