@@ -18,7 +18,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 # One line of the README; a module imports only from layers below its own, or from its own room.
 LAYERS = [
     {"agent", "cli", "completion", "emit", "launch", "meeting"},
-    {"commands", "serving", "ui"},
+    {"commands", "serving", "studio", "ui"},
     {"decide", "estimate", "memory", "merging", "scaling", "trainers", "checkpoint", "inference"},
     {"models", "templates", "datasets", "tuners", "peft"},
     {"arguments", "parallel"},
