@@ -65,20 +65,19 @@ def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -
     template = load_template(args, source)
     rows = read_rows(args, template, inherited=not (said.dataset or said.val_dataset)) if answers_data(args) else []
     model_dir = Path(args.ckpt_dir or source.path)
-    results = open_answers(args, model_dir, rows)
-
-    model = load_tuned_model(args, source)
-    if args.overwrite_generation_config:
-        settings = prepare_generation_config(model, template, generation_config(args))
-        storage.rewrite(model_dir, "generation_config.json", settings.to_json_string().encode())
-    set_seed(args.seed)
-    if args.query is not None:
-        answer_query(args, model, template, results)
-    elif answers_data(args):
-        answer_rows(args, model, template, rows, results)
-    else:
-        chat(args, model, template, results)
-    return results.report()
+    with open_answers(args, model_dir, rows) as results:
+        model = load_tuned_model(args, source)
+        if args.overwrite_generation_config:
+            settings = prepare_generation_config(model, template, generation_config(args))
+            storage.rewrite(model_dir, "generation_config.json", settings.to_json_string().encode())
+        set_seed(args.seed)
+        if args.query is not None:
+            answer_query(args, model, template, results)
+        elif answers_data(args):
+            answer_rows(args, model, template, rows, results)
+        else:
+            chat(args, model, template, results)
+        return results.report()
 
 
 def open_answers(args: InferArguments, model_dir: Path, rows: Sequence[Conversation]) -> Results:
@@ -91,18 +90,17 @@ def open_answers(args: InferArguments, model_dir: Path, rows: Sequence[Conversat
         find_unfinished(Path(args.result_dir) if args.result_dir else home / "infer_result", settings) if rows else None
     )
     if left is not None:
-        path, records = left
-        results = Results(path, args.system)
+        path, records, lock = left
+        results = Results(path, args.system, lock)
         begun = [results.record_of(row["messages"], "", None) for row in rows[: len(records)]]
         if [_question(record) for record in records] == [_question(record) for record in begun]:
             results.add_back(records)
             logger.info(f"going on behind the {len(records)} answers in {path}")
             return results
         logger.warning(f"{path} holds answers to other rows: left as it is")
+        lock.close()
     path = open_results(args.result_dir, home)
-    if rows and path is not None:
-        begin_rows(path, settings)
-    return Results(path, args.system)
+    return Results(path, args.system, begin_rows(path, settings) if rows and path is not None else None)
 
 
 def _question(record: dict[str, Any]) -> tuple[Any, ...]:
