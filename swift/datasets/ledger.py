@@ -70,6 +70,7 @@ class Ledger:
         excused: what is wrong with those that do not.
         cut: rows that are used and fill the maximal length, to which longer ones are cut.
         padded: tokens of padding that training computed besides; None before it ran.
+        pieces: how many pieces the rows of each part were cut into, where they were.
     """
 
     max_bad_rows: int = 0
@@ -80,6 +81,7 @@ class Ledger:
     excused: list[DataError] = field(default_factory=list)
     cut: Places = field(default_factory=Places)
     padded: int | None = None
+    pieces: dict[Part, int] = field(default_factory=dict)
     _told: int = 0
 
     @property
@@ -243,6 +245,9 @@ class Ledger:
         if tokens:
             share = f"{100 * train.supervised / tokens:.1f} %"
             lines.append(f"training tokens: {tokens:,}, of which {train.supervised:,} are learnt ({share})")
+        lines += (
+            [f"pieces: {', '.join(f'{count:,} {part}' for part, count in self.pieces.items())}"] if self.pieces else []
+        )
         lines += [f"tokens of padding: {self.padded:,}"] if self.padded is not None else []
         return "\n".join(lines)
 
@@ -261,6 +266,7 @@ class Ledger:
             "rows_read": self.rows_read,
             **{part: asdict(share) for part, share in self.parts.items()},
             "padded": self.padded,
+            **({"pieces": dict(self.pieces)} if self.pieces else {}),
             "dropped": {
                 reason: {"rows": len(places), "lines": places.by_file()} for reason, places in self.dropped.items()
             },
@@ -277,6 +283,7 @@ class Ledger:
             "cut": self.cut.to_state(),
             "bad_rows": [_plain(error) for error in self.bad_rows],
             "excused": [_plain(error) for error in self.excused],
+            **({"pieces": dict(self.pieces)} if self.pieces else {}),
         }
 
     def from_state(self, state: Mapping[str, Any]) -> None:
@@ -291,6 +298,7 @@ class Ledger:
         self.cut = Places.from_state(state["cut"], self.most_places)
         self.bad_rows = [_error(saved) for saved in state["bad_rows"]]
         self.excused = [_error(saved) for saved in state["excused"]]
+        self.pieces = dict(state.get("pieces", {}))
         self._told = len(self.bad_rows) + len(self.excused)
 
 
