@@ -21,7 +21,7 @@ from swift.commands.prepare import find_decided, load_template, load_tuned_model
 from swift.datasets.cache import originals
 from swift.datasets.convert import Conversation
 from swift.datasets.info import register_infos
-from swift.datasets.load import load_datasets
+from swift.datasets.load import Loaded, load_datasets
 from swift.decide import tidy
 from swift.errors import ConfigError, DataError, NotFoundError
 from swift.inference.generate import generate_batch, inference, inference_stream
@@ -124,24 +124,7 @@ def read_rows(args: InferArguments, template: Template, *, inherited: bool) -> l
     those `inherited` from a checkpoint it is what training did not see. Of many rows, `show_dataset_sample` are drawn
     with the seed; all are in the order of their files.
     """
-    share = args.dataset_test_ratio
-    if not inherited and share == InferArguments().dataset_test_ratio:
-        share = 1.0
-    if inherited:
-        train, validation = originals(args.dataset)
-        args = replace(args, dataset=train, val_dataset=[*args.val_dataset, *validation])
-    register_infos(args.custom_dataset_info)
-    loaded = load_datasets(
-        () if args.val_dataset else args.dataset,
-        val_specs=args.val_dataset,
-        test_ratio=share or 1.0,
-        seed=args.dataset_seed,
-        columns=args.columns,
-        model_name=args.model_name,
-        model_author=args.model_author,
-        max_bad_rows=args.max_bad_rows,
-        answers=inherited,
-    )
+    loaded = load_rows(args, inherited=inherited, answers=inherited)
     logger.info(loaded.ledger.summary())
     rows, sample = in_file_order(loaded.val or []), args.show_dataset_sample
     if 0 <= sample < len(rows):
@@ -151,6 +134,28 @@ def read_rows(args: InferArguments, template: Template, *, inherited: bool) -> l
     for row in rows:
         template.encode(without_label(row))
     return rows
+
+
+def load_rows(args: InferArguments, *, inherited: bool, answers: bool) -> Loaded:
+    """All rows that `read_rows` chooses from, with their ledger; with `answers`, each one has to have one."""
+    share = args.dataset_test_ratio
+    if not inherited and share == InferArguments().dataset_test_ratio:
+        share = 1.0
+    if inherited:
+        train, validation = originals(args.dataset)
+        args = replace(args, dataset=train, val_dataset=[*args.val_dataset, *validation])
+    register_infos(args.custom_dataset_info)
+    return load_datasets(
+        () if args.val_dataset else args.dataset,
+        val_specs=args.val_dataset,
+        test_ratio=share or 1.0,
+        seed=args.dataset_seed,
+        columns=args.columns,
+        model_name=args.model_name,
+        model_author=args.model_author,
+        max_bad_rows=args.max_bad_rows,
+        answers=answers,
+    )
 
 
 def answer_query(args: InferArguments, model: Any, template: Template, results: Results) -> None:
