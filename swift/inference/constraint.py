@@ -5,10 +5,11 @@ See: https://github.com/guidance-ai/llguidance
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -59,8 +60,19 @@ class GrammarConstraint:
         if self.matcher.is_error():
             raise UsageError("USAGE-02", f"{what} cannot be held to: {self.matcher.get_error()}")
 
+    def copy(self) -> Self:
+        """The same, for another answer; the grammar is not read again."""
+        made = copy.copy(self)
+        made.matcher = self.matcher.deep_copy()
+        return made
+
     def allow(self, logits_V: Tensor) -> Tensor:
-        """The logits (V,) with -inf at tokens that may not come."""
+        """The logits (V,) with -inf at tokens that may not come.
+
+        Raises:
+            ValueError: the grammar is too complex to go on.
+        """
+        self._check()
         allowed_V = torch.zeros(len(logits_V), dtype=torch.bool)
         if not self.matcher.is_stopped():
             bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
@@ -70,9 +82,19 @@ class GrammarConstraint:
         return logits_V.masked_fill(~allowed_V.to(logits_V.device), -torch.inf)
 
     def accept(self, token: int) -> None:
-        """Go on behind this token."""
+        """Go on behind this token.
+
+        Raises:
+            ValueError: the grammar does not have it here, or is too complex.
+        """
         if token not in self.stop_ids and not self.matcher.is_stopped():
             self.matcher.consume_token(token)
+            self._check()
+
+    def _check(self) -> None:
+        """A matcher that failed says that it has stopped, as one that is through does."""
+        if self.matcher.is_error():
+            raise ValueError(f"the grammar cannot be held to: {self.matcher.get_error().splitlines()[0]}")
 
 
 class JsonConstraint(GrammarConstraint):

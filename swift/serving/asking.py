@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from transformers import GenerationConfig
@@ -14,7 +14,7 @@ from swift.arguments.deploy import DeployArguments
 from swift.errors import SwiftError
 from swift.inference.answer import Reader
 from swift.inference.calling import CallConstraint, Wording, find_wording
-from swift.inference.constraint import Constraint, JsonConstraint
+from swift.inference.constraint import GrammarConstraint, JsonConstraint
 from swift.inference.engine import Generation, Request
 from swift.inference.prompt import make_turn
 from swift.inference.sampling import Sampler
@@ -99,6 +99,8 @@ class Asking:
         stops = [*self.args.stop_words, *body.stops]
         reader = Reader(self.template, config.eos_token_id, stops, turn.tokenizer_kwargs, turn.stop_after)
         seed = body.seed if body.seed is not None else secrets.randbelow(2**62)
+        stop_ids = reader.stop_ids
+        constraint = self._calling(body, forced, stop_ids) if forced else self._constraint(shape, stop_ids)
         return [
             Request(
                 turn.prompt_ids,
@@ -109,7 +111,7 @@ class Asking:
                 body.num_logprobs,
                 body.presence_penalty,
                 body.frequency_penalty,
-                self._calling(body, forced, reader.stop_ids) if forced else self._constraint(shape, reader.stop_ids),
+                None if constraint is None else constraint.copy,
             )
             for k in range(body.n)
         ]
@@ -127,7 +129,7 @@ class Asking:
             raise ApiError(400, "this server samples one answer at a time, without beams")
         return config
 
-    def _constraint(self, shape: ResponseFormat | None, stop_ids: Sequence[int]) -> Any:
+    def _constraint(self, shape: ResponseFormat | None, stop_ids: Sequence[int]) -> GrammarConstraint | None:
         if shape is None or shape.type == "text":
             return None
         schema = None
@@ -135,15 +137,12 @@ class Asking:
             schema = (shape.json_schema or {}).get("schema")
             if not isinstance(schema, dict):
                 raise ApiError(400, "response_format.json_schema.schema is missing", param="response_format")
-        make = partial(JsonConstraint, self.template.tokenizer, stop_ids, schema)
         try:
-            first: Constraint | None = make()
+            return JsonConstraint(self.template.tokenizer, stop_ids, schema)
         except SwiftError as error:
             raise ApiError(400, str(error.what), param="response_format") from None
         except (ValueError, TypeError, RecursionError) as error:
             raise ApiError(400, f"the JSON schema cannot be read: {error}"[:300], param="response_format") from None
-        del first  # it was only tried
-        return make
 
     def _forced(self, body: ChatRequest, said: Sequence[dict[str, Any]]) -> list[Tool]:
         """The tools of which one must be called; [] when the model may do without."""
@@ -161,17 +160,15 @@ class Asking:
             raise ApiError(400, what, param="tool_choice")
         return wanted
 
-    def _calling(self, body: Asked, tools: Sequence[Tool], stop_ids: Sequence[int]) -> Any:
-        """What makes the constraint of an answer that calls one of `tools`, or several."""
+    def _calling(self, body: Asked, tools: Sequence[Tool], stop_ids: Sequence[int]) -> GrammarConstraint:
+        """The constraint of an answer that calls one of `tools`, or several."""
         several = not (isinstance(body, ChatRequest) and body.parallel_tool_calls is False)
         try:
-            make = partial(CallConstraint, self.template.tokenizer, stop_ids, self._wording, tools, several)
-            make()  # only tried
+            return CallConstraint(self.template.tokenizer, stop_ids, self._wording, tools, several)
         except SwiftError as error:
             raise ApiError(400, str(error.what), param="tool_choice") from None
         except (ValueError, TypeError, RecursionError) as error:
             raise ApiError(400, f"what the tools take cannot be read: {error}"[:300], param="tools") from None
-        return make
 
     @cached_property
     def _wording(self) -> Wording:

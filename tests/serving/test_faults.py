@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from swift.commands.deploy import deploy_main
+from swift.inference.constraint import GrammarConstraint
 from swift.serving import guard
 from tests.serving.conftest import MODEL
 
@@ -50,7 +52,7 @@ def test_who_does_not_read_is_hung_up_on(served: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(guard, "SECONDS_TO_TAKE", 0.3)
     monkeypatch.setattr(guard, "MOST_SENT", 4096)
     before = measured(served, "swift_slow_readers_total")
-    body = json.dumps({"model": MODEL, "messages": STORY, "temperature": 2, "top_k": 0, "n": 8 if stream else 2,
+    body = json.dumps({"model": MODEL, "messages": STORY, "temperature": 2, "top_k": 0, "n": 8, "seed": 5,
                        "logprobs": True, "top_logprobs": 20, "stream": stream,
                        "max_tokens": 900 if stream else 120}).encode()  # fmt: skip
     with socket.socket() as lazy:
@@ -75,3 +77,44 @@ def test_who_sends_much_without_a_key_reads_401(tmp_path: Path) -> None:
         polite.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode())
         assert b" 401 " in polite.recv(300).partition(b"\r\n")[0]
     served.close()
+
+
+SHAPE = {"type": "json_schema", "json_schema": {"name": "x", "schema": {
+    "type": "object", "properties": {"city": {"type": "string", "maxLength": 9}}, "required": ["city"],
+    "additionalProperties": False}}}  # fmt: skip
+
+
+def test_a_grammar_is_read_once_and_not_by_the_engine(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    llguidance = pytest.importorskip("llguidance")
+    read: list[str] = []
+    plain = llguidance.LLMatcher
+
+    class Counted:
+        grammar_from_json_schema, validate_grammar = plain.grammar_from_json_schema, plain.validate_grammar
+
+        def __new__(cls, *args: Any) -> Any:
+            read.append(threading.current_thread().name)
+            return plain(*args)
+
+    monkeypatch.setattr(llguidance, "LLMatcher", Counted)
+    body = {"model": MODEL, "messages": STORY, "n": 4, "temperature": 1.5, "response_format": SHAPE, "max_tokens": 120}
+    status, answer = post(served, body)
+    assert status == 200, answer
+    assert all(set(json.loads(choice["message"]["content"])) == {"city"} for choice in answer["choices"])
+    assert len({choice["message"]["content"] for choice in answer["choices"]}) > 1
+    assert len(read) == 1
+    assert "AnyIO" in read[0], "the loop that answers everybody must not wait for it"
+
+
+def test_a_grammar_that_fails_is_an_error_of_that_answer(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llguidance")
+    plain = GrammarConstraint.accept
+
+    def accept(self: GrammarConstraint, token: int) -> None:
+        plain(self, token)
+        self.matcher.consume_token(served.api.asking.template.tokenizer.convert_tokens_to_ids("}"))  # not there
+
+    monkeypatch.setattr(GrammarConstraint, "accept", accept)
+    status, answer = post(served, {"model": MODEL, "messages": STORY, "response_format": SHAPE, "max_tokens": 120})
+    assert (status, answer["error"]["type"]) == (500, "server_error")
+    assert post(served, {"model": MODEL, "messages": STORY, "max_tokens": 2})[0] == 200
