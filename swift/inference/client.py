@@ -10,10 +10,12 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swift.errors import TemporaryError, UnavailableError, UsageError
-from swift.inference.prompt import History
+
+if TYPE_CHECKING:
+    from swift.inference.prompt import History
 
 KEY = "SWIFT_API_KEY"
 SECONDS = 600
