@@ -86,6 +86,14 @@ COMMANDS = {
     ),
     "export": Command(
         "swift.arguments.export:ExportArguments",
+    "eval": Command(
+        "swift.arguments.eval:EvalArguments",
+        "swift.commands.eval:eval_main",
+        needs=(
+            ("ckpt_dir", "model_id_or_path", "model_type", "eval_url"),
+            ("eval_dataset", "dataset", "val_dataset", "custom_eval_config", "load_dataset_config"),
+        ),
+    ),
         "swift.commands.export:export_main",
         needs=(("ckpt_dir", "adapters", "model_id_or_path", "model_type", "from_sharded"),),
     ),
@@ -146,7 +154,7 @@ COMMANDS = {
         word="shell",
     ),
 }
-TO_COME = ("pt", "rlhf", "dpo", "orpo", "simpo", "kto", "web-ui", "eval")
+TO_COME = ("rlhf", "dpo", "orpo", "simpo", "kto")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from swift.arguments.engines import read_sharding
 from swift.arguments.fields import check_values, options_of
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
+from swift.arguments.pt import PtArguments, sees_rows_apart
 from swift.arguments.quantised import QuantisedOptions
 from swift.arguments.sft import SftArguments
 from swift.arguments.specs import parse_specs
@@ -164,8 +165,8 @@ def tidy(said: A) -> A:
 
 def without_effect(args: SftArguments) -> list[str]:
     """Options that were said and that what trains here does not look at."""
-    infos = options_of(TunerOptions)
-    said = [name for name, info in infos.items() if getattr(args, name) != info.default]
+    infos = options_of(type(args))
+    said = [name for name in options_of(TunerOptions) if getattr(args, name) != infos[name].default]
     return [name for name in said if name not in looked_at(tuner_kinds(args), said)]
 
 
@@ -350,7 +351,7 @@ def _stream_contradictions(args: SftArguments) -> list[SwiftError]:
 
 def _packing_contradictions(args: SftArguments) -> list[SwiftError]:
     """What packs and rows that are encoded late cannot do."""
-    errors: list[SwiftError] = []
+    errors: list[SwiftError] = _text_contradictions(args) if isinstance(args, PtArguments) else []
     if args.lazy_tokenize:
         said = [name for name in ("packing", "streaming") if getattr(args, name)]
         errors += [
@@ -363,7 +364,7 @@ def _packing_contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--packing and --padding_free both put rows together", "drop one of the two"))
     if args.packing and args.max_length < 1:
         errors.append(_conflict("--packing needs --max_length: it is the size of a pack", "--max_length 2048"))
-    blurring = sorted(SEEING_BEYOND.keys() & set(tuner_kinds(args)))
+    blurring = sorted(SEEING_BEYOND.keys() & set(tuner_kinds(args))) if sees_rows_apart(args) else []
     errors += [_conflict(f"--{name} and {kind} exclude each other: {SEEING_BEYOND[kind]}") for kind in blurring]
     if args.acc_strategy == "sentence":
         what = f"--acc_strategy sentence counts rows, which --{name} puts together"
@@ -371,6 +372,25 @@ def _packing_contradictions(args: SftArguments) -> list[SwiftError]:
     if args.packing and args.use_flash_attn and (args.batch_size > 1 or args.max_tokens_per_batch):
         what = "flash attention keeps the rows of one pack apart, not of several"
         errors.append(_conflict(f"--packing with --use_flash_attn: {what}", "--batch_size 1 and a longer --max_length"))
+    return errors
+
+
+def _text_contradictions(args: PtArguments) -> list[SwiftError]:
+    """What documents cannot be made into."""
+    errors: list[SwiftError] = []
+    if not args.isolate_documents and not args.packing:
+        errors.append(_conflict("--isolate_documents false lets documents run on in packs", "--packing true"))
+    if args.truncation_strategy != "split":
+        if not args.isolate_documents:
+            errors.append(
+                _conflict("--isolate_documents false cuts texts where they fall", "--truncation_strategy split")
+            )
+        return errors
+    if args.lazy_tokenize:
+        what = "--truncation_strategy split has to know the lengths of all texts, which --lazy_tokenize does not"
+        errors.append(_conflict(what, "--streaming, which reads while training goes on"))
+    if args.max_length in (0, 1):
+        errors.append(_conflict(f"--max_length {args.max_length}: a piece has a token to read and one to learn"))
     return errors
 
 

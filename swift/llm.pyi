@@ -1,5 +1,6 @@
 from swift.arguments.app_ui import AppUIArguments as AppUIArguments
 from swift.arguments.deploy import DeployArguments as DeployArguments
+from swift.arguments.eval import EvalArguments as EvalArguments
 from swift.arguments.export import ExportArguments as ExportArguments
 from swift.arguments.infer import InferArguments as InferArguments
 from swift.arguments.sft import SftArguments as SftArguments
@@ -8,6 +9,7 @@ from swift.commands.deploy import deploy_main as deploy_main
 from swift.commands.export import export_main as export_main
 from swift.commands.export import merge_lora_main as merge_lora_main
 from swift.commands.infer import infer_main as infer_main
+from swift.commands.eval import eval_main as eval_main
 from swift.commands.merge import merge_lora as merge_lora
 from swift.commands.prepare import prepare_model_template as prepare_model_template
 from swift.commands.prepare import quiet_libraries as quiet_libraries

@@ -18,8 +18,8 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 # One line of the README; a module imports only from layers below its own, or from its own room.
 LAYERS = [
     {"agent", "cli", "completion", "emit", "launch", "meeting"},
-    {"commands", "serving", "ui"},
-    {"decide", "estimate", "memory", "merging", "scaling", "trainers", "checkpoint", "inference"},
+    {"commands", "serving", "studio", "ui"},
+    {"decide", "estimate", "evaluation", "memory", "merging", "scaling", "trainers", "checkpoint", "inference"},
     {"models", "templates", "datasets", "tuners", "peft"},
     {"arguments", "parallel"},
     {"registry", "hub", "storage", "dist", "watch", "log", "redact", "errors"},

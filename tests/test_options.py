@@ -17,6 +17,7 @@ from swift import dist, hub, launch
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.commands import prepare, ready, rows, run, sft
+from swift.commands.training import join_group
 from swift.datasets import DATASETS
 from swift.datasets.encode import encode
 from swift.datasets.stream import Stream
@@ -251,7 +252,7 @@ def backend(args: SftArguments, place: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
         patch.setattr("torch.distributed.init_process_group", lambda name, **options: seen.append(name))
-        sft.join_group(args)
+        join_group(args)
     return seen
 
 
@@ -270,8 +271,8 @@ def plugins(args: SftArguments, place: Path) -> Any:
 
 def trains(args: SftArguments, place: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sft, "dry_run", lambda *a: {"dry": True})
-        patch.setattr(sft, "load_plugins", lambda *a: pytest.fail("on its way to training"))
+        patch.setattr("swift.commands.training.dry_run", lambda *a: {"dry": True})
+        patch.setattr("swift.commands.training.load_plugins", lambda *a: pytest.fail("on its way to training"))
         try:
             return sft.sft_main(args)
         except pytest.fail.Exception:

@@ -8,7 +8,7 @@ from swift.arguments.fields import option
 
 
 @dataclass(kw_only=True)
-class GenerationOptions:
+class SamplingOptions:
     """How answers are sampled."""
 
     max_new_tokens: int = option(2048, group="Generation", minimum=1, unit="tokens", help="Longest answer.")
@@ -24,6 +24,12 @@ class GenerationOptions:
     num_beams: int = option(
         1, group="Generation", minimum=1, help="Width of beam search; 1 is none, and more cannot stream."
     )
+
+
+@dataclass(kw_only=True)
+class GenerationOptions(SamplingOptions):
+    """How answers are sampled, where they end, and whether that is kept."""
+
     stop_words: list[str] = option([], group="Generation", help="Texts that end an answer, besides the template's own.")
     overwrite_generation_config: bool = option(
         False,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from swift import checkpoint, storage
@@ -110,21 +111,32 @@ def read_saved(directory: Path) -> dict[str, Any]:
 def load_plugins(paths: Sequence[str]) -> None:
     """Run the user's Python files, which register what they add."""
     for said in paths:
-        path = Path(said).expanduser().resolve()
-        if path.suffix != ".py" or not path.is_file():
-            raise NotFoundError("FOUND-01", f"--custom_register_path {said} is not a Python file")
-        name = f"swift_plugin_{path.stem}"
-        if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
-            continue
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        sys.path.append(str(path.parent))
-        try:
-            spec.loader.exec_module(module)
-        except (ImportError, SyntaxError, NameError, ValueError, TypeError, AttributeError) as error:
-            del sys.modules[name]
-            what = f"--custom_register_path {said}: {type(error).__name__}: {error}"
-            raise UsageError("USAGE-02", what, fix="mend the file, or run with --debug") from error
+        load_plugin(said)
+
+
+def load_plugin(said: str, option: str = "custom_register_path") -> ModuleType:
+    """The module that a user's Python file is, run once; `option` is what named it.
+
+    Raises:
+        NotFoundError: it is no Python file.
+        UsageError: it cannot be run.
+    """
+    path = Path(said).expanduser().resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise NotFoundError("FOUND-01", f"--{option} {said} is not a Python file")
+    name = f"swift_plugin_{path.stem}"
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, NameError, ValueError, TypeError, AttributeError) as error:
+        del sys.modules[name]
+        what = f"--{option} {said}: {type(error).__name__}: {error}"
+        raise UsageError("USAGE-02", what, fix="mend the file, or run with --debug") from error
+    return module

@@ -1,6 +1,7 @@
 """`swift sft --dry_run`: everything that can be checked and told before weights are loaded; nothing is written.
 
 What is wrong is gathered, so that one dry run names all of it: the error that is raised at the end has its exit code.
+It serves every kind of training: `swift.commands.task` says in what they differ.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from swift.arguments.sft import SftArguments
 from swift.arguments.values import spelt
 from swift.commands.chat import say
 from swift.commands.dry_run_text import describe
-from swift.commands.estimates import Schedule, Size, batches_of, schedule, size_of, unknown_size
+from swift.commands.estimates import Schedule, Size, batches_of, schedule, size_of
 from swift.commands.pictures import wants_colour
 from swift.commands.prepare import load_plugins, load_template
-from swift.commands.ready import Data, find_inputs, new_ids, read_data, spell_out
+from swift.commands.ready import Data, find_inputs, new_ids, spell_out
 from swift.commands.run import check_disk, check_writable, plan_run
-from swift.decide import decide_sft, tidy
+from swift.commands.task import task_of
+from swift.decide import tidy
 from swift.errors import SeveralErrors, SwiftError, raise_all
 from swift.models.load import detect_hardware
 from swift.models.source import ModelSource
@@ -128,7 +130,7 @@ def rehearse(said: SftArguments, words: Sequence[str] | None, processes: int | N
     source = find_inputs(said)
     hardware = detect_hardware()
     hardware = replace(hardware, world_size=processes or hardware.world_size)
-    args = decide_sft(spell_out(said), hardware, source)
+    args = task_of(said).decide(spell_out(said), hardware, source)
     found = Rehearsal(args, {}, launch_line(said, words), hardware.world_size, source)
     with found.gathering():
         found.args = replace(args, **plan_run(args, source, look_only=True))
@@ -139,7 +141,7 @@ def rehearse(said: SftArguments, words: Sequence[str] | None, processes: int | N
     with found.gathering():
         found.template = load_template(args, source)
         new_ids(found.args, found.template)
-        found.data = read_data(args, found.template)
+        found.data = task_of(args).read(args, found.template)
         if found.data.val is None:
             found.args = replace(found.args, evaluation_strategy="no")
     _check_names(found)
@@ -165,7 +167,7 @@ def _estimate(found: Rehearsal, training: Seq2SeqTrainingArguments) -> None:
         with found.gathering():
             if found.resumed is not None:
                 _check_resumed(found, training, found.resumed, found.data)
-    found.unsized = unknown_size(found.args, found.source)
+    found.unsized = task_of(found.args).unsized(found.args, found.source)
     if found.unsized is None:
         train = found.data.train if found.data is not None else None
         batch = batches_of(found.args, found.source, training, train).largest
@@ -187,15 +189,16 @@ def _check_resumed(found: Rehearsal, training: Seq2SeqTrainingArguments, checkpo
 
 def launch_line(said: SftArguments, words: Sequence[str] | None) -> str:
     """The command of the run itself, with the variables that start its processes; secrets blacked out."""
-    options = options_of(SftArguments).values()
+    task = task_of(said)
+    options = options_of(task.arguments).values()
     if words is None:
         different = [info for info in options if getattr(said, info.name) != info.default and info.name != "dry_run"]
         words = [word for info in different for word in spelt(info.name, getattr(said, info.name))]
     else:
-        in_a_file = places_of(SftArguments, words).get("dry_run", "command line") != "command line"
+        in_a_file = places_of(task.arguments, words).get("dry_run", "command line") != "command line"
         words = without_dry_run(words) + (["--dry_run", "false"] if in_a_file else [])
     variables = [f"{name}={shlex.quote(os.environ[name])}" for name in LAUNCH_NAMES if os.environ.get(name)]
-    return redact_text(" ".join([*variables, "swift sft", shlex.join(without_secrets(words))]).strip())
+    return redact_text(" ".join([*variables, f"swift {task.verb}", shlex.join(without_secrets(words))]).strip())
 
 
 def without_secrets(words: Sequence[str]) -> list[str]:
@@ -241,9 +244,9 @@ def without_dry_run(words: Sequence[str]) -> list[str]:
 
 def origins(said: SftArguments, decided: SftArguments, words: Sequence[str] | None) -> dict[str, str]:
     """Where each decided option came from."""
-    places = places_of(SftArguments, words) if words is not None else {}
+    places = places_of(type(said), words) if words is not None else {}
     found = {}
-    for name, info in options_of(SftArguments).items():
+    for name, info in options_of(type(said)).items():
         if name in places:
             found[name] = places[name]
         elif getattr(said, name) != info.default:

@@ -21,7 +21,7 @@ from swift.commands.prepare import find_decided, load_template, load_tuned_model
 from swift.datasets.cache import originals
 from swift.datasets.convert import Conversation
 from swift.datasets.info import register_infos
-from swift.datasets.load import load_datasets
+from swift.datasets.load import Loaded, load_datasets
 from swift.decide import tidy
 from swift.errors import ConfigError, DataError, NotFoundError
 from swift.inference.generate import generate_batch, inference, inference_stream
@@ -65,20 +65,19 @@ def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -
     template = load_template(args, source)
     rows = read_rows(args, template, inherited=not (said.dataset or said.val_dataset)) if answers_data(args) else []
     model_dir = Path(args.ckpt_dir or source.path)
-    results = open_answers(args, model_dir, rows)
-
-    model = load_tuned_model(args, source)
-    if args.overwrite_generation_config:
-        settings = prepare_generation_config(model, template, generation_config(args))
-        storage.rewrite(model_dir, "generation_config.json", settings.to_json_string().encode())
-    set_seed(args.seed)
-    if args.query is not None:
-        answer_query(args, model, template, results)
-    elif answers_data(args):
-        answer_rows(args, model, template, rows, results)
-    else:
-        chat(args, model, template, results)
-    return results.report()
+    with open_answers(args, model_dir, rows) as results:
+        model = load_tuned_model(args, source)
+        if args.overwrite_generation_config:
+            settings = prepare_generation_config(model, template, generation_config(args))
+            storage.rewrite(model_dir, "generation_config.json", settings.to_json_string().encode())
+        set_seed(args.seed)
+        if args.query is not None:
+            answer_query(args, model, template, results)
+        elif answers_data(args):
+            answer_rows(args, model, template, rows, results)
+        else:
+            chat(args, model, template, results)
+        return results.report()
 
 
 def open_answers(args: InferArguments, model_dir: Path, rows: Sequence[Conversation]) -> Results:
@@ -91,18 +90,17 @@ def open_answers(args: InferArguments, model_dir: Path, rows: Sequence[Conversat
         find_unfinished(Path(args.result_dir) if args.result_dir else home / "infer_result", settings) if rows else None
     )
     if left is not None:
-        path, records = left
-        results = Results(path, args.system)
+        path, records, lock = left
+        results = Results(path, args.system, lock)
         begun = [results.record_of(row["messages"], "", None) for row in rows[: len(records)]]
         if [_question(record) for record in records] == [_question(record) for record in begun]:
             results.add_back(records)
             logger.info(f"going on behind the {len(records)} answers in {path}")
             return results
         logger.warning(f"{path} holds answers to other rows: left as it is")
+        lock.close()
     path = open_results(args.result_dir, home)
-    if rows and path is not None:
-        begin_rows(path, settings)
-    return Results(path, args.system)
+    return Results(path, args.system, begin_rows(path, settings) if rows and path is not None else None)
 
 
 def _question(record: dict[str, Any]) -> tuple[Any, ...]:
@@ -126,24 +124,7 @@ def read_rows(args: InferArguments, template: Template, *, inherited: bool) -> l
     those `inherited` from a checkpoint it is what training did not see. Of many rows, `show_dataset_sample` are drawn
     with the seed; all are in the order of their files.
     """
-    share = args.dataset_test_ratio
-    if not inherited and share == InferArguments().dataset_test_ratio:
-        share = 1.0
-    if inherited:
-        train, validation = originals(args.dataset)
-        args = replace(args, dataset=train, val_dataset=[*args.val_dataset, *validation])
-    register_infos(args.custom_dataset_info)
-    loaded = load_datasets(
-        () if args.val_dataset else args.dataset,
-        val_specs=args.val_dataset,
-        test_ratio=share or 1.0,
-        seed=args.dataset_seed,
-        columns=args.columns,
-        model_name=args.model_name,
-        model_author=args.model_author,
-        max_bad_rows=args.max_bad_rows,
-        answers=inherited,
-    )
+    loaded = load_rows(args, inherited=inherited, answers=inherited)
     logger.info(loaded.ledger.summary())
     rows, sample = in_file_order(loaded.val or []), args.show_dataset_sample
     if 0 <= sample < len(rows):
@@ -153,6 +134,28 @@ def read_rows(args: InferArguments, template: Template, *, inherited: bool) -> l
     for row in rows:
         template.encode(without_label(row))
     return rows
+
+
+def load_rows(args: InferArguments, *, inherited: bool, answers: bool) -> Loaded:
+    """All rows that `read_rows` chooses from, with their ledger; with `answers`, each one has to have one."""
+    share = args.dataset_test_ratio
+    if not inherited and share == InferArguments().dataset_test_ratio:
+        share = 1.0
+    if inherited:
+        train, validation = originals(args.dataset)
+        args = replace(args, dataset=train, val_dataset=[*args.val_dataset, *validation])
+    register_infos(args.custom_dataset_info)
+    return load_datasets(
+        () if args.val_dataset else args.dataset,
+        val_specs=args.val_dataset,
+        test_ratio=share or 1.0,
+        seed=args.dataset_seed,
+        columns=args.columns,
+        model_name=args.model_name,
+        model_author=args.model_author,
+        max_bad_rows=args.max_bad_rows,
+        answers=answers,
+    )
 
 
 def answer_query(args: InferArguments, model: Any, template: Template, results: Results) -> None:

@@ -30,10 +30,12 @@ WEIGHTS = (".safetensors",)
 FACTS = ("world_size", "devices", "versions", "data", "template", "order")
 
 
-def write_receipt(args: SftArguments, trainer: Seq2SeqTrainer, template: Template, order: str | None) -> None:
+def write_receipt(
+    args: SftArguments, trainer: Seq2SeqTrainer, template: Template, order: str | None, command: str = "sft"
+) -> None:
     """Write the receipt of a finished run into its directory."""
     if dist.is_main():
-        receipt = receipt_of(args, trainer, template, order)
+        receipt = {"command": command, **receipt_of(args, trainer, template, order)}
         storage.write_json(Path(args.output_dir) / RECEIPT, receipt, private=True)
 
 

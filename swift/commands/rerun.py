@@ -14,7 +14,8 @@ from swift.arguments.sft import SftArguments
 from swift.arguments.verbs import RerunArguments
 from swift.commands.receipt import FACTS, RECEIPT, first_difference, read_receipt
 from swift.commands.run import next_version
-from swift.commands.sft import sft_main
+from swift.commands.task import find_task
+from swift.commands.training import train
 from swift.errors import ConfigError, InternalError
 from swift.log import get_logger
 
@@ -35,8 +36,9 @@ def rerun_main(args: RerunArguments) -> dict[str, Any]:
         raise ConfigError(
             "CONFIG-02", f"that run had {then['world_size']} processes, this one {dist.world_size()}", fix=fix
         )
-    said = options_to_repeat(then["arguments"], args.output_dir)
-    sft_main(said)
+    task = find_task(then.get("command", "sft"))
+    said = options_to_repeat(then["arguments"], args.output_dir, task.arguments)
+    train(said, task)
     if not dist.is_main():
         return {}
     now = read_receipt(str(Path(said.output_dir) / RECEIPT))
@@ -49,10 +51,12 @@ def rerun_main(args: RerunArguments) -> dict[str, Any]:
     return found
 
 
-def options_to_repeat(saved: dict[str, Any], output_dir: str | None) -> SftArguments:
+def options_to_repeat(
+    saved: dict[str, Any], output_dir: str | None, arguments: type[SftArguments] = SftArguments
+) -> SftArguments:
     """The options of the run, which writes elsewhere and begins where it once began."""
-    known = options_of(SftArguments)
-    options = SftArguments(**{name: value for name, value in saved.items() if name in known})
+    known = options_of(arguments)
+    options = arguments(**{name: value for name, value in saved.items() if name in known})
     before = Path(options.output_dir)
     place = Path(output_dir).expanduser() if output_dir else before.with_name(f"rerun-of-{before.name}")
     if not output_dir and place.exists():

@@ -19,16 +19,19 @@ from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.arguments.values import spelt
 from swift.commands.streams import open_stream
+from swift.commands.texts import count, how_texts_are_read, in_pieces, joined, joins
 from swift.datasets import cache
 from swift.datasets.ahead import Ahead
 from swift.datasets.blocks import InMemory, Keep
 from swift.datasets.compact import Compactor
 from swift.datasets.encode import EncodedDataset, encode, settle, uncollected
+from swift.datasets.judge import Encoder
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.ledger import Ledger, Part
 from swift.datasets.load import Hold, Loaded, load_datasets, parse_specs
 from swift.datasets.mix import choose_mix
 from swift.datasets.pack import PackedDataset, best_fit, first_row
+from swift.datasets.pieces import Joined
 from swift.datasets.source import hub_address
 from swift.datasets.stream import Stream
 from swift.errors import DataError, DiskError, OutputError, UsageError
@@ -45,7 +48,7 @@ NOT_SHAPING = {"dataset", "val_dataset", "data_cache", "packing", "lazy_tokenize
 class Data:
     """Encoded rows and the account of every row read; `val` is None without evaluation."""
 
-    train: EncodedDataset | PackedDataset | LazyDataset | Stream
+    train: EncodedDataset | PackedDataset | Joined | LazyDataset | Stream
     val: EncodedDataset | None
     ledger: Ledger
 
@@ -75,54 +78,62 @@ def load_rows(args: SftArguments, hold: Hold | None = None) -> Loaded:
             mix_specs=args.train_dataset_mix_ds,
             mix_ratio=args.train_dataset_mix_ratio,
             hold=hold or Compactor(),
+            **how_texts_are_read(args),
         )
 
 
-def read_data(args: SftArguments, template: Template) -> Data:
+def read_data(args: SftArguments, template: Template, encoder: Encoder | None = None) -> Data:
     """Read, split and encode the data sets, or take what was kept of exactly these.
+
+    Args:
+        args: the decided options.
+        template: bound to its tokenizer.
+        encoder: what makes tokens of rows, with a `repr` that tells it from others; None is the template.
 
     Raises:
         DataError: no row is left, a row is bad, or a prepared directory does not fit this run.
     """
+    encodes: Encoder = encoder or template
     if args.streaming:
-        return Data(*open_stream(args, template, load_rows(replace(args, dataset=[])) if args.val_dataset else None))
+        return Data(*open_stream(args, encodes, load_rows(replace(args, dataset=[])) if args.val_dataset else None))
     prepared = [Path(text).expanduser() for text in args.dataset if cache.is_kept(Path(text).expanduser())]
     if prepared:
-        return _prepared(args, template, prepared[0])
+        return _prepared(args, template, prepared[0], encoder)
     if args.lazy_tokenize and not args.dry_run:
-        return _late(args, template)
+        return _late(args, encodes)
     if dist.speaks() and dist.local_rank() > 0:
         found = dist.hear(ROWS)
-        return _of(cache.read(Path(found), args.max_bad_rows), args) if found else encode_rows(args, template)
-    made = made_of(args, template) if args.data_cache and not args.dry_run else None
+        return _of(cache.read(Path(found), args.max_bad_rows), args) if found else encode_rows(args, encodes)
+    made = made_of(args, template, encoder) if args.data_cache and not args.dry_run else None
     found = None if made is None else cache.find(made)
     if made is not None and found is None and dist.local_rank() == 0:
-        found = _keep(args, template, made)
+        found = _keep(args, encodes, made)
     if found is not None:
         logger.info(f"encoded rows: {found}")
     elif dist.speaks():
-        found = _for_the_others(args, template)
+        found = _for_the_others(args, encodes)
     if dist.speaks():
         dist.tell(ROWS, str(found or ""))
-    return _of(cache.read(found, args.max_bad_rows), args) if found else encode_rows(args, template)
+    return _of(cache.read(found, args.max_bad_rows), args) if found else encode_rows(args, encodes)
 
 
-def _for_the_others(args: SftArguments, template: Template) -> Path | None:
+def _for_the_others(args: SftArguments, encoder: Encoder) -> Path | None:
     """Encode where the other processes of this machine can read it while they run; None where there is no room."""
     place = dist.place(ROWS)
     try:
         with storage.staged_directory(place, cache.facts({})) as stage:
-            encode_rows(args, template, stage)
+            encode_rows(args, encoder, stage)
     except DiskError as error:
         logger.warning(f"each process encodes its rows itself: {error.what}")
         return None
     return place
 
 
-def encode_rows(args: SftArguments, template: Template, stage: Path | None = None) -> Data:
+def encode_rows(args: SftArguments, encoder: Encoder, stage: Path | None = None) -> Data:
     """Read, split and encode; into files of the directory `stage`, where one is said."""
-    parts, ledger = (_while_reading if _takes_every_row(args) else _after_reading)(args, template, stage)
-    pack_of = best_fit(parts["train"].lengths, args.max_length) if args.packing else None
+    parts, ledger = (_while_reading if _takes_every_row(args) else _after_reading)(args, encoder, stage)
+    packs = args.packing and not joins(args)
+    pack_of = best_fit(in_pieces(parts["train"], args).lengths, args.max_length) if packs else None
     kept = cache.Kept(parts, ledger, pack_of)
     if stage is not None:
         cache.finish(stage, kept)
@@ -140,19 +151,19 @@ def _takes_every_row(args: SftArguments) -> bool:
     return not (drawn or mix.shares or args.train_dataset_mix_ratio or args.preprocess_num_proc > 1)
 
 
-def _while_reading(args: SftArguments, template: Template, stage: Path | None) -> tuple[Parts, Ledger]:
-    with uncollected(), Ahead(template, _keep_in(stage, "train")) as ahead:
+def _while_reading(args: SftArguments, encoder: Encoder, stage: Path | None) -> tuple[Parts, Ledger]:
+    with uncollected(), Ahead(encoder, _keep_in(stage, "train")) as ahead:
         loaded = load_rows(args, ahead.take)
     parts: Parts = {part: settle(rows, ahead.judged, loaded.ledger, part) for part, rows in loaded.parts()}
     return parts, loaded.ledger
 
 
-def _after_reading(args: SftArguments, template: Template, stage: Path | None) -> tuple[Parts, Ledger]:
+def _after_reading(args: SftArguments, encoder: Encoder, stage: Path | None) -> tuple[Parts, Ledger]:
     loaded = load_rows(args)
     parts: Parts = {
         part: encode(
             rows,
-            template,
+            encoder,
             loaded.ledger,
             split=part,
             keep=_keep_in(stage, part),
@@ -167,27 +178,32 @@ def _keep_in(stage: Path | None, part: Part) -> Keep:
     return cache.Writer(cache.blocks_file(stage, part)) if stage else InMemory()
 
 
-def _late(args: SftArguments, template: Template) -> Data:
+def _late(args: SftArguments, encoder: Encoder) -> Data:
     """Rows of which those that train are encoded when they are drawn."""
     loaded = load_rows(args)
-    held = encode(loaded.val, template, loaded.ledger, split="validation") if loaded.val else None
-    return Data(LazyDataset(loaded.train, template, loaded.ledger), held, loaded.ledger)
+    held = encode(loaded.val, encoder, loaded.ledger, split="validation") if loaded.val else None
+    return Data(LazyDataset(loaded.train, encoder, loaded.ledger), held, loaded.ledger)
 
 
 def _of(kept: cache.Kept, args: SftArguments) -> Data:
-    train: EncodedDataset | PackedDataset = kept.parts["train"]
-    if args.packing:
-        train = PackedDataset(kept.parts["train"], args.max_length, kept.pack_of)
-    return Data(train, kept.parts.get("validation"), kept.ledger)
+    pieces = {part: in_pieces(rows, args) for part, rows in kept.parts.items()}
+    train: EncodedDataset | PackedDataset | Joined = pieces["train"]
+    if joins(args):
+        train = joined(kept.parts["train"], args)
+    elif args.packing:
+        train = PackedDataset(pieces["train"], args.max_length, kept.pack_of)
+    for part, rows in pieces.items():
+        count(kept.ledger, part, train if part == "train" and isinstance(train, Joined) else rows)
+    return Data(train, pieces.get("validation"), kept.ledger)
 
 
-def _keep(args: SftArguments, template: Template, made: dict[str, Any]) -> Path | None:
+def _keep(args: SftArguments, encoder: Encoder, made: dict[str, Any]) -> Path | None:
     """Encode into the cache; None where nothing can be written there, which stops nobody."""
     place = cache.place_of(made)
     try:
         storage.make_directory(place.parent)
         with storage.staged_directory(place, cache.facts(made)) as stage:
-            encode_rows(args, template, stage)
+            encode_rows(args, encoder, stage)
         cache.tidy()
     except (DiskError, OutputError) as error:
         logger.warning(f"encoded rows are not kept for the next run: {error.what}")
@@ -199,7 +215,7 @@ def _keep(args: SftArguments, template: Template, made: dict[str, Any]) -> Path 
     return place
 
 
-def _prepared(args: SftArguments, template: Template, directory: Path) -> Data:
+def _prepared(args: SftArguments, template: Template, directory: Path, encoder: Encoder | None = None) -> Data:
     """The rows of a directory that `swift data prepare` wrote.
 
     Raises:
@@ -208,7 +224,7 @@ def _prepared(args: SftArguments, template: Template, directory: Path) -> Data:
     """
     if len(args.dataset) > 1 or args.val_dataset:
         raise UsageError("USAGE-02", f"--dataset {directory} is prepared, and nothing can be added", fix="say it alone")
-    then, now = cache.made_of(directory), made_of(args, template, of_files=False)
+    then, now = cache.made_of(directory), made_of(args, template, encoder, of_files=False)
     assert now is not None
     options = {**now["options"], "packing": args.packing}
     for name, value in then["options"].items():
@@ -218,6 +234,9 @@ def _prepared(args: SftArguments, template: Template, directory: Path) -> Data:
             )
             same = f"leave --{name} out" if value in (None, []) else f"say {_said(name, value)} here"
             raise DataError("DATA-07", what, fix=f"{same}, or prepare it anew")
+    if then.get("rows") != now.get("rows"):
+        fix = "name the data sets themselves"
+        raise DataError("DATA-07", f"{directory} was prepared for another kind of training", fix=fix)
     for name in ("template", "tokenizer"):
         if then[name] != now[name]:
             raise DataError("DATA-07", f"{directory} was prepared for another {name}", fix="prepare it for this model")
@@ -229,12 +248,15 @@ def _prepared(args: SftArguments, template: Template, directory: Path) -> Data:
     return data if args.evaluation_strategy != "no" else Data(data.train, None, data.ledger)
 
 
-def made_of(args: SftArguments, template: Template, *, of_files: bool = True) -> dict[str, Any] | None:
+def made_of(
+    args: SftArguments, template: Template, encoder: Encoder | None = None, *, of_files: bool = True
+) -> dict[str, Any] | None:
     """All that decides what encoded rows are; None where that cannot be known without reading them.
 
     Args:
         args: the decided options.
         template: bound to its tokenizer.
+        encoder: what makes tokens of rows, None for the template.
         of_files: whether the data is looked at too.
     """
     names = [name for name, info in options_of(type(args)).items() if info.group == "Data"]
@@ -243,6 +265,7 @@ def made_of(args: SftArguments, template: Template, *, of_files: bool = True) ->
     said = [str(item) for value in options.values() for item in (value if isinstance(value, list) else [value])]
     files = {text: cache.digest_of([Path(text)]) for text in [*said, *args.custom_register_path] if _is_file(text)}
     made: dict[str, Any] = {"options": options, "template": _template(template), "tokenizer": _tokenizer(template)}
+    made |= {"rows": repr(encoder)} if encoder is not None else {}
     if not of_files:
         return made
     further = args.train_dataset_mix_ds if args.train_dataset_mix_ratio else []

@@ -14,6 +14,7 @@ from swift.arguments.app_ui import AppUIArguments
 from swift.arguments.data_verbs import DataArguments
 from swift.arguments.deploy import DeployArguments
 from swift.arguments.estimate import EstimateArguments
+from swift.arguments.eval import EvalArguments
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.help import first_line
@@ -28,6 +29,7 @@ CLASSES: dict[str, type] = {
     "infer": InferArguments,
     "app-ui": AppUIArguments,
     "deploy": DeployArguments,
+    "eval": EvalArguments,
     "export": ExportArguments,
     "data": DataArguments,
     "estimate": EstimateArguments,

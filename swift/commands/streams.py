@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from swift.arguments.sft import SftArguments
+from swift.commands.texts import count, how_texts_are_read, in_pieces, joins
 from swift.datasets.convert import Conversation
 from swift.datasets.encode import EncodedDataset, encode
+from swift.datasets.judge import Encoder
 from swift.datasets.ledger import Ledger
 from swift.datasets.load import Loaded, how_to_read, parse_specs
 from swift.datasets.mix import choose_mix, rows_drawn
@@ -15,34 +17,38 @@ from swift.datasets.source import Source
 from swift.datasets.spec import DatasetSpec
 from swift.datasets.stream import Stream
 from swift.errors import UsageError
-from swift.templates.template import Template
 
 
 def open_stream(
-    args: SftArguments, template: Template, held: Loaded | None
+    args: SftArguments, encoder: Encoder, held: Loaded | None
 ) -> tuple[Stream, EncodedDataset | None, Ledger]:
     """The data sets as a stream, with what validates and the account of both.
 
     Args:
         args: the decided options.
-        template: bound to its tokenizer.
+        encoder: what makes tokens of rows, such as a template.
         held: the rows of `--val_dataset`; without them those at the stream's beginning validate, if any.
     """
     specs = _counted(parse_specs(args.dataset))
-    reading = how_to_read(specs, args.columns, args.model_name, args.model_author)
+    reading = how_to_read(specs, args.columns, args.model_name, args.model_author, **how_texts_are_read(args))
     ledger = held.ledger if held else Ledger(args.max_bad_rows)
     stream = Stream(
         [Source(spec, reading, streaming=True) for spec in specs],
-        template,
+        encoder,
         ledger,
         mix=choose_mix(specs, args.interleave, args.interleave_prob, args.stopping_strategy),
         buffer_size=args.streaming_buffer_size,
         val_size=args.streaming_val_size,
         seed=args.dataset_seed,
         pack_size=args.max_length if args.packing else None,
+        isolate=not joins(args),
     )
     val: Sequence[Conversation] | None = held.val if held else stream.hold_out()
-    return stream, encode(val, template, ledger, split="validation") if val else None, ledger
+    if not val:
+        return stream, None, ledger
+    pieces = in_pieces(encode(val, encoder, ledger, split="validation"), args)
+    count(ledger, "validation", pieces)
+    return stream, pieces, ledger
 
 
 def _counted(specs: list[DatasetSpec]) -> list[DatasetSpec]:

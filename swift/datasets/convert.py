@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
+from swift.datasets.choices import ANSWERS as CHOSEN
+from swift.datasets.choices import choice_turns, choices_of
 from swift.datasets.rows import Row
 from swift.datasets.turns import (
     ANSWERS,
@@ -45,6 +47,7 @@ class Conversation(TypedDict):
         tools: functions that can be called, as the row has them.
         label: whether the answer is a good one.
         rejected_response: a worse last answer.
+        choices: the answers to choose from, of which the last message is one.
         images: as the row has them, like `videos`, `audios`, `objects` and `chat_template_kwargs`.
     """
 
@@ -54,6 +57,7 @@ class Conversation(TypedDict):
     tools: NotRequired[Any]
     label: NotRequired[Any]
     rejected_response: NotRequired[str]
+    choices: NotRequired[list[str]]
     images: NotRequired[Any]
     videos: NotRequired[Any]
     audios: NotRequired[Any]
@@ -143,6 +147,9 @@ def convert_row(known: Format, row: Row, where: str, *, answers: bool = True) ->
         for name in PASSED_ON:
             if row.get(name) is not None:
                 converted[name] = row[name]
+        if known.turns is choice_turns:
+            converted["choices"] = choices_of(row)
+            converted.pop("label", None)  # which of them is right, if that is what it is called
         if "rejected" in known.uses or "rejected_response" in row:
             _reject(converted, row)
         if isinstance(row.get("label"), str) and row["label"].lower() in ("true", "false"):
@@ -252,6 +259,14 @@ def _list_of_turns(name: str, key: str) -> Format:
 
 _PAIRED = QUESTIONS[1:]
 FORMATS = (
+    Format(
+        "multiple choice", ("choices", "|".join(CHOSEN)), ("choices",), ("choices", "system", "history"),
+        choice_turns, QUESTIONS, CHOSEN,
+    ),
+    Format(
+        "multiple choice in columns", ("A", "B", "answer"), ("A", "B"), (*"ABCDEFGH", "system", "history"),
+        choice_turns, QUESTIONS, ("answer",),
+    ),
     Format(
         "query/response", ("response",), ("query",), ("system", "history", "history_roles", "query_role"),
         rounds(QUESTIONS, ("response",)), QUESTIONS, ("response",),

@@ -12,6 +12,7 @@ import numpy as np
 from swift.datasets.encode import EncodedDataset
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.pack import PackedDataset
+from swift.datasets.pieces import Joined, Pieces
 
 SIZE = 16
 
@@ -21,8 +22,13 @@ def digest_of_rows(dataset: Any) -> str | None:
     seen = hashlib.sha256()
     if isinstance(dataset, PackedDataset):
         seen.update(dataset.pack_of.tobytes())
+        seen.update(_size(dataset.rows))
         _add(seen, dataset.rows)
+    elif isinstance(dataset, Joined):
+        seen.update(b"joined" + str(dataset.size).encode())
+        _add(seen, dataset.whole)
     elif isinstance(dataset, EncodedDataset):
+        seen.update(_size(dataset))
         _add(seen, dataset)
     elif isinstance(dataset, LazyDataset):
         seen.update(dataset.order.tobytes())
@@ -32,6 +38,11 @@ def digest_of_rows(dataset: Any) -> str | None:
     else:
         return None
     return seen.hexdigest()
+
+
+def _size(dataset: EncodedDataset) -> bytes:
+    """What tells pieces of one size from those of another, and from whole rows."""
+    return f"pieces of {dataset.size}".encode() if isinstance(dataset, Pieces) else b""
 
 
 def _add(seen: Any, dataset: EncodedDataset) -> None:

@@ -35,7 +35,7 @@ class Encoder(Protocol):
 
     @property
     def truncation_strategy(self) -> str:
-        """What happens to longer rows: "delete" or "truncation_left"."""
+        """What happens to longer rows: "delete", "truncation_left" or "split"."""
         ...
 
     @property

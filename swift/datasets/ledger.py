@@ -75,6 +75,7 @@ class Ledger:
         excused: what is wrong with those that do not.
         cut: rows that are used and fill the maximal length, to which longer ones are cut.
         padded: tokens of padding that training computed besides; None before it ran.
+        pieces: how many pieces the rows of each part were cut into, where they were.
     """
 
     max_bad_rows: int = 0
@@ -85,6 +86,7 @@ class Ledger:
     excused: list[DataError] = field(default_factory=list)
     cut: Places = field(default_factory=Places)
     padded: int | None = None
+    pieces: dict[Part, int] = field(default_factory=dict)
     _told: int = 0
 
     @property
@@ -254,8 +256,17 @@ class Ledger:
         if tokens:
             share = f"{100 * train.supervised / tokens:.1f} %"
             lines.append(f"training tokens: {tokens:,}, of which {train.supervised:,} are learnt ({share})")
-        lines += [f"tokens of padding: {self.padded:,}"] if self.padded is not None else []
+        lines += (
+            [f"pieces: {', '.join(f'{count:,} {part}' for part, count in self.pieces.items())}"] if self.pieces else []
+        )
+        lines += [self.padding()] if self.padded is not None else []
         return "\n".join(lines)
+
+    def padding(self) -> str:
+        """One line: how much padding training computed; beside the rows of which data set, where there are several."""
+        each = [f"{account.dataset} {account.padded:,}" for account in self.accounts.values() if account.padded]
+        apart = f" ({', '.join(each)})" if len(self.accounts) > 1 and each else ""
+        return f"tokens of padding: {self.padded or 0:,}{apart}"
 
     def _named(self) -> Iterator[str]:
         """The first rows of every reason that nobody asked for."""
@@ -272,6 +283,7 @@ class Ledger:
             "rows_read": self.rows_read,
             **{part: asdict(share) for part, share in self.parts.items()},
             "padded": self.padded,
+            **({"pieces": dict(self.pieces)} if self.pieces else {}),
             "dropped": {
                 reason: {"rows": len(places), "lines": places.by_file()} for reason, places in self.dropped.items()
             },
@@ -288,6 +300,7 @@ class Ledger:
             "cut": self.cut.to_state(),
             "bad_rows": [_plain(error) for error in self.bad_rows],
             "excused": [_plain(error) for error in self.excused],
+            **({"pieces": dict(self.pieces)} if self.pieces else {}),
         }
 
     def from_state(self, state: Mapping[str, Any]) -> None:
@@ -302,6 +315,7 @@ class Ledger:
         self.cut = Places.from_state(state["cut"], self.most_places)
         self.bad_rows = [_error(saved) for saved in state["bad_rows"]]
         self.excused = [_error(saved) for saved in state["excused"]]
+        self.pieces = dict(state.get("pieces", {}))
         self._told = len(self.bad_rows) + len(self.excused)
 
 

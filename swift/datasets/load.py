@@ -53,6 +53,8 @@ def load_datasets(
     mix_specs: str | Sequence[str] = (),
     mix_ratio: float = 0.0,
     hold: Hold | None = None,
+    text_unit: str = "line",
+    endless: bool = False,
 ) -> Loaded:
     """Read, convert, sample and split data sets.
 
@@ -72,6 +74,8 @@ def load_datasets(
         mix_specs: sets to draw further rows to train on from.
         mix_ratio: how many, as a share of the rows that train; 0 reads none of them.
         hold: makes of each good row, as it is read, what is held of it; the row itself unless said.
+        text_unit: what one row of a txt file is: a "line", a "paragraph" or the "file".
+        endless: take rows of any length.
 
     Raises:
         DataError: bad rows beyond `max_bad_rows`, columns of no known format, or no row at all.
@@ -82,11 +86,13 @@ def load_datasets(
     train_specs, held_out = parse_specs(_listed(specs)), parse_specs(_listed(val_specs))
     added = parse_specs(_listed(mix_specs)) if mix_ratio else []
     mix = choose_mix(train_specs, interleave, interleave_prob, stopping_strategy)
-    reading = how_to_read([*train_specs, *held_out, *added], columns, model_name, model_author, answers=answers)
+    specs_of_all = [*train_specs, *held_out, *added]
+    more = {"answers": answers, "text_unit": text_unit, "endless": endless}
+    reading = how_to_read(specs_of_all, columns, model_name, model_author, **more)
     ledger = Ledger(max_bad_rows)
-    begun = [_begin(Source(spec, reading)) for spec in [*train_specs, *held_out, *added]]
+    begun = [_begin(Source(spec, reading)) for spec in specs_of_all]
     sets = [_read_on(*each, ledger, hold) for each in begun]
-    sets, more = sets[: len(sets) - len(added)], sets[len(sets) - len(added) :]
+    sets, drawn = sets[: len(sets) - len(added)], sets[len(sets) - len(added) :]
     check_columns(reading)
     ledger.check_bad_rows()
     ratio = 0.0 if held_out else test_ratio
@@ -96,7 +102,7 @@ def load_datasets(
         _drop(NOT_SAMPLED, split.unused, ledger)
         val += split.val
     if added:
-        train += _further(added, more, int(len(train) * mix_ratio), seed, ledger)
+        train += _further(added, drawn, int(len(train) * mix_ratio), seed, ledger)
     ledger.use("train", train)
     ledger.use("validation", val)
     _check_left(train, val, train_specs, held_out, ratio, ledger)
@@ -206,9 +212,11 @@ def how_to_read(
     model_author: Forms = None,
     *,
     answers: bool = True,
+    text_unit: str = "line",
+    endless: bool = False,
 ) -> Reading:
     """How the rows of these data sets are read; see `load_datasets`."""
-    return Reading(_renames(columns), _identity(specs, model_name, model_author), answers)
+    return Reading(_renames(columns), _identity(specs, model_name, model_author), answers, text_unit, endless)
 
 
 def _identity(specs: Sequence[DatasetSpec], name: Forms, author: Forms) -> dict[str, tuple[str, str]] | None:

@@ -15,7 +15,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -33,12 +33,13 @@ CHUNK = 1 << 20
 BLANK = re.compile(r"[ \t\r\n]*")
 
 
-def read_file(path: Path, skip: int = 0) -> Iterator[Entry]:
+def read_file(path: Path, skip: int = 0, text_unit: str = "line") -> Iterator[Entry]:
     """Rows of one data file.
 
     Args:
         path: of the file.
         skip: how many rows at its start are left out; jsonl, txt, parquet and arrow pass over them unparsed.
+        text_unit: what one row of a txt file is: a "line", a "paragraph" (up to a blank line), or the "file".
 
     Raises:
         NotFoundError: there is no such file.
@@ -54,7 +55,7 @@ def read_file(path: Path, skip: int = 0) -> Iterator[Entry]:
             "DATA-01", f"{path}: files of this kind are not read", fix=f"use one of {', '.join(ENDINGS)}{packed}"
         )
     try:
-        yield from reader(path, skip)
+        yield from reader(path, skip) if reader is not _read_txt else UNITS[text_unit](path, skip)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError("DATA-01", f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -92,6 +93,35 @@ def _read_txt(path: Path, skip: int) -> Iterator[Entry]:
                 yield where, {"text": line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")}
             except UnicodeDecodeError as error:
                 yield where, DataError("DATA-02", f"{where}: byte {error.start + 1} is not UTF-8")
+
+
+def _read_paragraphs(path: Path, skip: int) -> Iterator[Entry]:
+    """Lines up to a blank one are a text of their own."""
+    with open_bytes(path) as file:
+        groups = groupby(enumerate(file, 1), lambda numbered: bool(numbered[1].strip()))
+        for _, lines in islice(((filled, group) for filled, group in groups if filled), skip, None):
+            numbers, texts = zip(*lines, strict=True)
+            yield _one_text(path, numbers[0], b"".join(texts))
+
+
+def _read_whole(path: Path, skip: int) -> Iterator[Entry]:
+    """All of it is one text."""
+    with open_bytes(path) as file:
+        text = b"" if skip else file.read()
+    if text.strip():
+        yield _one_text(path, 1, text)
+
+
+def _one_text(path: Path, line: int, text: bytes) -> Entry:
+    where = f"{path}:{line}"
+    try:
+        return where, {"text": text.decode("utf-8-sig" if line == 1 else "utf-8").rstrip("\r\n")}
+    except UnicodeDecodeError as error:
+        at = line + text.count(b"\n", 0, error.start)
+        return where, DataError("DATA-02", f"{path}:{at}: byte {error.start + 1} of the text is not UTF-8")
+
+
+UNITS = {"line": _read_txt, "paragraph": _read_paragraphs, "file": _read_whole}
 
 
 def _parse_line(where: str, line: bytes, first: bool) -> Row | DataError:

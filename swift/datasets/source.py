@@ -43,12 +43,16 @@ class Reading:
         columns: to rename.
         identity: name and author of the model by language, None when no data set asks.
         answers: whether every row needs one.
+        text_unit: what one row of a txt file is.
+        endless: whether rows of any length are taken.
         met: those columns to rename that were there.
     """
 
     columns: Mapping[str, str]
     identity: Mapping[str, tuple[str, str]] | None
     answers: bool
+    text_unit: str = "line"
+    endless: bool = False
     met: set[str] = field(default_factory=set)
 
 
@@ -80,7 +84,7 @@ class Source:
 
     def __init__(self, spec: DatasetSpec, reading: Reading, *, streaming: bool = False) -> None:
         self.spec, self.reading = spec, reading
-        self.tables = list(_tables(spec, streaming))
+        self.tables = list(_tables(spec, reading.text_unit, streaming))
         self.excused = spec.record is not None and spec.record.drop_bad_rows
         self.formats: dict[int, Format] = {}
 
@@ -152,7 +156,8 @@ class Source:
             converted = convert_row(self.formats[table], row, where, answers=self.reading.answers)
         except DataError as error:
             return where, error
-        if sum(len(message["content"]) for message in converted["messages"]) > MOST_CHARACTERS:
+        characters = sum(len(message["content"]) for message in converted["messages"])
+        if characters > MOST_CHARACTERS and not self.reading.endless:
             return where, ENDLESS
         converted["dataset"] = self.spec.text
         return where, converted
@@ -228,7 +233,7 @@ def is_encoded(directory: Path) -> bool:
         return False
 
 
-def _tables(spec: DatasetSpec, streaming: bool) -> Iterator[Table]:
+def _tables(spec: DatasetSpec, unit: str, streaming: bool) -> Iterator[Table]:
     record = spec.record
     for directory in {file.parent for file in spec.files}:
         if is_encoded(directory):
@@ -237,9 +242,9 @@ def _tables(spec: DatasetSpec, streaming: bool) -> Iterator[Table]:
     if record is not None and record.path is not None:
         path = HERE / record.path if not Path(record.path).is_absolute() else Path(record.path)
         inside = path.is_relative_to(HERE.parent)
-        yield _file(path, path.name if inside else str(path))
+        yield _file(path, path.name if inside else str(path), unit)
         return
-    yield from (_file(file, str(file)) for file in spec.files)
+    yield from (_file(file, str(file), unit) for file in spec.files)
     if record is None and spec.hub_id is None:
         return
     hub_id, use_hf = hub_address(spec)
@@ -249,11 +254,11 @@ def _tables(spec: DatasetSpec, streaming: bool) -> Iterator[Table]:
             yield Table(name, _opener(name, hub_id, subset, split, use_hf, streaming))
 
 
-def _file(path: Path, name: str) -> Table:
+def _file(path: Path, name: str, unit: str) -> Table:
     def rows(skip: int) -> Iterator[Entry]:
-        return ((f"{name}{where.removeprefix(str(path))}", row) for where, row in read_file(path, skip))
+        return ((f"{name}{where.removeprefix(str(path))}", row) for where, row in read_file(path, skip, unit))
 
-    return Table(name, (lambda skip: read_file(path, skip)) if name == str(path) else rows)
+    return Table(name, (lambda skip: read_file(path, skip, unit)) if name == str(path) else rows)
 
 
 def _opener(

@@ -23,6 +23,7 @@ from swift.datasets.ledger import BAD, Ledger
 from swift.datasets.mix import Mix
 from swift.datasets.pack import best_fit, join, members
 from swift.datasets.passes import Cursor, Pass
+from swift.datasets.pieces import SPLIT, as_arrays, cut, end_to_end
 from swift.datasets.source import Outcome, Source
 from swift.errors import ConfigError, DataError
 
@@ -37,7 +38,8 @@ Drawn = tuple[int, bool, str, Outcome]
 class Event:
     """What became of a row, after `before` examples were given.
 
-    `again` says that the row was read in an earlier pass, and `reason` why it was dropped, None for one that is used.
+    `again` says that the row was read in an earlier pass, and `reason` why it was dropped, None for one that is used;
+    `pieces` is how many it was cut into, 0 where rows stay whole or run on.
     """
 
     before: int
@@ -50,6 +52,7 @@ class Event:
     learnt: int = 0
     masked: int = 0
     truncated: int = 0
+    pieces: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Stream(IterableDataset[Example]):
         val_size: rows at the beginning that `hold_out` gives and training leaves out.
         seed: of the order.
         pack_size: the examples are packs of that many tokens, made of the rows of a block; None packs nothing.
+        isolate: let no row of a pack see another; otherwise the rows of a block run on, one right after the other.
+
+    Where the template's truncation strategy is "split", rows come in pieces of its `max_length`.
     """
 
     def __init__(
@@ -85,9 +91,11 @@ class Stream(IterableDataset[Example]):
         val_size: int = 0,
         seed: int = 42,
         pack_size: int | None = None,
+        isolate: bool = True,
     ) -> None:
         self.sources, self.template, self.ledger, self.mix = sources, template, ledger, mix or Mix()
         self.buffer_size, self.val_size, self.seed, self.pack_size = buffer_size, val_size, seed, pack_size
+        self.isolate = isolate
         self.dataset_names = [source.spec.text for source in sources]
         self._from, self._skip = Mark(0, Cursor.start(len(sources))), 0
         self._forget()
@@ -160,26 +168,34 @@ class Stream(IterableDataset[Example]):
         if self.pack_size is not None:
             yield from self._packed(shuffled, index, self.pack_size)
             return
-        for event, example in self._encoded(shuffled):
-            self._note(replace(event, before=index))
-            if example is not None:
-                index += 1
-                yield example
+        for event, examples in self._encoded(shuffled):
+            self._note(replace(event, before=index + max(len(examples) - 1, 0)))
+            index += len(examples)
+            yield from examples
 
     def _packed(self, rows: Sequence[Drawn], index: int, size: int) -> Iterator[Example]:
         """The rows of a block as packs, of which the first is the example `index`."""
         found = list(self._encoded(rows))
-        good = [example for _, example in found if example is not None]
-        pack_of = best_fit([len(example["input_ids"]) for example in good], size)
-        packs = iter(pack_of.tolist())
-        events = [replace(event, before=index + (0 if example is None else next(packs))) for event, example in found]
+        good = [example for _, examples in found for example in examples]
+        packs, pack_of = self._joined(good, size) if not self.isolate else _fitted(good, size)
+        ends = np.cumsum([len(examples) for _, examples in found])
+        events = [
+            replace(event, before=index + int(max(pack_of[end - len(examples) : end], default=0)))
+            for (event, examples), end in zip(found, ends.tolist(), strict=True)
+        ]
         for event in sorted(events, key=lambda event: event.before):
             self._note(event)
-        for pack in members(pack_of):
-            yield join([good[k] for k in pack.tolist()])
+        yield from packs
 
-    def _encoded(self, rows: Sequence[Drawn]) -> Iterator[tuple[Event, Example | None]]:
-        """What became of every row, and it encoded where it can be trained on."""
+    def _joined(self, rows: Sequence[Example], size: int) -> tuple[Iterator[Example], np.ndarray]:
+        """The rows of a block as one text in pieces, and the piece in which each row ends."""
+        if not rows:
+            return iter(()), np.zeros(0, np.int64)
+        ends = np.cumsum([len(row["input_ids"]) for row in rows])
+        return cut(end_to_end(rows), size), np.maximum(ends - 2, 0) // (size - 1)
+
+    def _encoded(self, rows: Sequence[Drawn]) -> Iterator[tuple[Event, list[Example]]]:
+        """What became of every row, and it encoded where it can be trained on, in pieces where rows are split."""
         for start in range(0, len(rows), ENCODED_AT_ONCE):
             batch = rows[start : start + ENCODED_AT_ONCE]
             good = [row for *_, row in batch if isinstance(row, dict)]
@@ -189,17 +205,27 @@ class Stream(IterableDataset[Example]):
             for i, again, where, row in batch:
                 source = self.sources[i]
                 event = Event(0, source.spec.text, where, again, excused=source.excused)
+                of = {DATASET_NUMBER: i} if len(self.sources) > 1 and self.pack_size is None else {}
                 if isinstance(row, DataError):
-                    yield replace(event, reason=BAD, error=row), None
+                    yield replace(event, reason=BAD, error=row), []
                 elif isinstance(row, str):
-                    yield replace(event, reason=row), None
+                    yield replace(event, reason=row), []
                 else:
                     _, inputs, k = next(results)
                     event = self._judged(event, inputs, refused.get(k))
-                    kept = {name: value for name, value in inputs.items() if name != "truncated"}
-                    if len(self.sources) > 1 and self.pack_size is None:
-                        kept[DATASET_NUMBER] = i
-                    yield event, kept if event.reason is None else None
+                    examples = [] if event.reason else [{**of, **piece} for piece in self._pieces(inputs)]
+                    yield replace(event, pieces=len(examples) if self._splits and self.isolate else 0), examples
+
+    @property
+    def _splits(self) -> bool:
+        return self.template.truncation_strategy == SPLIT
+
+    def _pieces(self, inputs: Inputs) -> list[Example]:
+        """The examples that a row makes."""
+        if self._splits:
+            size = self.template.max_length if self.isolate else None
+            return list(cut(as_arrays(inputs), size))
+        return [{name: value for name, value in inputs.items() if name != "truncated"}]
 
     def _judged(self, event: Event, inputs: Inputs, error: DataError | None) -> Event:
         """The event of an encoded row: used with its tokens, or dropped."""
@@ -245,6 +271,8 @@ class Stream(IterableDataset[Example]):
             share.examples += 1
             share.rows += not event.again
             ledger.count("train", dataset, event.learnt, event.masked, event.truncated)
+            if event.pieces:
+                ledger.pieces["train"] = ledger.pieces.get("train", 0) + event.pieces
         if event.again:
             return
         ledger.read(dataset, 1)
@@ -303,4 +331,11 @@ class Stream(IterableDataset[Example]):
             "pack_size": self.pack_size,
             "max_length": self.template.max_length,
             "truncation_strategy": self.template.truncation_strategy,
+            "isolate_documents": None if self.isolate else False,
         }
+
+
+def _fitted(rows: Sequence[Example], size: int) -> tuple[Iterator[Example], np.ndarray]:
+    """The rows of a block as packs, and the pack of each."""
+    pack_of = best_fit([len(row["input_ids"]) for row in rows], size)
+    return (join([rows[k] for k in pack.tolist()]) for pack in members(pack_of)), pack_of

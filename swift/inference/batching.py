@@ -1,6 +1,6 @@
 """Continuous batching: a row that ends makes room for the next while others go on, each as if it were alone.
 
-Letters in names: B rows, T tokens, V vocabulary.
+Letters in names: B rows, T tokens, N new tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from swift.errors import SwiftError
 from swift.inference.cache import SlotCache
 from swift.inference.engine import BASE, Either, Generation, Request, TokenLogprobs
+from swift.inference.lookup import Lookup
 from swift.inference.prefixes import Prefixes
 from swift.inference.sampling import PLAIN, Sampler
 from swift.tuners.model import SwiftModel
@@ -42,6 +43,8 @@ class _Row:
             presence=request.presence,
             frequency=request.frequency,
         )
+        most = request.config.prompt_lookup_num_tokens
+        self.lookup = Lookup(request.prompt_ids, most) if most else None
 
     @property
     def live(self) -> bool:
@@ -52,6 +55,13 @@ class _Row:
     def plain(self) -> bool:
         """Whether its next token is the likeliest."""
         return self.sampler.kind == PLAIN and self.constraint is None
+
+    def guess(self) -> list[int]:
+        """What may follow its last token."""
+        if self.lookup is None or not self.live:
+            return []
+        ids = self.generation.ids
+        return self.lookup.guess(ids, int(self.generation.request.config.max_new_tokens or 0) - len(ids) - 1)
 
     def choose(self, logits_V: Tensor) -> int:
         """Its next token."""
@@ -159,8 +169,7 @@ class Batching:
         self._reading = []
         if any(row.live for row in self._rows):
             self._tidy()
-            last = [[row.generation.ids[-1]] for row in self._rows]
-            changed += self._write(self._rows, self._forward(last, self._rows, self._cache))
+            changed += self._go_on()
         return changed
 
     def cancel_adapter(self, adapter: str) -> int:
@@ -274,10 +283,46 @@ class Batching:
             for row in self._rows:
                 row.pad -= first
 
-    def _forward(self, ids: list[list[int]], rows: Sequence[_Row], cache: SlotCache) -> Tensor:
-        """Logits (B, V) behind the last of some ids of every row, which end up in the cache."""
+    def _go_on(self) -> list[Generation]:
+        """A token more for every live row, and as many more as were guessed right; the answers that grew."""
+        guesses = [row.guess() for row in self._rows]
+        most = max(map(len, guesses))
+        last = [
+            [row.generation.ids[-1], *guess, *[0] * (most - len(guess))]
+            for row, guess in zip(self._rows, guesses, strict=True)
+        ]
+        before = [len(row.generation.ids) for row in self._rows]
+        grown = self._write(self._rows, self._forward(last, self._rows, self._cache, guesses), guesses)
+        if most:
+            self._take_back(
+                [most + 1 + count - len(row.generation.ids) for row, count in zip(self._rows, before, strict=True)]
+            )
+        return grown
+
+    def _take_back(self, wrong: list[int]) -> None:
+        """Forget so many last columns of each row that goes on; all end at the same column again."""
+        fewest = min((count for row, count in zip(self._rows, wrong, strict=True) if row.live), default=0)
+        self._cache.cut(fewest)
+        for k, row in enumerate(self._rows):
+            more = wrong[k] - fewest
+            if more and row.live:
+                self._cache.shift(k, row.pad, more)
+                row.pad += more
+            row.length = self._cache.length - row.pad
+
+    def _forward(
+        self,
+        ids: list[list[int]],
+        rows: Sequence[_Row],
+        cache: SlotCache,
+        guesses: Sequence[list[int]] | None = None,
+    ) -> Tensor:
+        """Logits (B, N, V) behind the last of some ids of every row, which end up in the cache.
+
+        N is 1, or where the last ids are guesses one more than the longest has.
+        """
         device, new = self.model.device, len(ids[0])
-        columns = cache.length + new
+        columns, wanted = cache.length + new, 1 if guesses is None else new
         pads_B1 = torch.tensor([[row.pad] for row in rows])
         places_BT = torch.arange(columns)[None] - pads_B1
         inputs: dict[str, Any] = {"input_ids": torch.tensor(ids, device=device), "past_key_values": cache}
@@ -286,31 +331,41 @@ class Batching:
         elif "attention_mask" in self._takes:
             inputs["attention_mask"] = torch.ones((len(rows), columns), dtype=torch.long, device=device)
         if "position_ids" in self._takes:
-            inputs["position_ids"] = places_BT[:, -new:].clamp(min=0).to(device)
+            places_BN = places_BT[:, -new:].clamp(min=0)
+            if guesses is not None:  # what fills up behind a guess must not stand beyond the model's length
+                ends_B1 = torch.tensor([[row.length + len(guess)] for row, guess in zip(rows, guesses, strict=True)])
+                places_BN = places_BN.minimum(ends_B1)
+            inputs["position_ids"] = places_BN.to(device)
         if "logits_to_keep" in self._takes:
-            inputs["logits_to_keep"] = 1
+            inputs["logits_to_keep"] = wanted
         if isinstance(self.model, PeftModel) and any(row.generation.request.adapter for row in rows):
             active = self.model.active_adapter
             inputs["adapter_names"] = [(row.generation.request.adapter if row.live else BASE) or active for row in rows]
         output = self.model(**inputs, use_cache=True)
         for row in rows:
             row.length = columns - row.pad
-        return output.logits[:, -1].float()
+        return output.logits[:, -wanted:].float()
 
-    def _write(self, rows: Sequence[_Row], logits_BV: Tensor) -> list[Generation]:
-        """Choose a token for every live row; the answers that grew."""
+    def _write(
+        self, rows: Sequence[_Row], logits_BNV: Tensor, guesses: Sequence[list[int]] | None = None
+    ) -> list[Generation]:
+        """Choose a token for every live row, and the next as long as they are those guessed; the answers that grew."""
         grown = []
-        likeliest = logits_BV.argmax(-1).tolist() if any(row.plain for row in rows) else []
+        likeliest = logits_BNV.argmax(-1).tolist() if any(row.plain for row in rows) else []
         for k, row in enumerate(rows):
             if not row.live:
                 continue
             generation = row.generation
             grown.append(generation)
+            guess = guesses[k] if guesses else []
             try:
-                token = likeliest[k] if row.plain else row.choose(logits_BV[k])
-                if generation.request.logprobs is not None:
-                    generation.logprobs.append(_logprobs(logits_BV[k], token, generation.request.logprobs))
-                generation.add(token)
+                for n, logits_V in enumerate(logits_BNV[k, : len(guess) + 1]):
+                    token = likeliest[k][n] if row.plain else row.choose(logits_V)
+                    if generation.request.logprobs is not None:
+                        generation.logprobs.append(_logprobs(logits_V, token, generation.request.logprobs))
+                    generation.add(token)
+                    if not row.live or token not in guess[n : n + 1]:
+                        break
             except (RuntimeError, ValueError, IndexError, SwiftError) as error:  # of this row alone: the others go on
                 generation.failure = error
         return grown

@@ -110,6 +110,17 @@ class SlotCache(Cache):
             chosen = torch.tensor(rows, device=keys.device)
             layer.set(keys[chosen, :, first:], values[chosen, :, first:])
 
+    def cut(self, columns: int) -> None:
+        """Forget so many of the last columns."""
+        for layer in self.slots:
+            layer.length -= columns
+
+    def shift(self, row: int, first: int, columns: int) -> None:
+        """Forget so many last columns of one row, whose columns from `first` on move to the right in their place."""
+        for layer in self.slots:
+            for array in layer.used():
+                array[row, :, first + columns :] = array[row, :, first : layer.length - columns].clone()
+
     def splice(self, gone: Sequence[int], other: SlotCache) -> list[int]:
         """Take the rows of `other` in: into the places of rows that are `gone`, then behind the last one.
 

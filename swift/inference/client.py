@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swift.errors import TemporaryError, UnavailableError, UsageError
-from swift.inference.prompt import History
+
+if TYPE_CHECKING:
+    from swift.inference.prompt import History
 
 KEY = "SWIFT_API_KEY"
 SECONDS = 600
@@ -104,6 +107,21 @@ def get_model_list_client(
         return _as_object(json.load(response))
 
 
+def ask_server(url: str, path: str, api_key: str | None, body: Mapping[str, Any] | None = None) -> Any:
+    """What the API at `url`, up to `/v1`, answers at `path` to that body (None: to no body), as plain JSON values.
+
+    Raises:
+        UsageError: the server refused.
+        TemporaryError: it has too much to do.
+        UnavailableError: it cannot be reached, or answers with something else than JSON.
+    """
+    with _open(_base("", "", url) + path, api_key, body) as response:
+        try:
+            return json.load(response)
+        except ValueError as error:
+            raise UnavailableError("SERVER-04", f"{url} does not answer in JSON", why=str(error)) from None
+
+
 def _messages(query: str, history: Sequence[Sequence[str]] | History, system: str | None) -> list[dict[str, str]]:
     messages = [] if system is None else [{"role": "system", "content": system}]
     for asked, said in history:
@@ -121,7 +139,7 @@ def _open(url: str, api_key: str | None, body: Mapping[str, Any] | None = None) 
         headers["Authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=SECONDS)
+        return _opener().open(urllib.request.Request(url, data, headers), timeout=SECONDS)
     except urllib.error.HTTPError as error:
         what = f"{url} answers {error.code}: {_message(error)}"
         if error.code in (429, 503):
@@ -130,6 +148,24 @@ def _open(url: str, api_key: str | None, body: Mapping[str, Any] | None = None) 
     except OSError as error:
         fix = "start it with `swift deploy`, or check --host and --port"
         raise UnavailableError("SERVER-04", f"{url} cannot be reached", why=str(error), fix=fix) from None
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Goes elsewhere on the same server only: whoever sent the key meant that one."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """The next request."""
+        before, after = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        if (before.scheme, before.netloc) != (after.scheme, after.netloc):
+            what = f"{req.full_url} sends to another server, {after.scheme}://{after.netloc}: not followed"
+            raise UsageError("USAGE-02", what, fix="ask that one, if you trust it with the key")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Opens addresses without a proxy that could read what is sent: one for https carries it unread."""
+    tunnels = {scheme: proxy for scheme, proxy in urllib.request.getproxies().items() if scheme == "https"}
+    return urllib.request.build_opener(urllib.request.ProxyHandler(tunnels), _SameHost)
 
 
 def _message(error: urllib.error.HTTPError) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 from swift import storage
 from swift.errors import DiskError, OutputError
@@ -24,11 +27,22 @@ class Results:
         path: the jsonl file to which each one is added at once; None writes nothing. When the disk is full it is
             renamed to `<name>.part`, with whole lines.
         system: the system prompt of answers that name none.
+        lock: what `begin_rows` or `find_unfinished` gave: it keeps other runs away from the file until the end of a
+            `with` block around this.
     """
 
-    def __init__(self, path: Path | None, system: str | None = None) -> None:
-        self.path, self.system = path, system
+    def __init__(self, path: Path | None, system: str | None = None, lock: IO[str] | None = None) -> None:
+        self.path, self.system, self.lock = path, system, lock
         self.records: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        """Answers are being given."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """No more of them."""
+        if self.lock is not None:
+            self.lock.close()
 
     def add(self, query: str, response: str, history: History, system: str | None = None) -> dict[str, Any]:
         """Keep and write one answer; `history` is the one before it."""
@@ -99,7 +113,8 @@ def open_results(said: str | None, home: Path) -> Path | None:
     names = [f"{stem}{suffix}.jsonl" for suffix in ("", *(f"-{k}" for k in range(2, 100)))]
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        path = next(directory / name for name in names if not (directory / name).exists())
+        paths = [directory / name for name in names]
+        path = next(path for path in paths if not path.exists() and not note_of(path).exists())
         path.touch(exist_ok=False)
     except OSError as error:
         if said:
@@ -115,25 +130,69 @@ def note_of(path: Path) -> Path:
     return path.with_suffix(".unfinished.json")
 
 
-def begin_rows(path: Path, settings: Mapping[str, Any]) -> None:
-    """Note beside `path` that not all rows are answered yet, and how they are answered."""
-    storage.write_json(note_of(path), settings)
+def begin_rows(path: Path, settings: Mapping[str, Any]) -> IO[str]:
+    """Note beside `path` that not all rows are answered yet, and how they are answered; the note, open and locked.
+
+    Raises:
+        OutputError: another run has just begun to write there.
+    """
+    try:
+        note = note_of(path).open("x", encoding="utf-8")
+    except FileExistsError:
+        raise _in_use(path) from None
+    _lock(note, path)
+    json.dump(settings, note, ensure_ascii=False, indent=2)
+    note.flush()
+    os.fsync(note.fileno())
+    return note
 
 
-def find_unfinished(directory: Path, settings: Mapping[str, Any]) -> tuple[Path, list[dict[str, Any]]] | None:
-    """The newest file of answers in `directory` that a run with the same settings left unfinished, and what is in it.
+def find_unfinished(directory: Path, settings: Mapping[str, Any]) -> tuple[Path, list[dict[str, Any]], IO[str]] | None:
+    """The newest file of answers in `directory` that a run with the same settings left unfinished.
 
-    A last line that was cut is taken off.
+    Returns:
+        the file, what is in it, and its note, open and locked; a last line that was cut is taken off.
+
+    Raises:
+        OutputError: that run is still at work.
     """
     wanted = json.loads(json.dumps(settings))
     for note in sorted(directory.glob("*.unfinished.json"), reverse=True):
         path = note.with_name(note.name.replace(".unfinished.json", ".jsonl"))
         part = path.with_name(f"{path.name}.part")
+        if not _says(note, wanted):
+            continue
+        handle = note.open(encoding="utf-8")
+        _lock(handle, path)
         if part.exists() and not path.exists():
             part.rename(path)
-        if path.exists() and json.loads(note.read_text(encoding="utf-8")) == wanted:
-            return path, _whole_lines(path)
+        if note.exists() and path.exists():
+            return path, _whole_lines(path), handle
+        handle.close()
     return None
+
+
+def _says(note: Path, wanted: Any) -> bool:
+    try:
+        return json.loads(note.read_text(encoding="utf-8")) == wanted
+    except (FileNotFoundError, ValueError):  # gone, or just begun
+        return False
+
+
+def _lock(note: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        note.close()
+        raise _in_use(path) from None
+    except OSError as error:  # a file system without locks
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+
+
+def _in_use(path: Path) -> OutputError:
+    what = f"another run of the same settings is writing its answers to {path}"
+    return OutputError("OUTPUT-01", what, fix="wait for it, or name another --result_dir")
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ ELSEWHERE = (
     "num_beams", "penalty_alpha", "dola_layers", "guidance_scale", "sequence_bias", "bad_words_ids", "force_words_ids",
     "constraints", "typical_p", "epsilon_cutoff", "eta_cutoff", "forced_bos_token_id", "forced_eos_token_id",
     "suppress_tokens", "begin_suppress_tokens", "exponential_decay_length_penalty", "encoder_repetition_penalty",
-    "encoder_no_repeat_ngram_size", "watermarking_config", "token_healing", "prompt_lookup_num_tokens", "min_length",
+    "encoder_no_repeat_ngram_size", "watermarking_config", "token_healing", "min_length",
     "remove_invalid_values", "renormalize_logits", "top_h",
 )  # fmt: skip  # settings of `model.generate` alone
 

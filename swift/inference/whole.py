@@ -77,7 +77,8 @@ class Whole:
         if self._active is not None and self.model.active_adapters != self._active:
             self.model.set_active_adapters(sorted(self._active))
         first, prompts = batch[0], [request.prompt_ids for request in batch]
-        config, reader, width = first.config, first.reader, max(map(len, prompts))
+        config, reader, width = copy.copy(first.config), first.reader, max(map(len, prompts))
+        config.prompt_lookup_num_tokens = None  # `generate` guesses for single rows alone, and not with every memory
         pads = [width - len(prompt) for prompt in prompts]
         input_ids = [[config.pad_token_id] * pad + prompt for pad, prompt in zip(pads, prompts, strict=True)]
         attention_mask = [[0] * pad + [1] * (width - pad) for pad in pads]

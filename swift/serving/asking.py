@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 from transformers import GenerationConfig
@@ -13,14 +13,16 @@ from transformers import GenerationConfig
 from swift.arguments.deploy import DeployArguments
 from swift.errors import SwiftError
 from swift.inference.answer import Reader
-from swift.inference.constraint import Constraint, JsonConstraint
+from swift.inference.calling import CallConstraint, Wording, find_wording
+from swift.inference.constraint import GrammarConstraint, JsonConstraint
 from swift.inference.engine import Generation, Request
 from swift.inference.prompt import make_turn
 from swift.inference.sampling import Sampler
 from swift.inference.settings import max_model_length, prepare_generation_config
 from swift.serving.adapters import Adapters
-from swift.serving.protocol import ApiError, Asked, ChatRequest, CompletionRequest, ResponseFormat
+from swift.serving.protocol import ApiError, Asked, ChatRequest, CompletionRequest, NamedTool, ResponseFormat
 from swift.templates.calls import read_calls
+from swift.templates.conversation import Tool, read_tools
 from swift.templates.template import Template
 from swift.templates.tools import Call
 
@@ -31,6 +33,7 @@ class Question:
 
     requests: list[Request]
     tools: tuple[str, ...] = ()  # names that may be called
+    one_call: bool = False  # no more than one of them
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -65,8 +68,10 @@ class Asking:
         if row["messages"][-1]["role"] == "assistant":
             raise ApiError(400, "the last message is the assistant's: there is nothing to answer", param="messages")
         longest = body.max_completion_tokens or body.max_tokens
-        requests = self._requests(body, row, longest, body.response_format)  # which checks the tools
-        return Question(requests, tuple(str(tool.get("function", tool)["name"]) for tool in tools))
+        forced = self._forced(body, tools)
+        requests = self._requests(body, row, longest, None if forced else body.response_format, forced)
+        names = tuple(str(tool.get("function", tool)["name"]) for tool in tools)  # `_requests` checked them
+        return Question(requests, names, one_call=body.parallel_tool_calls is False)
 
     def completions(self, body: CompletionRequest) -> list[Question]:
         """What texts to continue ask."""
@@ -76,7 +81,12 @@ class Asking:
         return [Question(self._requests(body, row, body.max_tokens, None)) for row in rows]
 
     def _requests(
-        self, body: Asked, row: dict[str, Any], longest: int | None, shape: ResponseFormat | None
+        self,
+        body: Asked,
+        row: dict[str, Any],
+        longest: int | None,
+        shape: ResponseFormat | None,
+        forced: Sequence[Tool] = (),
     ) -> list[Request]:
         adapter = self.adapters.find(body.model)
         try:
@@ -89,6 +99,8 @@ class Asking:
         stops = [*self.args.stop_words, *body.stops]
         reader = Reader(self.template, config.eos_token_id, stops, turn.tokenizer_kwargs, turn.stop_after)
         seed = body.seed if body.seed is not None else secrets.randbelow(2**62)
+        stop_ids = reader.stop_ids
+        constraint = self._calling(body, forced, stop_ids) if forced else self._constraint(shape, stop_ids)
         return [
             Request(
                 turn.prompt_ids,
@@ -99,7 +111,7 @@ class Asking:
                 body.num_logprobs,
                 body.presence_penalty,
                 body.frequency_penalty,
-                self._constraint(shape, reader.stop_ids),
+                None if constraint is None else constraint.copy,
             )
             for k in range(body.n)
         ]
@@ -117,7 +129,7 @@ class Asking:
             raise ApiError(400, "this server samples one answer at a time, without beams")
         return config
 
-    def _constraint(self, shape: ResponseFormat | None, stop_ids: Sequence[int]) -> Any:
+    def _constraint(self, shape: ResponseFormat | None, stop_ids: Sequence[int]) -> GrammarConstraint | None:
         if shape is None or shape.type == "text":
             return None
         schema = None
@@ -125,21 +137,49 @@ class Asking:
             schema = (shape.json_schema or {}).get("schema")
             if not isinstance(schema, dict):
                 raise ApiError(400, "response_format.json_schema.schema is missing", param="response_format")
-        make = partial(JsonConstraint, self.template.tokenizer, stop_ids, schema)
         try:
-            first: Constraint | None = make()
+            return JsonConstraint(self.template.tokenizer, stop_ids, schema)
         except SwiftError as error:
             raise ApiError(400, str(error.what), param="response_format") from None
         except (ValueError, TypeError, RecursionError) as error:
             raise ApiError(400, f"the JSON schema cannot be read: {error}"[:300], param="response_format") from None
-        del first  # it was only tried
-        return make
+
+    def _forced(self, body: ChatRequest, said: Sequence[dict[str, Any]]) -> list[Tool]:
+        """The tools of which one must be called; [] when the model may do without."""
+        choice = body.tool_choice
+        if choice is None or choice in ("none", "auto"):
+            return []
+        try:
+            tools = read_tools(list(said))
+        except SwiftError as error:
+            raise ApiError(400, error.what, param="tools") from None
+        name = choice.function.name if isinstance(choice, NamedTool) else None
+        wanted = [tool for tool in tools if name in (None, tool["function"]["name"])]
+        if not wanted:
+            what = "there are no tools to call" if name is None else f"there is no tool {name!r} to call"
+            raise ApiError(400, what, param="tool_choice")
+        return wanted
+
+    def _calling(self, body: Asked, tools: Sequence[Tool], stop_ids: Sequence[int]) -> GrammarConstraint:
+        """The constraint of an answer that calls one of `tools`, or several."""
+        several = not (isinstance(body, ChatRequest) and body.parallel_tool_calls is False)
+        try:
+            return CallConstraint(self.template.tokenizer, stop_ids, self._wording, tools, several)
+        except SwiftError as error:
+            raise ApiError(400, str(error.what), param="tool_choice") from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ApiError(400, f"what the tools take cannot be read: {error}"[:300], param="tools") from None
+
+    @cached_property
+    def _wording(self) -> Wording:
+        return find_wording(self.template)
 
     def calls(self, question: Question, text: str) -> tuple[str, list[Call]]:
         """What an answer says beside its calls of tools, and those."""
         if not question.tools:
             return text, []
-        return read_calls(text, self.template.tools_name, question.tools)
+        content, calls = read_calls(text, self.template.tools_name, question.tools)
+        return content, calls[:1] if question.one_call else calls
 
 
 def settings(args: DeployArguments, body: Asked) -> GenerationConfig:

@@ -65,7 +65,8 @@ class Growing:
                 await self.changed.wait()
                 self.changed.clear()
                 for generation in self.generations:
-                    if generation.failure is not None:
+                    if (failure := generation.failure) is not None:
+                        logger.error(f"an answer failed: {type(failure).__name__}: {failure}")
                         raise ApiError(500, "the model failed at this request; the server's log says more")
                 if not self.began and any(generation.ids for generation in self.generations):
                     self.began = True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -16,6 +18,8 @@ from swift.serving.protocol import ApiError
 LARGEST_BODY = 8 << 20
 MOST_DRAINED = 4 * LARGEST_BODY  # read and thrown away, so that whoever sends can still read what is wrong
 SECONDS_TO_SEND = 30
+SECONDS_TO_TAKE = 30  # in which a caller must read what waits for them
+MOST_SENT = 256 << 10  # bytes that may wait in the system for a caller who does not read
 OPEN_PATHS = {"/health"}
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -42,6 +46,10 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         try:
             self._check(scope["path"], headers)
+        except ApiError as error:
+            await drain(headers, receive)
+            return await refuse(error, send)
+        try:
             body = await read_body(headers, receive)
         except ApiError as error:
             return await refuse(error, send)
@@ -91,6 +99,20 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
         raise ApiError(408, f"the request did not come within {SECONDS_TO_SEND} seconds") from None
 
 
+async def drain(headers: dict[bytes, bytes], receive: Receive) -> None:
+    """Throw away a body that nobody wants: who is still sending one does not read the answer."""
+    if headers.get(b"expect", b"").lower() == b"100-continue":
+        return  # it has not been sent
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SECONDS_TO_SEND):
+            while size <= MOST_DRAINED:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
+
+
 async def refuse(error: ApiError, send: Send) -> None:
     """Answer with an error, and hang up."""
     body = json.dumps(error.body).encode()
@@ -115,13 +137,24 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 class PromptProtocol(H11Protocol):
-    """HTTP that hangs up on who does not send a request's head in time."""
+    """HTTP that hangs up on who does not send a request's head in time, or does not read what is answered.
 
-    _late: asyncio.TimerHandle | None = None
+    Args:
+        args: what uvicorn says.
+        slow: is called for each caller who did not read.
+        options: what uvicorn says.
+    """
+
+    def __init__(self, *args: Any, slow: Callable[[], None] = lambda: None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._slow = slow
+        self._late: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_SENT)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -133,11 +166,33 @@ class PromptProtocol(H11Protocol):
             self._late.cancel()
             self._late = None
 
+    def pause_writing(self) -> None:
+        """More waits for the caller than may: they have to read some of it in time."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(SECONDS_TO_TAKE, self._give_up)
+
+    def resume_writing(self) -> None:
+        """They did."""
+        super().resume_writing()
+        self._took()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
         if self._late is not None:
             self._late.cancel()
+        self._took()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
         self._late = self.loop.call_later(SECONDS_TO_SEND, self.transport.close)
+
+    def _took(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _give_up(self) -> None:
+        """Drop the connection with what waits in it, which ends the answer."""
+        self._unread = None
+        self._slow()
+        self.transport.abort()

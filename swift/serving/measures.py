@@ -37,7 +37,7 @@ class Measures:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.requests: Counter[tuple[str, int]] = Counter()
-        self.prompt_tokens = self.generated_tokens = 0
+        self.prompt_tokens = self.generated_tokens = self.slow_readers = 0
         self.first_token = Histogram("swift_first_token_seconds", "Time until the first token of an answer.")
         self.duration = Histogram("swift_request_seconds", "Time until the whole answer.")
 
@@ -53,6 +53,11 @@ class Measures:
         with self._lock:
             self.first_token.observe(seconds)
 
+    def unread(self) -> None:
+        """A caller did not read what was answered, and was hung up on."""
+        with self._lock:
+            self.slow_readers += 1
+
     def responded(self, path: str, status: int) -> None:
         """A request was answered with this status."""
         with self._lock:
@@ -64,6 +69,7 @@ class Measures:
             plain = [
                 ("swift_prompt_tokens_total", "counter", "Tokens of prompts.", self.prompt_tokens),
                 ("swift_generated_tokens_total", "counter", "Tokens of answers.", self.generated_tokens),
+                ("swift_slow_readers_total", "counter", "Callers who did not read in time.", self.slow_readers),
                 ("swift_requests_running", "gauge", "Requests that are being answered.", running),
                 ("swift_requests_waiting", "gauge", "Requests that wait for a slot.", waiting),
             ]

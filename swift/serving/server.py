@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -86,7 +87,7 @@ class Served:
         self.url = address_of(listening).replace("http", scheme, 1)
         config = uvicorn.Config(
             Guard(make_app(self.api), key, hosts),
-            http=PromptProtocol,
+            http=partial(PromptProtocol, slow=self.api.measures.unread),  # type: ignore[arg-type]
             log_config=None,
             log_level=logging.WARNING,
             access_log=False,

@@ -28,6 +28,7 @@ from swift.templates.weights import LossScale
 
 logger = get_logger()
 MASKED = -100
+STRATEGIES = ("delete", "truncation_left", "split")
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -78,7 +79,8 @@ class Template(ABC):
         stop_texts: further texts where inference stops.
         default_system: the system text of a row that says none; None is no text.
         max_length: in tokens; None is no limit.
-        truncation_strategy: a longer row is dropped ("delete") or loses its beginning ("truncation_left").
+        truncation_strategy: a longer row is dropped ("delete"), loses its beginning ("truncation_left"), or stays
+            whole, to be cut into pieces later ("split").
         generation: plain completion instead of a conversation.
         loss_scale: what is learnt of a conversation.
         call_end: the token that ends a reply which calls a tool, where that is another; "" where it is not.
@@ -110,11 +112,11 @@ class Template(ABC):
         loss_scale: LossScale | None = None,
         call_end: str = "",
     ) -> None:
-        if truncation_strategy not in ("delete", "truncation_left"):
+        if truncation_strategy not in STRATEGIES:
             raise ConfigError(
                 "CONFIG-02",
                 f"--truncation_strategy {truncation_strategy} is not known",
-                fix="--truncation_strategy delete|truncation_left",
+                fix=f"--truncation_strategy {'|'.join(STRATEGIES)}",
             )
         self.name, self.tokenizer, self.generation = name, tokenizer, generation
         self.end_text, self.end_ids, self.lead = end_text, end_ids, lead
@@ -203,7 +205,8 @@ class Template(ABC):
         if isinstance(laid, DataError):
             return laid
         cut: dict[str, int] = {}
-        if self.max_length is not None and len(laid.ids) > self.max_length:
+        too_long = self.max_length is not None and len(laid.ids) > self.max_length
+        if self.max_length and too_long and self.truncation_strategy != "split":
             if self.truncation_strategy == "delete":
                 return {}
             kept = slice(-self.max_length, None)

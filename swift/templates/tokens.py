@@ -10,6 +10,10 @@ from itertools import groupby, pairwise
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+LONGEST, AROUND, TRIED = 1 << 20, 256, 20
+"""Characters of a stretch, those around its end that are looked at, and how many ends are tried."""
+LINE_END = re.compile(r"\n(?=\S)")
+
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """The ids of every text, without special tokens of the tokenizer's own; equal texts are tokenised once."""
@@ -21,6 +25,33 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """The ids of texts; long ones go through the tokenizer in stretches, which takes it a fraction of the memory."""
+    if max(map(len, texts)) <= LONGEST:
+        return _encode_whole(tokenizer, texts)
+    return [[i for ids in _encode_whole(tokenizer, _stretches(tokenizer, text)) for i in ids] for text in texts]
+
+
+def _stretches(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """A long text cut after line breaks where that changes no token, as its surroundings show."""
+    at, start = [], 0
+    while len(text) - start > LONGEST:
+        breaks = [match.end() for match in LINE_END.finditer(text, start + LONGEST // 2, start + LONGEST)]
+        good = next((k for k in breaks[-TRIED:][::-1] if _parts(tokenizer, text, k)), None)
+        if good is None:
+            break
+        at.append(good)
+        start = good
+    return split(text, at)
+
+
+def _parts(tokenizer: PreTrainedTokenizerBase, text: str, at: int) -> bool:
+    """Whether the tokens around a place are those of what stands before it and after it."""
+    before, after = text[at - AROUND : at], text[at : at + AROUND]
+    whole, one, other = _encode_whole(tokenizer, [before + after, before, after])
+    return whole == one + other
+
+
+def _encode_whole(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     backend = _plain_backend(tokenizer)
     if backend is None:
         return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]

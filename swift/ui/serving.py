@@ -23,7 +23,7 @@ def read_access(args: AppUIArguments) -> Passwords:
         ConfigError: the file has other lines than `user:password`, or the page would be open to others without it.
     """
     raise_all(_contradictions(args))
-    return _read_passwords(Path(args.auth_file)) if args.auth_file else {}
+    return read_passwords(Path(args.auth_file)) if args.auth_file else {}
 
 
 def is_loopback(host: str) -> bool:
@@ -88,7 +88,13 @@ def _contradictions(args: AppUIArguments) -> list[SwiftError]:
     return errors
 
 
-def _read_passwords(path: Path) -> Passwords:
+def read_passwords(path: Path) -> Passwords:
+    """The passwords by user that a file has, a `user:password` on each line.
+
+    Raises:
+        NotFoundError: there is no such file.
+        ConfigError: it has other lines.
+    """
     try:
         lines = path.expanduser().read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

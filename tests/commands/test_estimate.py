@@ -98,7 +98,7 @@ def test_no_memory_ends_with_the_breakdown_and_flags(
     def fail(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr("swift.commands.sft._train", fail)
+    monkeypatch.setattr("swift.commands.training._train", fail)
     assert main(["sft", *RUN, "--output_dir", "out"]) == 70
     err = capsys.readouterr().err
     assert "error[RUN-06]: there is not enough memory" in err
@@ -112,7 +112,7 @@ def test_other_errors_are_not_explained_away(here: Path, monkeypatch: pytest.Mon
     def fail(*args: Any) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr("swift.commands.sft._train", fail)
+    monkeypatch.setattr("swift.commands.training._train", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         sft_main([*RUN, "--output_dir", "out"])
     assert not scarce.is_out_of_memory(ValueError("out of memory"))

@@ -9,7 +9,8 @@ import pytest
 
 from swift import checkpoint
 from swift.arguments.sft import SftArguments
-from swift.commands.sft import sft_main, what_is_saved
+from swift.commands.run import what_is_saved
+from swift.commands.sft import sft_main
 from swift.errors import DataError, NotFoundError, OutputError, SeveralErrors
 
 

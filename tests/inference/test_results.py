@@ -6,7 +6,7 @@ import pytest
 
 from swift import storage
 from swift.errors import DiskError, OutputError
-from swift.inference.results import Results, open_results
+from swift.inference.results import Results, begin_rows, find_unfinished, open_results
 
 ROW = [
     {"role": "system", "content": "s"},
@@ -96,3 +96,30 @@ def test_a_directory_that_cannot_be_written(tmp_path):
     with pytest.raises(OutputError, match="--result_dir") as caught:
         open_results(str(tmp_path / "infer_result"), tmp_path)
     assert caught.value.exit_code == 73
+
+
+def test_two_runs_of_the_same_settings_do_not_share_a_file(tmp_path):
+    settings = {"dataset": ["d"], "seed": 1}
+    path = open_results(str(tmp_path), tmp_path)
+    with Results(path, lock=begin_rows(path, settings)) as first:
+        first.add("q1", "a1", [])
+        with pytest.raises(OutputError, match=f"another run of the same settings is writing its answers to {path}"):
+            find_unfinished(tmp_path, settings)
+        assert find_unfinished(tmp_path, settings | {"seed": 2}) is None
+        assert open_results(str(tmp_path), tmp_path) != path
+        with pytest.raises(OutputError):  # both found the same free name
+            begin_rows(path, settings | {"seed": 2})
+    left, records, lock = find_unfinished(tmp_path, settings)  # the first was killed
+    assert (left, [record["query"] for record in records]) == (path, ["q1"])
+    with Results(left, lock=lock) as second:
+        second.add_back(records)
+        with pytest.raises(OutputError):
+            find_unfinished(tmp_path, settings)
+        second.report()
+    assert find_unfinished(tmp_path, settings) is None
+
+
+def test_a_note_that_is_just_being_written_is_nobodys(tmp_path):
+    (tmp_path / "x.unfinished.json").write_text('{"data')
+    (tmp_path / "x.jsonl").write_text("")
+    assert find_unfinished(tmp_path, {}) is None

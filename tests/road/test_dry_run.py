@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from swift.arguments.sft import SftArguments
 from swift.cli import main
 from swift.commands import dry_run as module
-from swift.commands import pictures
+from swift.commands import pictures, sft
 from swift.commands.dry_run import dry_run, launch_line, without_dry_run
 from swift.commands.estimates import Size
 from swift.commands.sft import sft_main
@@ -319,7 +320,8 @@ def test_too_little_memory_and_unknown_sizes_are_said(
     assert Size(2, 1, 8, 4, None, None).memory_bytes == 12
     config = json.loads((here / "my-model" / "config.json").read_text())
     assert not config.get("quantization_config")
-    monkeypatch.setattr(module, "unknown_size", lambda args, source: "the model is quantised")
+    quantised = replace(sft.SFT, unsized=lambda args, source: "the model is quantised")
+    monkeypatch.setattr(module, "task_of", lambda args: quantised)
     assert main(SFT) == 0
     assert "not estimated, the model is quantised" in capsys.readouterr().out
 

@@ -1,0 +1,87 @@
+"""Kinds of training, as rows: what each does in its own way. All else is the one road of `swift.commands.training`.
+
+A new kind is an arguments class that inherits from `SftArguments`, a `Task` in the module of its verb, a row of `TASKS`
+and one of `swift.cli.COMMANDS`. Dry run, launch, resume, receipt, rerun and report are there then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from swift.arguments.pt import PtArguments
+from swift.arguments.sft import SftArguments
+from swift.commands.estimates import unknown_size
+from swift.commands.ready import Data, add_tuner, load_base, read_data
+from swift.decide import decide_sft
+from swift.dist import Hardware
+from swift.models.source import ModelSource
+from swift.parallel.lora import cut_lora
+from swift.templates.template import Template
+from swift.trainers.tensor_parallel import trainer_of
+from swift.trainers.trainer import Seq2SeqTrainer
+
+
+def prepare_model(args: SftArguments, source: ModelSource, new: list[int]) -> torch.nn.Module:
+    """The model with what trains of it; the rows `new` of its embedding always do."""
+    return cut_lora(add_tuner(args, load_base(args, source, new), source, new))
+
+
+def show_row(template: Template, data: Data) -> str:
+    """The first row as the model meets it, with what is learnt."""
+    return template.show(data.example)
+
+
+def nothing_further(args: Any, source: ModelSource, model: torch.nn.Module, data: Data) -> Mapping[str, Any]:
+    """No more than every trainer gets."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of training; the defaults are those of `swift sft`.
+
+    Attributes:
+        verb: the command.
+        arguments: the class of its options.
+        decide: options as said -> with nothing left open; raises what contradicts itself.
+        read: the rows, encoded, with their account.
+        show: one of them in words, for the log.
+        prepare: the model that trains, of its options, source and the ids of new tokens.
+        trainer: the class that trains this model.
+        further: what its constructor is given besides, or in place of, what every trainer gets; called when rows and
+            model are there and the processes have met.
+        unsized: why memory and disk of a run cannot be estimated; None where they can.
+    """
+
+    verb: str
+    arguments: type[SftArguments]
+    decide: Callable[[Any, Hardware, ModelSource], Any] = decide_sft
+    read: Callable[[Any, Template], Data] = read_data
+    show: Callable[[Template, Data], str] = show_row
+    prepare: Callable[[Any, ModelSource, list[int]], torch.nn.Module] = prepare_model
+    trainer: Callable[[torch.nn.Module], type[Seq2SeqTrainer]] = trainer_of
+    further: Callable[[Any, ModelSource, torch.nn.Module, Data], Mapping[str, Any]] = nothing_further
+    unsized: Callable[[Any, ModelSource], str | None] = unknown_size
+
+
+TASKS: dict[str, tuple[type[SftArguments], str]] = {
+    "sft": (SftArguments, "swift.commands.sft:SFT"),
+    "pt": (PtArguments, "swift.commands.pt:PT"),
+}
+"""Verb -> the class of its options, and where its task stands."""
+
+
+def find_task(verb: str) -> Task:
+    """The task of a verb."""
+    module, _, name = TASKS[verb][1].partition(":")
+    return getattr(import_module(module), name)
+
+
+def task_of(args: SftArguments) -> Task:
+    """The task whose options these are."""
+    return find_task(next((verb for verb, (cls, _) in TASKS.items() if type(args) is cls), "sft"))

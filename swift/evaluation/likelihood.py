@@ -1,0 +1,82 @@
+"""How likely a model finds answers that are given: log-probabilities of their tokens, summed in float64.
+
+Letters in names: B rows, T tokens, K kept positions, V vocabulary, N tokens in a flat list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swift.templates.encoding import Template
+
+IGNORED = -100
+CHUNK = 1 << 12  # tokens whose logits are widened at once
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The summed log-probability (natural) of the tokens of an answer, and how many they are."""
+
+    sum: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """A row as ids, with labels where a token counts and -100 elsewhere."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+def given(template: Template, row: Mapping[str, Any]) -> Given | None:
+    """A whole row, of which everything counts that is learnt of it; None where it does not fit the template."""
+    inputs, _ = template.encode(dict(row))
+    return Given(inputs["input_ids"], inputs["labels"]) if inputs else None
+
+
+def given_answer(template: Template, row: Mapping[str, Any], answer: str) -> Given | None:
+    """A row answered by `answer`, whose tokens alone count: neither earlier answers nor the end of its turn."""
+    asked, _ = template.encode(dict(row))
+    inputs, _ = template.encode({**row, "messages": [*row["messages"], {"role": "assistant", "content": answer}]})
+    if not asked or not inputs:
+        return None
+    ids, labels, first = inputs["input_ids"], inputs["labels"], len(asked["input_ids"])
+    last = max(k for k, label in enumerate(labels) if label != IGNORED) + 1
+    ending = template.end_ids
+    last -= len(ending) if ending and labels[last - len(ending) : last] == list(ending) else 0
+    return Given(ids[:last], [IGNORED] * first + labels[first:last])
+
+
+@torch.inference_mode()
+def likelihoods(model: Any, rows: Sequence[Given], pad_id: int = 0) -> list[Likelihood]:
+    """Those of some rows, read in one batch that is padded on the right."""
+    width = max(len(row.ids) for row in rows)
+    ids_BT = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows])
+    labels_BT = torch.tensor([row.labels + [IGNORED] * (width - len(row.labels)) for row in rows])
+    mask_BT = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
+    ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
+    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, -width:]
+    targets_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+    sums_B = torch.zeros(len(rows), dtype=torch.float64)
+    on_BT = targets_BT != IGNORED
+    row_N, place_N = on_BT.nonzero(as_tuple=True)
+    sums_B.index_add_(0, row_N, _logprobs(logits_BTV, row_N, place_N, targets_BT[on_BT]))
+    return [Likelihood(value, int(count)) for value, count in zip(sums_B.tolist(), on_BT.sum(1), strict=True)]
+
+
+def _logprobs(logits_BTV: Tensor, row_N: Tensor, place_N: Tensor, targets_N: Tensor) -> Tensor:
+    """The log-probabilities of targets at those rows and places, in float64 and on the CPU."""
+    parts = []
+    for start in range(0, len(row_N), CHUNK):
+        part = slice(start, start + CHUNK)
+        logits_NV = logits_BTV[row_N[part].to(logits_BTV.device), place_N[part].to(logits_BTV.device)].double()
+        logprobs_NV = logits_NV.log_softmax(-1)
+        parts.append(logprobs_NV.gather(1, targets_N[part, None].to(logprobs_NV.device)).squeeze(1).cpu())
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)

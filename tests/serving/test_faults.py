@@ -1,0 +1,120 @@
+"""Callers who do too much, too little, or nothing: each law stands for a fault of servers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swift.commands.deploy import deploy_main
+from swift.inference.constraint import GrammarConstraint
+from swift.serving import guard
+from tests.serving.conftest import MODEL
+
+STORY = [{"role": "user", "content": "Tell me a story about a cat."}]
+
+
+def post(served: Any, body: Any, **headers: str) -> tuple[int, Any]:
+    """One request over a connection of its own: its status and the JSON of the answer."""
+    host, port = served.listening.getsockname()
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request("POST", "/v1/chat/completions", data, {"Content-Type": "application/json", **headers})
+    response = connection.getresponse()
+    found = response.status, json.load(response)
+    connection.close()
+    return found
+
+
+def measured(served: Any, name: str) -> float:
+    with urllib.request.urlopen(f"{served.url}metrics", timeout=9) as response:
+        return float(re.search(rf"^{name} (\S+)$", response.read().decode(), re.MULTILINE)[1])  # type: ignore[index]
+
+
+def seconds_until(done: Any, limit: float = 10) -> float:
+    begun = time.monotonic()
+    while not done():
+        assert time.monotonic() - begun < limit
+        time.sleep(0.01)
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_does_not_read_is_hung_up_on(served: Any, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    monkeypatch.setattr(guard, "SECONDS_TO_TAKE", 0.3)
+    monkeypatch.setattr(guard, "MOST_SENT", 4096)
+    before = measured(served, "swift_slow_readers_total")
+    body = json.dumps({"model": MODEL, "messages": STORY, "temperature": 2, "top_k": 0, "n": 8, "seed": 5,
+                       "logprobs": True, "top_logprobs": 20, "stream": stream,
+                       "max_tokens": 900 if stream else 120}).encode()  # fmt: skip
+    with socket.socket() as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.connect(served.listening.getsockname())
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        lazy.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+        seconds_until(lambda: measured(served, "swift_slow_readers_total") == before + 1)
+        assert seconds_until(lambda: not served.service.engine.busy) < 1
+    assert post(served, {"model": MODEL, "messages": STORY, "max_tokens": 2})[0] == 200
+
+
+def test_who_sends_much_without_a_key_reads_401(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret-key")
+    words = ["--model_type", MODEL, "--port", "0", "--api_key_file", str(tmp_path / "key")]
+    served = deploy_main(words, prevent_thread_lock=True)
+    for megabytes in (1, 8, 12):
+        assert post(served, b" " * (megabytes << 20), Authorization="Bearer wrong")[0] == 401
+    host, port = served.listening.getsockname()
+    with socket.create_connection((host, port), timeout=5) as polite:  # who asks before they send need not send
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        polite.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode())
+        assert b" 401 " in polite.recv(300).partition(b"\r\n")[0]
+    served.close()
+
+
+SHAPE = {"type": "json_schema", "json_schema": {"name": "x", "schema": {
+    "type": "object", "properties": {"city": {"type": "string", "maxLength": 9}}, "required": ["city"],
+    "additionalProperties": False}}}  # fmt: skip
+
+
+def test_a_grammar_is_read_once_and_not_by_the_engine(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    llguidance = pytest.importorskip("llguidance")
+    read: list[str] = []
+    plain = llguidance.LLMatcher
+
+    class Counted:
+        grammar_from_json_schema, validate_grammar = plain.grammar_from_json_schema, plain.validate_grammar
+
+        def __new__(cls, *args: Any) -> Any:
+            read.append(threading.current_thread().name)
+            return plain(*args)
+
+    monkeypatch.setattr(llguidance, "LLMatcher", Counted)
+    body = {"model": MODEL, "messages": STORY, "n": 4, "temperature": 1.5, "response_format": SHAPE, "max_tokens": 120}
+    status, answer = post(served, body)
+    assert status == 200, answer
+    assert all(set(json.loads(choice["message"]["content"])) == {"city"} for choice in answer["choices"])
+    assert len({choice["message"]["content"] for choice in answer["choices"]}) > 1
+    assert len(read) == 1
+    assert "AnyIO" in read[0], "the loop that answers everybody must not wait for it"
+
+
+def test_a_grammar_that_fails_is_an_error_of_that_answer(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llguidance")
+    plain = GrammarConstraint.accept
+
+    def accept(self: GrammarConstraint, token: int) -> None:
+        plain(self, token)
+        self.matcher.consume_token(served.api.asking.template.tokenizer.convert_tokens_to_ids("}"))  # not there
+
+    monkeypatch.setattr(GrammarConstraint, "accept", accept)
+    status, answer = post(served, {"model": MODEL, "messages": STORY, "response_format": SHAPE, "max_tokens": 120})
+    assert (status, answer["error"]["type"]) == (500, "server_error")
+    assert post(served, {"model": MODEL, "messages": STORY, "max_tokens": 2})[0] == 200
