@@ -69,6 +69,13 @@ COMMANDS = {
         distributed=True,
         dry_run="swift.commands.dry_run:dry_run",
     ),
+    "pt": Command(
+        "swift.arguments.pt:PtArguments",
+        "swift.commands.pt:pt_main",
+        needs=(("model_id_or_path", "model_type"), ("dataset",)),
+        distributed=True,
+        dry_run="swift.commands.dry_run:dry_run",
+    ),
     "infer": Command(
         "swift.arguments.infer:InferArguments",
         "swift.commands.infer:infer_main",
@@ -79,13 +86,6 @@ COMMANDS = {
         "swift.commands.deploy:deploy_main",
         needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
     ),
-    "app-ui": Command(
-        "swift.arguments.app_ui:AppUIArguments",
-        "swift.commands.app_ui:app_ui_main",
-        needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
-    ),
-    "export": Command(
-        "swift.arguments.export:ExportArguments",
     "eval": Command(
         "swift.arguments.eval:EvalArguments",
         "swift.commands.eval:eval_main",
@@ -94,6 +94,14 @@ COMMANDS = {
             ("eval_dataset", "dataset", "val_dataset", "custom_eval_config", "load_dataset_config"),
         ),
     ),
+    "app-ui": Command(
+        "swift.arguments.app_ui:AppUIArguments",
+        "swift.commands.app_ui:app_ui_main",
+        needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
+    ),
+    "web-ui": Command("swift.arguments.web_ui:WebUIArguments", "swift.commands.web_ui:web_ui_main"),
+    "export": Command(
+        "swift.arguments.export:ExportArguments",
         "swift.commands.export:export_main",
         needs=(("ckpt_dir", "adapters", "model_id_or_path", "model_type", "from_sharded"),),
     ),
@@ -103,6 +111,18 @@ COMMANDS = {
         about="Merge a checkpoint's LoRA into its model anew: `export --merge_lora --replace_if_exists`.",
         needs=(("ckpt_dir",),),
         defaults={"merge_lora": True},
+    ),
+    "push": Command(
+        "swift.arguments.hub:PushArguments",
+        "swift.commands.push:push_main",
+        needs=(("directory",),),
+        word="directory",
+    ),
+    "pull": Command(
+        "swift.arguments.hub:PullArguments",
+        "swift.commands.pull:pull_main",
+        needs=(("hub_model_id",),),
+        word="hub_model_id",
     ),
     "rerun": Command(
         "swift.arguments.verbs:RerunArguments",
@@ -224,6 +244,8 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     if plan is not None:
         flags = ["--debug"] if debug else []
         plan = launch.with_options(plan, args)
+        if "hub_token" in options_of(cls):
+            argv = load("swift.publish.token:into_environment")(args, argv)
         return load("swift.agent:run_workers")(plan, ["-m", "swift.cli", name, *argv, *flags])
     return run(command, args)
 

@@ -27,6 +27,7 @@ HIDDEN_GROUPS = ("Plug-ins", "Server")
 HIDDEN = {
     "trust_remote_code": "it runs the model's own Python files",
     "custom_dataset_info": "it names files of its own",
+    "custom_eval_config": "it names files of its own",
     "output_dir": "runs are written into the workspace",
     "add_output_dir_suffix": "the studio names the directory",
     "logging_dir": "runs are written into the workspace",
@@ -206,11 +207,15 @@ class Form:
             SwiftError: they are not; all that is wrong at once.
         """
         words = self.words(entered)
-        raise_all([error for field in self.order for error in _outside(field, entered, workspace)])
+        self.check_paths(entered, workspace)
         args = parse(self.arguments, words, quiet=True)
         missing = [" or --".join(names) for names in self.needs if not any(getattr(args, name) for name in names)]
         raise_all([UsageError("USAGE-03", f"--{names} is missing") for names in missing])
         return words
+
+    def check_paths(self, entered: Entered, workspace: Workspace) -> None:
+        """Raise SwiftError for every value that leads out of the workspace."""
+        raise_all([error for field in self.order for error in _outside(field, entered, workspace)])
 
 
 def _outside(field: Field, entered: Entered, workspace: Workspace) -> list[SwiftError]:

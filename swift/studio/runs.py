@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swift import checkpoint
+from swift import storage
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.sft import SftArguments
-from swift.errors import NotFoundError, UsageError
+from swift.errors import NotFoundError, SwiftError, UsageError
 from swift.storage import HOLDER
 from swift.studio.curves import Log, read_log
 from swift.studio.jobs import Job, Jobs, State
@@ -22,6 +22,7 @@ from swift.studio.workspace import FORBIDDEN, OUTPUT, Workspace
 
 LOGGED, SAID = "logging.jsonl", "sft_args.json"
 TRAINING = ("sft", "pt", "rlhf")
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 NAME = re.compile(r"[\w][\w.-]{0,63}")
 KEPT_SECONDS = 2.0
 NOT_COMPARED = ("output_dir", "logging_dir", "add_output_dir_suffix", "resume_from_checkpoint")
@@ -72,7 +73,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Its whole checkpoints, the latest first."""
-        return checkpoint.committed(self.directory)[::-1] if self.directory.is_dir() else []
+        found = [(int(m[1]), path) for path in self.directory.glob("*") if (m := CHECKPOINT.fullmatch(path.name))]
+        return [path for _, path in sorted(found, reverse=True) if _is_whole(path)]
 
 
 class Runs:
@@ -176,6 +178,13 @@ def is_held(directory: Path) -> bool:
     except (OSError, ValueError, OverflowError):
         return False
     return True
+
+
+def _is_whole(directory: Path) -> bool:
+    try:
+        return bool(storage.read_manifest(directory))
+    except (SwiftError, OSError):
+        return False
 
 
 def _written(path: Path) -> float:

@@ -1,0 +1,48 @@
+"""A form as widgets of gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from swift.studio.form import Field, Form
+from swift.studio.labels import label_of
+from swift.studio.words import Words
+
+PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+LONG = ("system", "prompt_init_text")
+
+
+def draw(field: Field, words: Words, choices: Iterable[str] | None = None) -> Any:
+    """The widget of an option; `choices` in place of its own."""
+    name, info = label_of(field, words.language)
+    told: dict[str, Any] = {"label": name, "info": info, "elem_id": f"opt-{field.name}", "elem_classes": "opt"}
+    if field.widget == "switch":
+        return gr.Checkbox(field.default, **told)
+    offered = list(field.choices if choices is None else choices)
+    if field.widget == "choices":
+        free = field.free or not field.info.choices
+        return gr.Dropdown(offered, value=field.default, multiselect=True, allow_custom_value=free, **told)
+    if field.widget == "choice" or choices is not None:
+        shown = [(words.auto, "") if choice == "" else (choice, choice) for choice in offered]
+        return gr.Dropdown(shown, value=field.default, allow_custom_value=field.free, filterable=True, **told)
+    long = field.name in LONG
+    return gr.Textbox(
+        field.default,
+        placeholder=field.info.none or "",
+        lines=2 if long else 1,
+        max_lines=8 if long else 1,
+        **told,
+    )
+
+
+def entered(form: Form, values: Iterable[Any]) -> dict[str, Any]:
+    """What the widgets hold by option, from their values in the form's order."""
+    return {field.name: value for field, value in zip(form.order, values, strict=True)}
+
+
+def shown(form: Form, values: Mapping[str, Any]) -> list[Any]:
+    """The values of all widgets in the form's order."""
+    return [values[field.name] for field in form.order]
