@@ -86,20 +86,11 @@ COMMANDS = {
         "swift.commands.deploy:deploy_main",
         needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
     ),
-    "eval": Command(
-        "swift.arguments.eval:EvalArguments",
-        "swift.commands.eval:eval_main",
-        needs=(
-            ("ckpt_dir", "model_id_or_path", "model_type", "eval_url"),
-            ("eval_dataset", "dataset", "val_dataset", "custom_eval_config", "load_dataset_config"),
-        ),
-    ),
     "app-ui": Command(
         "swift.arguments.app_ui:AppUIArguments",
         "swift.commands.app_ui:app_ui_main",
         needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
     ),
-    "web-ui": Command("swift.arguments.web_ui:WebUIArguments", "swift.commands.web_ui:web_ui_main"),
     "export": Command(
         "swift.arguments.export:ExportArguments",
         "swift.commands.export:export_main",
@@ -111,18 +102,6 @@ COMMANDS = {
         about="Merge a checkpoint's LoRA into its model anew: `export --merge_lora --replace_if_exists`.",
         needs=(("ckpt_dir",),),
         defaults={"merge_lora": True},
-    ),
-    "push": Command(
-        "swift.arguments.hub:PushArguments",
-        "swift.commands.push:push_main",
-        needs=(("directory",),),
-        word="directory",
-    ),
-    "pull": Command(
-        "swift.arguments.hub:PullArguments",
-        "swift.commands.pull:pull_main",
-        needs=(("hub_model_id",),),
-        word="hub_model_id",
     ),
     "rerun": Command(
         "swift.arguments.verbs:RerunArguments",
@@ -174,7 +153,7 @@ COMMANDS = {
         word="shell",
     ),
 }
-TO_COME = ("rlhf", "dpo", "orpo", "simpo", "kto")
+TO_COME = ("pt", "rlhf", "dpo", "orpo", "simpo", "kto", "web-ui", "eval")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -244,8 +223,6 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     if plan is not None:
         flags = ["--debug"] if debug else []
         plan = launch.with_options(plan, args)
-        if "hub_token" in options_of(cls):
-            argv = load("swift.publish.token:into_environment")(args, argv)
         return load("swift.agent:run_workers")(plan, ["-m", "swift.cli", name, *argv, *flags])
     return run(command, args)
 
