@@ -283,6 +283,8 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--num_train_epochs 0 without --max_steps trains nothing", "--num_train_epochs 1"))
     if args.early_stopping_patience and (args.evaluation_strategy == "no" or not _evaluates(args)):
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
+    if args.predict_with_generate:
+        errors += _generation_contradictions(args)
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
     if args.optim in ("adam_mini", "apollo_adamw") and args.sft_type != "full":
@@ -296,6 +298,21 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
             what = f"--max_tokens_per_batch needs the lengths of all rows, which --{name} does not know"
             errors.append(_conflict(what, "--batch_size"))
     return [*errors, *_stream_contradictions(args), *_packing_contradictions(args)]
+
+
+def _generation_contradictions(args: SftArguments) -> list[SwiftError]:
+    errors: list[SwiftError] = []
+    if args.evaluation_strategy == "no" or not _evaluates(args):
+        errors.append(_conflict("--predict_with_generate needs evaluation", "--evaluation_strategy steps"))
+    if decide_loss_scale(args) == "all":
+        what = "--predict_with_generate asks for replies, and --loss_scale all tells them from prompts no more"
+        errors.append(_conflict(what, "--loss_scale default"))
+    shared = "fsdp" if args.fsdp else "deepspeed" if "zero3" in (args.deepspeed or "") else None
+    shared = "tensor_parallel_size" if args.tensor_parallel_size > 1 else shared
+    if shared:
+        what = f"--predict_with_generate needs the whole model in each process, which --{shared} shares"
+        errors.append(_conflict(what, "swift eval on the checkpoints"))
+    return errors
 
 
 def _engine_contradictions(args: SftArguments, hardware: Hardware) -> list[SwiftError]:

@@ -61,6 +61,15 @@ def rows_of_a_model(args: SftArguments, place: Path) -> int:
     return decide_sft(args, dist.Hardware(world_size=2), prepare.find_source(args)).gradient_accumulation_steps
 
 
+def answering(field: str) -> Observe:
+    """How the rows of an evaluation are answered."""
+
+    def observe(args: SftArguments, place: Path) -> Any:
+        return getattr(training("generation_config")(replace(args, predict_with_generate=True), place), field)
+
+    return observe
+
+
 def scheduler(args: SftArguments, place: Path) -> Any:
     return training("lr_scheduler_kwargs")(replace(args, lr_scheduler_type="cosine_with_restarts"), place)
 
@@ -479,6 +488,14 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "evaluation_strategy": ("epoch", training("eval_strategy")),
     "eval_steps": (3, training("eval_steps")),
     "eval_batch_size": (3, training("per_device_eval_batch_size")),
+    "predict_with_generate": (True, training("predict_with_generate")),
+    "max_new_tokens": (7, answering("max_new_tokens")),
+    "do_sample": (False, answering("do_sample")),
+    "temperature": (0.9, answering("temperature")),
+    "top_k": (3, answering("top_k")),
+    "top_p": (0.2, answering("top_p")),
+    "repetition_penalty": (1.5, answering("repetition_penalty")),
+    "num_beams": (3, answering("num_beams")),
     "save_strategy": ("epoch", training("save_strategy")),
     "save_steps": (3, training("save_steps")),
     "save_total_limit": (7, training("save_total_limit")),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from swift.arguments.data import DataOptions, EncodingOptions, KeepingOptions, LossOptions, MixOptions
 from swift.arguments.engines import EngineOptions
+from swift.arguments.generation import SamplingOptions
 from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.arguments.quantised import QuantisedOptions
 from swift.arguments.training import OptimisationOptions, RunOptions
@@ -23,6 +24,7 @@ class SftArguments(
     EncodingOptions,
     KeepingOptions,
     DataOptions,
+    SamplingOptions,
     NewTokenOptions,
     QuantisedOptions,
     ModelOptions,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import GenerationConfig, set_seed
+from transformers import set_seed
 
 from swift import storage
 from swift.arguments.infer import InferArguments
@@ -27,7 +27,7 @@ from swift.errors import ConfigError, DataError, NotFoundError
 from swift.inference.generate import generate_batch, inference, inference_stream
 from swift.inference.prompt import History
 from swift.inference.results import Results, begin_rows, find_unfinished, open_results
-from swift.inference.settings import prepare_generation_config
+from swift.inference.settings import generation_config, prepare_generation_config
 from swift.log import get_logger
 from swift.templates.check import stretches
 from swift.templates.conversation import Tool, read_tools
@@ -281,15 +281,3 @@ def show_row(record: dict[str, Any]) -> None:
     if "label" in record:
         say(f"[LABEL] {record['label']}")
     say(LINE)
-
-
-def generation_config(args: InferArguments) -> GenerationConfig:
-    """The generation options for transformers."""
-    sampling = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p} if args.do_sample else {}
-    return GenerationConfig(
-        max_new_tokens=args.max_new_tokens,
-        do_sample=args.do_sample,
-        repetition_penalty=args.repetition_penalty,
-        num_beams=args.num_beams,
-        **sampling,
-    )
