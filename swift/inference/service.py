@@ -35,6 +35,16 @@ class Service:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
+    @property
+    def num_running(self) -> int:
+        """Requests that are being answered."""
+        return self.engine.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return self.engine.num_waiting
+
     def submit(self, request: Request, notify: Notify, stop: threading.Event | None = None) -> Generation:
         """Queue a request; `notify` is called in the engine's thread whenever the answer has grown or ended.
 

@@ -32,6 +32,7 @@ from swift.serving.protocol import (
     ApiError,
     ChatRequest,
     CompletionRequest,
+    EmbeddingRequest,
     envelope,
     usage,
 )
@@ -57,9 +58,14 @@ class Api:
         self.measures = Measures()
         self.created = int(time.time())
 
+    @property
+    def names(self) -> list[str]:
+        """What callers can say in `model`."""
+        return self.adapters.names
+
     async def models(self) -> dict[str, Any]:
         """GET /v1/models."""
-        return {"object": "list", "data": [self._model(name) for name in self.adapters.names]}
+        return {"object": "list", "data": [self._model(name) for name in self.names]}
 
     async def model(self, name: str) -> dict[str, Any]:
         """GET /v1/models/{name}."""
@@ -133,7 +139,7 @@ class Api:
 
     async def metrics(self) -> str:
         """GET /metrics."""
-        return self.measures.text(self.service.engine.num_running, self.service.engine.num_waiting)
+        return self.measures.text(self.service.num_running, self.service.num_waiting)
 
     async def _between_steps(self, job: Callable[[], Given]) -> Given:
         try:
@@ -186,8 +192,7 @@ class Api:
 
 def make_app(api: Api) -> FastAPI:
     """The application; `guard.Guard` goes around it."""
-    app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None)
-    app.get("/health")(_healthy)
+    app = plain_app(api.measures)
     app.get("/metrics", response_class=PlainTextResponse)(api.metrics)
     app.get("/v1/models")(api.models)
     app.get("/v1/models/{name}")(api.model)
@@ -196,6 +201,13 @@ def make_app(api: Api) -> FastAPI:
     app.post("/v1/embeddings")(_no_embeddings)
     app.post("/v1/adapters")(api.add_adapter)
     app.delete("/v1/adapters/{name}")(api.drop_adapter)
+    return app
+
+
+def plain_app(measures: Measures) -> FastAPI:
+    """An application without a model: it is healthy, counts requests, and words errors as OpenAI does."""
+    app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None)
+    app.get("/health")(_healthy)
     app.exception_handler(ApiError)(_say)
     app.exception_handler(RequestValidationError)(_say_what_is_wrong)
     app.exception_handler(HTTPException)(_say_status)
@@ -206,7 +218,7 @@ def make_app(api: Api) -> FastAPI:
     async def count(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await follow(request)
         route = request.scope.get("route")
-        api.measures.responded(getattr(route, "path", "other"), response.status_code)
+        measures.responded(getattr(route, "path", "other"), response.status_code)
         return response
 
     return app
@@ -232,7 +244,7 @@ async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")[:64]
     if first["type"] == "extra_forbidden":
-        known = [*ChatRequest.model_fields, *CompletionRequest.model_fields]
+        known = [*ChatRequest.model_fields, *CompletionRequest.model_fields, *EmbeddingRequest.model_fields]
         near = difflib.get_close_matches(where, known, 1)
         what = f"unknown field {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         return await _say(request, ApiError(400, what[:500], param=where))
