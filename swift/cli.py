@@ -103,6 +103,18 @@ COMMANDS = {
         needs=(("ckpt_dir",),),
         defaults={"merge_lora": True},
     ),
+    "push": Command(
+        "swift.arguments.hub:PushArguments",
+        "swift.commands.push:push_main",
+        needs=(("directory",),),
+        word="directory",
+    ),
+    "pull": Command(
+        "swift.arguments.hub:PullArguments",
+        "swift.commands.pull:pull_main",
+        needs=(("hub_model_id",),),
+        word="hub_model_id",
+    ),
     "rerun": Command(
         "swift.arguments.verbs:RerunArguments",
         "swift.commands.rerun:rerun_main",
@@ -223,6 +235,8 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     if plan is not None:
         flags = ["--debug"] if debug else []
         plan = launch.with_options(plan, args)
+        if "hub_token" in options_of(cls):
+            argv = load("swift.publish.token:into_environment")(args, argv)
         return load("swift.agent:run_workers")(plan, ["-m", "swift.cli", name, *argv, *flags])
     return run(command, args)
 
