@@ -12,7 +12,7 @@ from swift.errors import SwiftError
 from swift.studio import views
 from swift.studio.studio import Studio
 from swift.studio.talks import Talks
-from swift.studio.widgets import PRIVATE
+from swift.studio.widgets import MAYBE, PRIVATE
 from swift.studio.words import Words
 
 Messages = list[dict[str, Any]]
@@ -53,7 +53,7 @@ class ChatPage:
                     allow_file_downloads=False,
                     feedback_options=None,
                 )
-                self.status = gr.HTML("", elem_id="chat-status")
+                self.status = gr.HTML("", elem_id="chat-status", elem_classes=MAYBE)
                 self.box = gr.Textbox(
                     elem_id="box",
                     label=words.message,

@@ -164,12 +164,13 @@ class Scale:
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers from `low` to `high`: about so many, 1, 2 or 5 times a power of ten apart."""
-    width = (high - low) / max(about, 1)
+    """Round numbers from `low` to `high`: about so many, at least two, 1, 2 or 5 times a power of ten apart."""
+    width = (high - low) / about
     power = 10.0 ** math.floor(math.log10(width))
     apart = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= width * 0.999)
     first = math.ceil(low / apart - 1e-9)
-    return [round(k * apart, 12) for k in range(first, math.floor(high / apart + 1e-9) + 1)]
+    found = [round(k * apart, 12) for k in range(first, math.floor(high / apart + 1e-9) + 1)]
+    return found if len(found) > 1 else ticks(low, high, about + 1)
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> Points:

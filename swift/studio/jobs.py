@@ -178,8 +178,8 @@ def tail(path: Path, lines: int = 200) -> str:
             text = log.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    shown = [line.rstrip("\r").rpartition("\r")[2] for line in COLOUR.sub("", text).split("\n")]
-    return redact_text("\n".join(shown[-lines:])).strip("\n")
+    shown = [line.rstrip("\r").rpartition("\r")[2] for line in COLOUR.sub("", text).strip("\n").split("\n")]
+    return redact_text("\n".join(shown[-lines:]))
 
 
 def _watch(process: subprocess.Popen[bytes], directory: Path) -> None:

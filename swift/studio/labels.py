@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from swift.arguments.help import default_of
 from swift.studio.form import Field
 
 CHINESE: dict[str, str] = {
@@ -59,11 +58,10 @@ GROUPS = {
 
 
 def label_of(field: Field, language: str) -> tuple[str, str]:
-    """An option's name, and its sentence with unit and default."""
-    if language == "zh" and field.name in CHINESE:
-        unit = f"{field.info.unit}; " if field.info.unit else ""
-        return field.name, f"{CHINESE[field.name]} [{unit}默认: {default_of(field.info)}]"
-    return field.name, field.hint
+    """An option's name, and its sentence with its unit; the default is what the widget holds."""
+    unit = f" [{field.info.unit}]" if field.info.unit else ""
+    told = CHINESE.get(field.name, field.info.help) if language == "zh" else field.info.help
+    return field.name, told + unit
 
 
 def group_of(name: str, language: str) -> str:

@@ -12,7 +12,7 @@ from swift.studio import views
 from swift.studio.form import as_typed
 from swift.studio.runs import Run
 from swift.studio.studio import Studio
-from swift.studio.widgets import PRIVATE
+from swift.studio.widgets import MAYBE, PRIVATE
 from swift.studio.words import Words
 
 SECONDS = 2.0
@@ -33,25 +33,25 @@ class RunsPage:
                 with gr.Column(elem_classes="section"):
                     gr.HTML(f"<h2>{views.escaped(words.runs)}</h2>")
                     self.chosen = gr.Radio([], label=words.choose_run, show_label=False, elem_id="chosen")
-                    self.none = gr.HTML("", elem_id="no-runs")
+                    self.none = gr.HTML("", elem_id="no-runs", elem_classes=MAYBE)
                 with gr.Column(elem_classes="section"):
                     gr.HTML(f"<h2>{views.escaped(words.compare)}</h2>")
                     self.several = gr.Dropdown(
                         [], label=words.compare_hint, multiselect=True, value=[], elem_id="several"
                     )
             with gr.Column(scale=9, min_width=340):
-                self.compared = gr.HTML("", elem_id="compared")
+                self.compared = gr.HTML("", elem_id="compared", elem_classes=MAYBE)
                 with gr.Column(elem_id="one-run", visible=False) as self.one:
-                    self.detail = gr.HTML("", elem_id="detail")
+                    self.detail = gr.HTML("", elem_id="detail", elem_classes=MAYBE)
                     with gr.Row(elem_classes="tools"):
                         self.stop = gr.Button(words.stop, size="sm", variant="stop", elem_id="stop")
                         self.resume = gr.Button(words.resume, size="sm", elem_id="resume")
                         self.use = gr.Button(words.use_options, size="sm", elem_id="use")
                         self.talk = gr.Button(words.talk_to_it, size="sm", elem_id="talk")
-                    self.told = gr.HTML("", elem_id="run-told")
-                    self.charts = gr.HTML("", elem_id="charts")
-                    self.saved = gr.HTML("", elem_id="saved")
-                    self.log = gr.HTML("", elem_id="run-log")
+                    self.told = gr.HTML("", elem_id="run-told", elem_classes=MAYBE)
+                    self.charts = gr.HTML("", elem_id="charts", elem_classes=MAYBE)
+                    self.saved = gr.HTML("", elem_id="saved", elem_classes=MAYBE)
+                    self.log = gr.HTML("", elem_id="run-log", elem_classes=MAYBE)
                     with gr.Accordion(words.command, open=False):
                         self.command = gr.Textbox(
                             "",

@@ -11,7 +11,7 @@ from swift.studio import views
 from swift.studio.form import Form, as_typed
 from swift.studio.labels import group_of
 from swift.studio.studio import Studio
-from swift.studio.widgets import PRIVATE, draw, entered
+from swift.studio.widgets import MAYBE, PRIVATE, draw, entered
 from swift.studio.words import Words
 
 SECONDS = 2.0
@@ -84,7 +84,7 @@ class TaskPage:
                 elem_classes="typed",
                 elem_id=f"{name}-command",
             )
-            self.problems = gr.HTML("", elem_id=f"{name}-problems")
+            self.problems = gr.HTML("", elem_id=f"{name}-problems", elem_classes=MAYBE)
             self.start = gr.Button(title, variant="primary", elem_id=f"{name}-start")
             gr.HTML(f'<p class="quiet">{views.escaped(words.task_hint)}</p>')
         with gr.Column(elem_classes="section"):

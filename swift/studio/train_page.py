@@ -12,7 +12,7 @@ from swift.studio.form import Entered, as_typed, as_yaml, read_environment
 from swift.studio.labels import group_of, matches
 from swift.studio.offers import TRAIN
 from swift.studio.studio import Studio
-from swift.studio.widgets import PRIVATE, draw, entered, shown
+from swift.studio.widgets import MAYBE, PRIVATE, draw, entered, shown
 from swift.studio.words import Words
 
 ENDINGS = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst", ".xz", ".bz2"]
@@ -62,8 +62,8 @@ class TrainPage:
                             words.upload, file_types=ENDINGS, file_count="multiple", size="sm", elem_id="upload"
                         )
                         self.look = gr.Button(words.preview, size="sm", elem_id="look")
-                    self.told = gr.HTML("", elem_id="data-told")
-                    self.preview = gr.HTML("", elem_id="preview")
+                    self.told = gr.HTML("", elem_id="data-told", elem_classes=MAYBE)
+                    self.preview = gr.HTML("", elem_id="preview", elem_classes=MAYBE)
 
     def _choices(self, name: str) -> list[str] | None:
         if name in ("dataset", "val_dataset"):
@@ -77,7 +77,7 @@ class TrainPage:
         with gr.Accordion(words.all_options, open=False, elem_id="all-options"):
             gr.HTML(f'<p class="quiet">{views.escaped(words.all_options_hint.format(command=self.form.command))}</p>')
             self.search = gr.Textbox("", label=words.search, placeholder=words.search_hint, elem_id="search")
-            self.found = gr.HTML("", elem_id="found")
+            self.found = gr.HTML("", elem_id="found", elem_classes=MAYBE)
             for group, fields in self.form.groups.items():
                 with gr.Accordion(group_of(group, words.language), open=False) as accordion:
                     self.accordions.append((accordion, fields))
@@ -99,7 +99,7 @@ class TrainPage:
                 elem_classes="typed",
                 elem_id="command",
             )
-            self.problems = gr.HTML("", elem_id="problems")
+            self.problems = gr.HTML("", elem_id="problems", elem_classes=MAYBE)
             with gr.Row(elem_classes="tools"):
                 self.yaml = gr.Button(words.yaml, size="sm", elem_id="yaml")
                 self.file = gr.Textbox(visible=False, elem_id="yaml-text")
@@ -109,7 +109,7 @@ class TrainPage:
             with gr.Row(elem_classes="tools"):
                 self.estimate_now = gr.Button(words.estimate, size="sm", elem_id="estimate-now")
                 self.check = gr.Button(words.check, size="sm", elem_id="check")
-            self.checked = gr.HTML("", elem_id="checked")
+            self.checked = gr.HTML("", elem_id="checked", elem_classes=MAYBE)
         with gr.Column(elem_classes="section"):
             gr.HTML(f"<h2>{views.escaped(words.sections['run'])}</h2>")
             with gr.Row(elem_classes="fields"):
@@ -123,7 +123,7 @@ class TrainPage:
                     "", label=words.devices, placeholder=words.devices_hint, max_lines=1, elem_id="devices"
                 )
             self.start = gr.Button(words.start, variant="primary", elem_id="start")
-            self.started = gr.HTML("", elem_id="started")
+            self.started = gr.HTML("", elem_id="started", elem_classes=MAYBE)
         self.output = gr.State("")
 
     # What happens

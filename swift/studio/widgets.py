@@ -13,6 +13,8 @@ from swift.studio.words import Words
 
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 LONG = ("system", "prompt_init_text")
+MAYBE = "maybe"
+"""The style of what takes no room while it is empty."""
 
 
 def draw(field: Field, words: Words, choices: Iterable[str] | None = None) -> Any:
@@ -26,7 +28,8 @@ def draw(field: Field, words: Words, choices: Iterable[str] | None = None) -> An
         free = field.free or not field.info.choices
         return gr.Dropdown(offered, value=field.default, multiselect=True, allow_custom_value=free, **told)
     if field.widget == "choice" or choices is not None:
-        shown = [(words.auto, "") if choice == "" else (choice, choice) for choice in offered]
+        default = f"{words.auto}: {field.info.none}" if field.info.none else words.auto
+        shown = [(default, "") if choice == "" else (choice, choice) for choice in offered]
         return gr.Dropdown(shown, value=field.default, allow_custom_value=field.free, filterable=True, **told)
     long = field.name in LONG
     return gr.Textbox(

@@ -21,6 +21,8 @@ SHOWN_ROOM = 160
 WILD = re.compile(r"[*?[]")
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # what no argument, name or line may hold
 MOST_FILES, DEEPEST = 5000, 5
+NOT_DATA = ("sft_args.json", "manifest.json", "config.json", "adapter_config.json", "configuration.json")
+"""Names that mean a run or a model; no uploaded file is called that."""
 NOT_ENTERED = ("node_modules", "__pycache__", "site-packages")
 
 
@@ -129,6 +131,7 @@ def _paths_in(text: str) -> Iterator[str]:
 def safe_name(name: str) -> str:
     """A file name of letters, digits and `._-` alone, that is neither hidden nor long; its ending is kept."""
     plain = re.sub(r"[^\w.-]+", "_", Path(name).name).lstrip("._-") or "data.jsonl"
+    plain = f"upload-{plain}" if plain in NOT_DATA else plain
     stem, dot, ending = plain.partition(".")
     return f"{stem[:LONGEST_NAME]}{dot}{ending[-20:]}"
 
