@@ -14,7 +14,7 @@ from typing import Any
 from swift import storage
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.sft import SftArguments
-from swift.errors import NotFoundError, SwiftError, UsageError
+from swift.errors import NotFoundError, UsageError
 from swift.storage import HOLDER
 from swift.studio.curves import Log, read_log
 from swift.studio.jobs import Job, Jobs, State
@@ -183,7 +183,7 @@ def is_held(directory: Path) -> bool:
 def _is_whole(directory: Path) -> bool:
     try:
         return bool(storage.read_manifest(directory))
-    except (SwiftError, OSError):
+    except ValueError:
         return False
 
 
