@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from swift import dist, hub, launch
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.commands import prepare, ready, rows, run, sft
+from swift.commands import training as road
 from swift.commands.training import join_group
 from swift.datasets import DATASETS
 from swift.datasets.encode import encode
@@ -25,6 +27,8 @@ from swift.decide import decide_sft
 from swift.errors import RefusedError
 from swift.models.load import TORCH_DTYPES
 from swift.models.quantised import config_for, hqq_settings
+from swift.publish import token
+from swift.publish.during import Job, Pushing, wanted
 from swift.trainers import zero
 from swift.trainers.arguments import training_arguments
 from swift.tuners.choose import choose_tuner
@@ -256,6 +260,29 @@ def vocabulary(args: SftArguments, place: Path) -> Any:
     return sorted(template.tokenizer.get_added_vocab()), model.get_input_embeddings().num_embeddings
 
 
+def push_words(args: SftArguments, place: Path) -> Any:
+    """How a push of the run is asked for."""
+    return Pushing(args, place).command(Job(place / "checkpoint-1"), place / "stage")
+
+
+def pushed_at_a_save(args: SftArguments, place: Path) -> Any:
+    return wanted(args.push_hub_strategy, place / "checkpoint-2", place / "checkpoint-1")
+
+
+def publishes(args: SftArguments, place: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(road, "open_repository", lambda args, name: name)
+        return [pushing.args.hub_model_id for pushing in road.publishing(args, prepare.find_source(args))]
+
+
+def hub_of_process(args: SftArguments, place: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("USE_HF", "HF_TOKEN", "MODELSCOPE_API_TOKEN"):
+            patch.setenv(name, "")
+        assert token.settle(args).hub_token is None
+        return [os.environ[name] for name in ("USE_HF", "HF_TOKEN", "MODELSCOPE_API_TOKEN")]
+
+
 def backend(args: SftArguments, place: Path) -> Any:
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -482,6 +509,14 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "metrics": (["mine"], training("metric_names")),
     "callbacks": (["mine"], training("callback_names")),
     "training_options": ({"logging_steps": 77}, training("logging_steps")),
+    "push_to_hub": (True, publishes),
+    "push_hub_strategy": ("checkpoint", pushed_at_a_save),
+    "hub_model_id": ("ann/mine", push_words),
+    "hub_private_repo": (True, push_words),
+    "hub_license": ("mit", push_words),
+    "allow_leak": (["README.md"], push_words),
+    "hub_token": ("a-token-of-somebody", hub_of_process),
+    "use_hf": (True, hub_of_process),
     "output_dir": ("elsewhere", run_directory),
     "dry_run": (True, trains),
     "add_output_dir_suffix": (False, run_directory),

@@ -18,6 +18,9 @@ ALIASES = {
     "deterministic": "full_determinism",
     "max_seq_length": "max_length",
     "revision": "model_revision",
+    "hub_strategy": "push_hub_strategy",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_token": "hub_token",
     # peft
     "lora_r": "lora_rank",
     "lora_dropout": "lora_dropout_p",

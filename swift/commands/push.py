@@ -9,8 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from swift._lazy import named
+from swift.arguments.export import ExportArguments
 from swift.arguments.hub import PushArguments
 from swift.arguments.reading import read_arguments
+from swift.errors import UsageError
 from swift.publish import token
 from swift.publish.push import check_leaks, describe, prepare, push, repository
 
@@ -27,6 +29,20 @@ def push_main(said: PushArguments | list[str] | None = None, **options: Any) -> 
     pushed = push(directory, args, message=args.commit_message, folder=folder, with_state=args.with_state)
     sys.stdout.write(f"{json.dumps(pushed.to_json()) if args.json else pushed.line()}\n")
     return pushed.to_json()
+
+
+def check_token(args: ExportArguments) -> None:
+    """Make sure, before anything is written, that there is a token and something that can be published."""
+    token.find()
+    if not (args.ckpt_dir or args.model_id_or_path or args.from_sharded):
+        raise UsageError("USAGE-03", "--push_to_hub has nothing to publish", fix="--ckpt_dir <checkpoint>")
+
+
+def push_exported(args: ExportArguments) -> str:
+    """Publish what an export wrote, or its checkpoint; return the directory."""
+    directory = find(str(args.ckpt_dir or args.model_id_or_path))
+    sys.stdout.write(f"{push(directory, args, message=args.commit_message).line()}\n")
+    return str(directory)
 
 
 def find(said: str) -> Path:

@@ -83,7 +83,7 @@ def push(
     with TemporaryDirectory(prefix="swift-push-") as place:
         outgoing = prepare(directory, Path(place), repo, args, folder=folder, with_state=with_state)
         leaks = check_leaks(outgoing, args)
-        _make(remote, repo, args.hub_private_repo)
+        make(remote, repo, args.hub_private_repo)
         message = message or f"{directory.name} of swift"
         commit, sent = faults.trying(lambda: _send(remote, repo, outgoing, folder, message), f"publishing {repo}")
         return Pushed(
@@ -100,11 +100,15 @@ def push(
 
 
 def repository(directory: Path, args: PublishOptions, remote: Remote | None) -> str:
-    """`owner/name`; without a hub to ask, `<you>/name` where no owner is said."""
-    said = args.hub_model_id or repository_name(directory, tell(directory))
-    if "/" in said:
-        return said
-    return f"{faults.trying(remote.owner, 'asking who you are') if remote else YOU}/{said}"
+    """`owner/name` for what is in a directory; without a hub to ask, `<you>/name` where no owner is said."""
+    return with_owner(args.hub_model_id or repository_name(directory, tell(directory)), remote)
+
+
+def with_owner(name: str, remote: Remote | None) -> str:
+    """`owner/name`, the owner being whose token it is where none is said; `<you>` without a hub to ask."""
+    if "/" in name:
+        return name
+    return f"{faults.trying(remote.owner, 'asking who you are') if remote else YOU}/{name}"
 
 
 def prepare(
@@ -137,7 +141,12 @@ def describe(outgoing: Outgoing, repo: str) -> str:
     return "\n".join([*lines, *(["", card.read_text(encoding="utf-8")] if card.is_file() else [])])
 
 
-def _make(remote: Remote, repo: str, private: bool) -> None:
+def make(remote: Remote, repo: str, private: bool) -> None:
+    """Make sure that a repository is there, and seen by whom it should be.
+
+    Raises:
+        RefusedError: the hub does not allow it, or everybody can see what should be private.
+    """
     is_private = faults.trying(lambda: remote.make(repo, private), f"opening {repo}")
     if private and not is_private:
         what = f"{repo} exists and everybody can see it, which --hub_private_repo forbids"

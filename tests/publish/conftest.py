@@ -36,6 +36,9 @@ def speak_to(found: Hub, monkeypatch: pytest.MonkeyPatch, place: Path, *, hf: bo
     monkeypatch.delenv("MODELSCOPE_API_TOKEN" if hf else "HF_TOKEN", raising=False)
     monkeypatch.setattr(faults, "WAITS", (0.0, 0.0, 0.0))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_ENDPOINT", found.url)  # of processes that are started
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", found.url)
     monkeypatch.setenv("MODELSCOPE_HOME", str(place / "modelscope"))
     monkeypatch.setenv("MODELSCOPE_CACHE", str(place / "cache"))
