@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from swift.arguments.data import DataOptions, EncodingOptions, KeepingOptions, LossOptions, MixOptions
 from swift.arguments.engines import EngineOptions
-from swift.arguments.heads import HeadOptions
 from swift.arguments.generation import SamplingOptions
 from swift.arguments.hub import PushingOptions
 from swift.arguments.model import ModelOptions, NewTokenOptions
