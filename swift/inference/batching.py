@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 
 from swift.errors import SwiftError
 from swift.inference.cache import SlotCache
-from swift.inference.engine import BASE, Either, Generation, Request, TokenLogprobs
+from swift.inference.engine import BASE, Generation, Stepwise, TokenLogprobs
 from swift.inference.lookup import Lookup
 from swift.inference.prefixes import Prefixes
 from swift.inference.sampling import PLAIN, Sampler
@@ -72,7 +72,7 @@ class _Row:
         return token
 
 
-class Batching:
+class Batching(Stepwise):
     """An engine on a transformers model; all methods but `submit` belong to one thread.
 
     Args:
@@ -118,43 +118,10 @@ class Batching:
         """Requests that wait for a slot."""
         return len(self._waiting)
 
-    def submit(self, request: Request, stop: threading.Event | None = None) -> Generation:
-        """Queue a request, from any thread; once `stop` is set it ends with the token at work."""
-        generation = Generation(request, stop=stop or threading.Event())
-        self.queue(generation)
-        return generation
-
     def queue(self, generation: Generation) -> None:
         """Queue an answer, from any thread."""
         with self._lock:
             self._waiting.append(generation)
-
-    def run(self, requests: Iterable[Request]) -> Iterator[Generation]:
-        """The finished answers to `requests`, as they end; so many are drawn from the iterable as are needed."""
-        source, mine = iter(requests), set[Generation]()
-        while True:
-            while len(self._waiting) < 2 * self.slots and (request := next(source, None)) is not None:
-                mine.add(self.submit(request))
-            if not mine:
-                return
-            for generation in self.step():
-                if generation.failure is not None:
-                    raise generation.failure
-                if generation.finish_reason and generation in mine:
-                    mine.remove(generation)
-                    yield generation
-
-    def stream(self, request: Request, stop: threading.Event) -> Iterator[Generation]:
-        """The same answer again and again as it grows, the last time finished; it ends once `stop` is set."""
-        generation = self.submit(request, Either(stop))
-        try:
-            while generation.finish_reason is None:
-                if generation in self.step():
-                    if generation.failure is not None:
-                        raise generation.failure
-                    yield generation
-        finally:
-            generation.cancel()
 
     @torch.inference_mode()
     def step(self) -> list[Generation]:
