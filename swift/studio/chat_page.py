@@ -75,13 +75,14 @@ class ChatPage:
         )
         self.unload.click(self._unload, self.chosen, self.told, **PRIVATE)
         asked = self.box.submit(self._ask, [self.box, self.chat], [self.box, self.chat], **choose)
-        asked.then(
+        answered = asked.then(
             self._answer,
             [self.chosen, self.chat, self.system, self.temperature, self.tokens],
             [self.chat, self.status, self.box],
             concurrency_limit=16,
             **PRIVATE,
         )
+        answered.then(lambda: gr.update(submit_btn=True, stop_btn=False), None, self.box, **choose)
         self.box.stop(self._stop, **choose)
         self.clear.click(lambda: ([], ""), None, [self.chat, self.status], **choose)
 
@@ -125,7 +126,7 @@ class ChatPage:
         try:
             pieces = self.talks.answer(chosen or "", last[1], history, system, heat, int(tokens), person)
             for text, count in pieces:  # noqa: B007 -- the last ones are told
-                yield [*messages, {"role": "assistant", "content": text}], self.words.answering, gr.skip()
+                yield [*messages, {"role": "assistant", "content": text}], quiet(self.words.answering), gr.skip()
         except SwiftError as error:
             again = gr.update(value=last[1], submit_btn=True, stop_btn=False)
             yield messages[:-1], views.notice(error.what, "bad"), again
@@ -134,7 +135,7 @@ class ChatPage:
         facts = self.words.answered.format(count=count, seconds=time.monotonic() - began)
         status = f"{facts} · {self.words.answer_stopped}" if stopped else facts
         shown = [*messages, {"role": "assistant", "content": text}] if text else messages[:-1]
-        yield shown, f'<p class="quiet">{views.escaped(status)}</p>', rest
+        yield shown, quiet(status), rest
 
     def _stop(self, request: gr.Request) -> None:
         self.talks.stop(str(request.session_hash))
@@ -150,3 +151,8 @@ def text_of(message: dict[str, Any]) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") if isinstance(part, dict) else str(part) for part in content)
+
+
+def quiet(text: str) -> str:
+    """A line below the conversation."""
+    return f'<p class="quiet">{views.escaped(text)}</p>'

@@ -18,7 +18,7 @@ from swift.arguments.help import default_of, grouped
 from swift.arguments.reading import parse
 from swift.arguments.values import MAY_BE_EMPTY
 from swift.commands.names import ONLY_THESE, known_names
-from swift.errors import SwiftError, UsageError, raise_all
+from swift.errors import SeveralErrors, SwiftError, UsageError, raise_all
 from swift.studio.workspace import Workspace
 
 NOTHING = '""'
@@ -260,3 +260,9 @@ def as_yaml(form: Form, words: list[str]) -> str:
     said = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
     values = {name: getattr(args, name) for name in form.fields if name in said}
     return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, default_flow_style=False, width=110)
+
+
+def plainly(error: SwiftError) -> str:
+    """An error as a page shows it: every mistake with how to mend it, without what only a terminal needs."""
+    errors = error.errors if isinstance(error, SeveralErrors) else [error]
+    return "\n".join(f"{one.what}{f' → {one.fix}' if one.fix else ''}" for one in errors)

@@ -8,7 +8,7 @@ import gradio as gr
 
 from swift.studio import views
 from swift.studio.chat_page import ChatPage
-from swift.studio.offers import EXPORT
+from swift.studio.offers import EVALUATE, EXPORT
 from swift.studio.runs_page import RunsPage
 from swift.studio.studio import Studio
 from swift.studio.talks import Talks
@@ -46,6 +46,8 @@ def build(studio: Studio, talks: Talks, words: Words) -> gr.Blocks:
                 chat = ChatPage(studio, talks, words)
             with gr.Tab(words.export, id="export"):
                 TaskPage(studio, EXPORT, words, words.export)
+            with gr.Tab(words.evaluate, id="evaluate"):
+                TaskPage(studio, EVALUATE, words, words.evaluate)
         dark.click(None, js=DARK)
         blocks.load(None, js=BEGIN % words.language)
         blocks.load(runs.refresh, [runs.chosen, runs.several, runs.seen], [*runs.outputs, runs.seen], **PRIVATE)
@@ -69,7 +71,7 @@ def _join(train: TrainPage, runs: RunsPage, chat: ChatPage, tabs: Any) -> None:
         options, told = runs.options(chosen)
         if options is None:
             return [told, gr.skip(), *(gr.skip() for _ in train.inputs)]
-        return [told, gr.Tabs(selected="train"), *train.fill(options)]
+        return [told, gr.Tabs(selected="train"), *train.fill(*options)]
 
     def talk(chosen: str | None) -> list[Any]:
         place = runs.last_checkpoint(chosen)

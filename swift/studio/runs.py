@@ -22,6 +22,8 @@ from swift.studio.workspace import FORBIDDEN, OUTPUT, Workspace
 
 LOGGED, SAID = "logging.jsonl", "sft_args.json"
 TRAINING = ("sft", "pt", "rlhf")
+SIGNS = {"rlhf": "rlhf_type", "pt": "isolate_documents"}
+"""By command, an option that only its runs have."""
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 NAME = re.compile(r"[\w][\w.-]{0,63}")
 KEPT_SECONDS = 2.0
@@ -59,6 +61,13 @@ class Run:
         if self.log.report is not None:
             return "done"
         return "running" if is_held(self.directory) else "ended"
+
+    @property
+    def command(self) -> str:
+        """Which kind of training it is."""
+        if self.job is not None:
+            return self.job.command
+        return next((name for name, option in SIGNS.items() if option in self.said), "sft")
 
     @property
     def model(self) -> str:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from swift.errors import NotFoundError, SwiftError
 from swift.studio import views
-from swift.studio.form import as_typed
+from swift.studio.form import as_typed, plainly
 from swift.studio.runs import Run
 from swift.studio.studio import Studio
 from swift.studio.widgets import MAYBE, PRIVATE
@@ -137,16 +137,18 @@ class RunsPage:
         try:
             path = do()
         except SwiftError as error:
-            return views.notice(str(error), "bad")
+            return views.notice(plainly(error), "bad")
         return views.notice(done.format(path=path), "good")
 
-    def options(self, chosen: str | None) -> tuple[dict[str, Any] | None, str]:
-        """What a form holds to do the same as the chosen run, and a line about it."""
+    def options(self, chosen: str | None) -> tuple[tuple[str, dict[str, Any]] | None, str]:
+        """The command and what its form holds to do the same as the chosen run, and a line about it."""
         try:
             run = self.studio.runs.get(chosen or "")
-            return self.studio.options_of(run), views.notice(self.words.used_options.format(path=run.path), "good")
+            return (run.command, self.studio.options_of(run)), views.notice(
+                self.words.used_options.format(path=run.path), "good"
+            )
         except SwiftError as error:
-            return None, views.notice(str(error), "bad")
+            return None, views.notice(plainly(error), "bad")
 
     def last_checkpoint(self, chosen: str | None) -> str:
         """The last checkpoint of the chosen run, empty where there is none."""

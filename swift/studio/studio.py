@@ -75,7 +75,7 @@ class Studio:
             words = _without(run.job.words, "--resume_from_checkpoint")
             self.jobs.start(run.job.command, [*words, *going_on], run.job.environment, path)
         else:
-            form = TRAIN["sft"]
+            form = TRAIN[run.command]
             words = form.check(self.options_of(run), self.workspace)
             self.jobs.start(form.command, [*words, *_into(path), *going_on], {}, path)
         return last
@@ -86,7 +86,7 @@ class Studio:
         Raises:
             RefusedError: it was started with plug-ins, which no form has.
         """
-        form = TRAIN[run.job.command if run.job else "sft"]
+        form = TRAIN[run.command]
         infos = options_of(form.arguments)
         for name, info in infos.items():
             hidden = info.group in HIDDEN_GROUPS or name in DANGEROUS
@@ -145,16 +145,11 @@ class Studio:
 
     def estimate(self, form: Form, entered: Entered) -> dict[str, Any] | str:
         """What `swift estimate --json` says, or why it says nothing; data that would take long is left out."""
-        if not all(self.is_small(str(spec)) for spec in entered.get("dataset") or []):
-            entered = {**entered, "dataset": [], "val_dataset": []}
-        words = form.words(entered)
-        self.outside(form, entered)
-        found = self.looker.look(["estimate", *words, "--json"])
-        return json.loads(found.said.strip().splitlines()[-1]) if found.code == 0 else found.error
-
-    def outside(self, form: Form, entered: Entered) -> None:
-        """Raise SwiftError when a value leads out of the workspace; options that are missing do not matter."""
         form.check_paths(entered, self.workspace)
+        if form.command != "sft" or not all(self.is_small(str(spec)) for spec in entered.get("dataset") or []):
+            entered = {**entered, "dataset": [], "val_dataset": []}
+        found = self.looker.look(["estimate", *TRAIN["sft"].words(entered), "--json"])
+        return json.loads(found.said.strip().splitlines()[-1]) if found.code == 0 else found.error
 
     def is_near(self, entered: Entered) -> bool:
         """Whether a model is on this machine, so that looking at it asks nobody."""
@@ -179,7 +174,7 @@ class Studio:
         """
         names = options_of(DataArguments).keys() & form.fields.keys()
         entered = {name: entered[name] for name in names if name in entered}
-        self.outside(form, entered)
+        form.check_paths(entered, self.workspace)
         place = self.workspace.state / f"preview-{secrets.token_hex(6)}"
         where = self.workspace.relative(place)
         words = ["data", "--action", "preview", *form.words(entered), "--rows", "5", "--output", where]

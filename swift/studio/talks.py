@@ -104,7 +104,7 @@ class Talks:
             for chunk in chunks:
                 if stop.is_set():
                     break
-                text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
+                text += (vars(chunk.choices[0].delta).get("content") or "") if chunk.choices else ""
                 count += 1
                 if time.monotonic() - shown > SECONDS_BETWEEN_VIEWS:
                     yield text, count

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
 
 from swift.errors import SwiftError
 from swift.studio import views
-from swift.studio.form import Form, as_typed
+from swift.studio.form import Entered, Form, as_typed, plainly
 from swift.studio.labels import group_of
 from swift.studio.studio import Studio
-from swift.studio.widgets import MAYBE, PRIVATE, draw, entered
+from swift.studio.widgets import MAYBE, PRIVATE, draw
 from swift.studio.words import Words
 
 SECONDS = 2.0
@@ -114,21 +115,24 @@ class TaskPage:
             event(self._refresh, *refreshed, trigger_mode="always_last", concurrency_limit=8, **PRIVATE)
         self.stop.click(self._stop, self.job, **PRIVATE).then(self._refresh, *refreshed, **PRIVATE)
 
+    def _entered(self, values: Iterable[Any]) -> Entered:
+        return dict(zip((field.name for field in self.form.order), values, strict=True))
+
     def _show_command(self, chosen: str | None, *values: Any) -> tuple[str, str]:
-        said = entered(self.form, values)
+        said = self._entered(values)
         words = self.form.words(said)
         try:
             model = self.studio.model_words(chosen) if chosen else []
             self.form.check(said, self.studio.workspace)
         except SwiftError as error:
-            return as_typed(self.form.command, words), views.notice(str(error))
+            return as_typed(self.form.command, words), views.notice(plainly(error))
         return as_typed(self.form.command, [*model, *words]), ""
 
     def _start(self, chosen: str | None, *values: Any) -> tuple[str, Any]:
         try:
-            job = self.studio.start_task(self.form, chosen or "", entered(self.form, values))
+            job = self.studio.start_task(self.form, chosen or "", self._entered(values))
         except SwiftError as error:
-            return views.notice(str(error), "bad"), gr.skip()
+            return views.notice(plainly(error), "bad"), gr.skip()
         return "", gr.update(choices=self._jobs(), value=job.name)
 
     def _jobs(self) -> list[list[str]]:

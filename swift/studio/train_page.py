@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from swift.errors import SwiftError
 from swift.studio import views
-from swift.studio.form import Entered, as_typed, as_yaml, read_environment
+from swift.studio.form import Entered, Field, Form, as_typed, as_yaml, plainly, read_environment
 from swift.studio.labels import group_of, matches
-from swift.studio.offers import TRAIN
+from swift.studio.offers import TRAIN, all_fields, all_groups, all_sections
 from swift.studio.studio import Studio
-from swift.studio.widgets import MAYBE, PRIVATE, draw, entered, shown
+from swift.studio.widgets import MAYBE, PRIVATE, draw, named
 from swift.studio.words import Words
 
 ENDINGS = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst", ".xz", ".bz2"]
@@ -24,6 +25,7 @@ SAVE = """text => {
   link.click();
   URL.revokeObjectURL(link.href);
 }"""
+ESTIMATED = ("sft", "pt")
 VARIABLES = ("NPROC_PER_NODE", "CUDA_VISIBLE_DEVICES")
 
 
@@ -36,7 +38,8 @@ class TrainPage:
     """
 
     def __init__(self, studio: Studio, words: Words) -> None:
-        self.studio, self.words, self.form = studio, words, TRAIN["sft"]
+        self.studio, self.words = studio, words
+        self.fields = all_fields()
         self.widgets: dict[str, Any] = {}
         with gr.Row(elem_classes="sides", equal_height=False):
             with gr.Column(scale=7, min_width=340):
@@ -44,18 +47,22 @@ class TrainPage:
                 self._others()
             with gr.Column(scale=5, min_width=340, elem_id="summary"):
                 self._summary()
-        self.inputs = [self.widgets[field.name] for field in self.form.order]
+        self.inputs = [self.kind, *(self.widgets[name] for name in self.fields)]
         self.environment = [self.processes, self.devices]
         self._connect()
 
     def _basic(self) -> None:
         words = self.words
-        for section, names in self.form.basic.items():
-            with gr.Column(elem_classes="section"):
+        kinds = [(text, name) for name, text in words.kinds.items()]
+        with gr.Column(elem_classes="section"):
+            self.kind = gr.Radio(kinds, value="sft", label=words.kind, elem_id="kind")
+        self.sections: dict[str, Any] = {}
+        for section, names in all_sections().items():
+            with gr.Column(elem_classes="section", visible=section in TRAIN["sft"].basic) as self.sections[section]:
                 gr.HTML(f"<h2>{views.escaped(words.sections[section])}</h2>")
                 with gr.Row(elem_classes="fields"):
                     for name in names:
-                        self.widgets[name] = draw(self.form.fields[name], words, self._choices(name))
+                        self.widgets[name] = self._draw(self.fields[name])
                 if section == "data":
                     with gr.Row(elem_classes="tools"):
                         self.upload = gr.UploadButton(
@@ -64,6 +71,9 @@ class TrainPage:
                         self.look = gr.Button(words.preview, size="sm", elem_id="look")
                     self.told = gr.HTML("", elem_id="data-told", elem_classes=MAYBE)
                     self.preview = gr.HTML("", elem_id="preview", elem_classes=MAYBE)
+
+    def _draw(self, field: Field) -> Any:
+        return draw(field, self.words, self._choices(field.name), visible=field.name in TRAIN["sft"].fields)
 
     def _choices(self, name: str) -> list[str] | None:
         if name in ("dataset", "val_dataset"):
@@ -75,21 +85,22 @@ class TrainPage:
     def _others(self) -> None:
         words, self.accordions = self.words, []
         with gr.Accordion(words.all_options, open=False, elem_id="all-options"):
-            gr.HTML(f'<p class="quiet">{views.escaped(words.all_options_hint.format(command=self.form.command))}</p>')
+            gr.HTML(f'<p class="quiet">{views.escaped(words.all_options_hint)}</p>')
             self.search = gr.Textbox("", label=words.search, placeholder=words.search_hint, elem_id="search")
             self.found = gr.HTML("", elem_id="found", elem_classes=MAYBE)
-            for group, fields in self.form.groups.items():
-                with gr.Accordion(group_of(group, words.language), open=False) as accordion:
+            for group, fields in all_groups().items():
+                here = any(field.name in TRAIN["sft"].fields for field in fields)
+                with gr.Accordion(group_of(group, words.language), open=False, visible=here) as accordion:
                     self.accordions.append((accordion, fields))
                     for field in fields:
-                        self.widgets[field.name] = draw(field, words)
+                        self.widgets[field.name] = self._draw(field)
 
     def _summary(self) -> None:
         words = self.words
         with gr.Column(elem_classes="section"):
             gr.HTML(f"<h2>{views.escaped(words.command)}</h2>")
             self.command = gr.Textbox(
-                as_typed(self.form.command, []),
+                as_typed("sft", []),
                 label=words.command,
                 show_label=False,
                 interactive=False,
@@ -124,7 +135,7 @@ class TrainPage:
                 )
             self.start = gr.Button(words.start, variant="primary", elem_id="start")
             self.started = gr.HTML("", elem_id="started", elem_classes=MAYBE)
-        self.output = gr.State("")
+        self.output, self.before = gr.State(""), gr.State("sft")
 
     # What happens
 
@@ -159,10 +170,18 @@ class TrainPage:
         searched = [w for _, fields in self.accordions for w in (self.widgets[field.name] for field in fields)]
         self.search.change(
             self._search,
-            self.search,
+            [self.search, self.kind],
             [self.found, *(accordion for accordion, _ in self.accordions), *searched],
             queue=False,
             trigger_mode="always_last",
+            **PRIVATE,
+        )
+        everything_there = [*self.sections.values(), *(accordion for accordion, _ in self.accordions)]
+        self.kind.change(
+            self._switch,
+            [self.kind, self.before, *self.inputs[1:]],
+            [self.before, *everything_there, *self.inputs[1:]],
+            queue=False,
             **PRIVATE,
         )
         self.start.click(
@@ -177,57 +196,100 @@ class TrainPage:
     def _busy(self, text: str) -> str:
         return views.notice(text, "busy")
 
-    def _split(self, values: tuple[Any, ...]) -> tuple[Entered, dict[str, str]]:
-        count = len(self.form.order)
-        return entered(self.form, values[:count]), dict(zip(VARIABLES, values[count:], strict=True))
+    def _entered(self, values: Sequence[Any]) -> tuple[Form, Entered]:
+        """The form of the kind that is chosen, and what all widgets hold."""
+        kind, *texts = values
+        return TRAIN[kind], dict(zip(self.fields, texts, strict=True))
+
+    def _split(self, values: Sequence[Any]) -> tuple[Form, Entered, dict[str, str]]:
+        count = len(VARIABLES)
+        return *self._entered(values[:-count]), dict(zip(VARIABLES, values[-count:], strict=True))
 
     def _show_command(self, *values: Any) -> tuple[str, str]:
-        said, variables = self._split(values)
-        typed = as_typed(self.form.command, self.form.words(said), {k: v for k, v in variables.items() if v})
+        form, said, variables = self._split(values)
+        typed = as_typed(form.command, form.words(said), {k: v for k, v in variables.items() if v})
         try:
-            self.form.check(said, self.studio.workspace)
+            form.check(said, self.studio.workspace)
             read_environment(variables)
         except SwiftError as error:
-            return typed, views.notice(f"{self.words.problems}\n{error}", "note")
+            return typed, views.notice(f"{self.words.problems}\n{plainly(error)}")
         return typed, ""
 
+    def _switch(self, kind: str, before: str, *texts: Any) -> list[Any]:
+        """The widgets for another kind of training: what was entered stays, defaults become its own."""
+        old, new, updates = TRAIN[before], TRAIN[kind], []
+        for name, text in zip(self.fields, texts, strict=True):
+            field = new.fields.get(name)
+            if field is None:
+                updates.append(gr.update(visible=False))
+                continue
+            told: dict[str, Any] = {"visible": True}
+            if name not in old.fields or text == old.fields[name].default:
+                told["value"] = field.default
+            if field.widget == "choice" and self._choices(name) is None:
+                told["choices"] = named(field, field.choices, self.words)
+            updates.append(gr.update(**told))
+        sections = [gr.update(visible=section in new.basic) for section in self.sections]
+        return [kind, *sections, *self._groups(new, ""), *updates]
+
+    def _groups(self, form: Form, text: str) -> list[Any]:
+        """The headings under which an option of the form fits a search."""
+        shown = [any(self._fits(form, field, text) for field in fields) for _, fields in self.accordions]
+        return [gr.update(visible=some, open=some and bool(text.strip())) for some in shown]
+
+    def _fits(self, form: Form, field: Field, text: str) -> bool:
+        return field.name in form.fields and matches(field, self.words.language, text)
+
+    def _search(self, text: str, kind: str) -> list[Any]:
+        form = TRAIN[kind]
+        hits = [gr.update(visible=self._fits(form, f, text)) for _, fields in self.accordions for f in fields]
+        count = sum(self._fits(form, f, text) for _, fields in self.accordions for f in fields)
+        found = views.notice(self.words.found.format(count=count)) if text.strip() else ""
+        return [found, *self._groups(form, text), *hits]
+
+    def _yaml(self, *values: Any) -> tuple[str, str]:
+        form, said = self._entered(values)
+        try:
+            words = form.check(said, self.studio.workspace)
+        except SwiftError as error:
+            return "", views.notice(f"{self.words.problems}\n{plainly(error)}", "bad")
+        return as_yaml(form, words), ""
+
     def _estimate_near(self, *values: Any) -> str:
-        said = entered(self.form, values)
+        form, said = self._entered(values)
         if not (said.get("model_type") or said.get("model_id_or_path")):
             return views.notice(self.words.estimate_wait)
+        if form.command not in ESTIMATED:
+            return views.notice(self.words.estimate_other)
         if not self.studio.is_near(said):
             return views.notice(self.words.estimate_ask)
         return self._estimate(*values)
 
     def _estimate(self, *values: Any) -> str:
+        form, said = self._entered(values)
+        if form.command not in ESTIMATED:
+            return views.notice(self.words.estimate_other)
         try:
-            found = self.studio.estimate(self.form, entered(self.form, values))
+            found = self.studio.estimate(form, said)
         except SwiftError as error:
-            return views.notice(str(error), "note")
-        return views.notice(found, "note") if isinstance(found, str) else views.estimate(found, self.words)
+            return views.notice(plainly(error))
+        return views.notice(found) if isinstance(found, str) else views.estimate(found, self.words)
 
     def _check(self, *values: Any) -> str:
         try:
-            found = self.studio.check(self.form, entered(self.form, values))
+            found = self.studio.check(*self._entered(values))
         except SwiftError as error:
-            return views.notice(str(error), "bad")
+            return views.notice(plainly(error), "bad")
         if found.code:
             return views.notice(found.error, "bad")
         return views.notice(self.words.checked, "good") + views.log(found.said, self.words)
 
     def _preview(self, *values: Any) -> str:
         try:
-            document = self.studio.preview(self.form, entered(self.form, values))
+            document = self.studio.preview(*self._entered(values))
         except SwiftError as error:
             return views.notice(error.what, "bad")
         return views.page(document, self.words.preview_title)
-
-    def _yaml(self, *values: Any) -> tuple[str, str]:
-        try:
-            words = self.form.check(entered(self.form, values), self.studio.workspace)
-        except SwiftError as error:
-            return "", views.notice(f"{self.words.problems}\n{error}", "bad")
-        return as_yaml(self.form, words), ""
 
     def _take(self, files: list[str] | None, chosen: list[str]) -> tuple[Any, str]:
         try:
@@ -237,26 +299,15 @@ class TrainPage:
         told = views.notice(self.words.uploaded.format(path=", ".join(taken)), "good")
         return gr.update(choices=self.studio.datasets(), value=[*(chosen or []), *taken]), told
 
-    def _search(self, text: str) -> list[Any]:
-        hits = {f.name: matches(f, self.words.language, text) for _, fields in self.accordions for f in fields}
-        found = views.notice(self.words.found.format(count=sum(hits.values()))) if text.strip() else ""
-        groups = [
-            gr.update(
-                visible=any(hits[f.name] for f in fields),
-                open=bool(text.strip()) and any(hits[f.name] for f in fields),
-            )
-            for _, fields in self.accordions
-        ]
-        return [found, *groups, *(gr.update(visible=hits[f.name]) for _, fields in self.accordions for f in fields)]
-
     def _start(self, name: str, *values: Any) -> tuple[str, str]:
-        said, variables = self._split(values)
+        form, said, variables = self._split(values)
         try:
-            output = self.studio.start_training(self.form, said, variables, name or "")
+            output = self.studio.start_training(form, said, variables, name or "")
         except SwiftError as error:
-            return views.notice(str(error), "bad"), ""
+            return views.notice(plainly(error), "bad"), ""
         return views.notice(self.words.started.format(path=output), "good"), output
 
-    def fill(self, options: Entered) -> list[Any]:
-        """The values of all widgets for these options."""
-        return shown(self.form, options)
+    def fill(self, kind: str, options: Entered) -> list[Any]:
+        """The values of the kind and of all widgets for these options."""
+        others = {name: field.default for name, field in self.fields.items()}
+        return [kind, *({**others, **options}[name] for name in self.fields)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
 
-from swift.studio.form import Field, Form
+from swift.studio.form import Field
 from swift.studio.labels import label_of
 from swift.studio.words import Words
 
@@ -17,10 +17,10 @@ MAYBE = "maybe"
 """The style of what takes no room while it is empty."""
 
 
-def draw(field: Field, words: Words, choices: Iterable[str] | None = None) -> Any:
-    """The widget of an option; `choices` in place of its own."""
+def draw(field: Field, words: Words, choices: Iterable[str] | None = None, **more: Any) -> Any:
+    """The widget of an option; `choices` in place of its own, `more` for gradio."""
     name, info = label_of(field, words.language)
-    told: dict[str, Any] = {"label": name, "info": info, "elem_id": f"opt-{field.name}", "elem_classes": "opt"}
+    told: dict[str, Any] = {"label": name, "info": info, "elem_id": f"opt-{field.name}", "elem_classes": "opt", **more}
     if field.widget == "switch":
         return gr.Checkbox(field.default, **told)
     offered = list(field.choices if choices is None else choices)
@@ -28,9 +28,9 @@ def draw(field: Field, words: Words, choices: Iterable[str] | None = None) -> An
         free = field.free or not field.info.choices
         return gr.Dropdown(offered, value=field.default, multiselect=True, allow_custom_value=free, **told)
     if field.widget == "choice" or choices is not None:
-        default = f"{words.auto}: {field.info.none}" if field.info.none else words.auto
-        shown = [(default, "") if choice == "" else (choice, choice) for choice in offered]
-        return gr.Dropdown(shown, value=field.default, allow_custom_value=field.free, filterable=True, **told)
+        return gr.Dropdown(
+            named(field, offered, words), value=field.default, allow_custom_value=field.free, filterable=True, **told
+        )
     long = field.name in LONG
     return gr.Textbox(
         field.default,
@@ -41,11 +41,7 @@ def draw(field: Field, words: Words, choices: Iterable[str] | None = None) -> An
     )
 
 
-def entered(form: Form, values: Iterable[Any]) -> dict[str, Any]:
-    """What the widgets hold by option, from their values in the form's order."""
-    return {field.name: value for field, value in zip(form.order, values, strict=True)}
-
-
-def shown(form: Form, values: Mapping[str, Any]) -> list[Any]:
-    """The values of all widgets in the form's order."""
-    return [values[field.name] for field in form.order]
+def named(field: Field, choices: Iterable[str], words: Words) -> list[tuple[str, str]]:
+    """Choices with what stands for them in a list."""
+    default = f"{words.auto}: {field.info.none}" if field.info.none else words.auto
+    return [(default, "") if choice == "" else (choice, choice) for choice in choices]

@@ -21,6 +21,8 @@ class Words:
     export: str
     evaluate: str
     login: str
+    kind: str
+    kinds: Mapping[str, str]
     sections: Mapping[str, str]
     charts: Mapping[str, str]
     states: Mapping[str, str]
@@ -54,6 +56,7 @@ class Words:
     estimate_wait: str
     estimate_not: str
     estimate_ask: str
+    estimate_other: str
     memory_needed: str
     memory_free: str
     too_much: str
@@ -121,8 +124,11 @@ ENGLISH = Words(
     export="Export",
     evaluate="Evaluate",
     login="This page is for invited users.",
+    kind="What to do",
+    kinds={"sft": "Fine-tune on conversations", "pt": "Pre-train on text", "rlhf": "Learn from preferences"},
     sections={
         "model": "Model",
+        "preference": "Preferences",
         "data": "Data",
         "tuner": "Tuner",
         "training": "Training",
@@ -152,7 +158,7 @@ ENGLISH = Words(
     previewing="Reading and encoding the data …",
     preview_title="What the model will see and learn",
     all_options="All options",
-    all_options_hint="Every option of swift {command}; empty fields keep their defaults.",
+    all_options_hint="Every option of the command line; empty fields keep their defaults.",
     search="Search options",
     search_hint="a name or a word of its description",
     found="{count} options",
@@ -176,6 +182,7 @@ ENGLISH = Words(
     estimate_wait="Choose a model and data, and memory and time are estimated here.",
     estimate_not="No estimate: {why}",
     estimate_ask="A model of a hub is looked up when you press the button.",
+    estimate_other="Training on preferences is not estimated.",
     memory_needed="{needed} of memory",
     memory_free="{free} free",
     too_much="more than is free",
@@ -242,8 +249,11 @@ CHINESE = Words(
     export="导出",
     evaluate="评测",
     login="本页面仅限受邀用户使用。",
+    kind="训练类型",
+    kinds={"sft": "对话微调", "pt": "文本继续预训练", "rlhf": "偏好学习"},
     sections={
         "model": "模型",
+        "preference": "偏好",
         "data": "数据",
         "tuner": "微调方法",
         "training": "训练",
@@ -273,7 +283,7 @@ CHINESE = Words(
     previewing="正在读取并编码数据……",
     preview_title="模型将看到什么、学习什么",
     all_options="全部选项",
-    all_options_hint="swift {command} 的全部选项；留空则使用默认值。",
+    all_options_hint="命令行的全部选项；留空则使用默认值。",
     search="搜索选项",
     search_hint="选项名或说明中的词",
     found="{count} 个选项",
@@ -297,6 +307,7 @@ CHINESE = Words(
     estimate_wait="选择模型和数据后，这里会显示内存与时间的预估。",
     estimate_not="无法预估：{why}",
     estimate_ask="来自模型库的模型，点按钮后才会查询。",
+    estimate_other="偏好学习暂不支持预估。",
     memory_needed="需要内存 {needed}",
     memory_free="可用 {free}",
     too_much="超出可用内存",

@@ -13,7 +13,7 @@ from swift.errors import RefusedError, SwiftError
 from swift.studio import runs as module
 from swift.studio import views
 from swift.studio.jobs import Jobs
-from swift.studio.offers import EXPORT, TRAIN
+from swift.studio.offers import EVALUATE, EXPORT, TRAIN, all_fields, all_groups, all_sections
 from swift.studio.runs import differences
 from swift.studio.studio import Studio
 from swift.studio.words import CHINESE, ENGLISH
@@ -159,10 +159,16 @@ def test_what_is_looked_at_by_itself_is_near_and_small(studio: Studio) -> None:
 def test_forms_are_those_of_commands() -> None:
     from swift.cli import COMMANDS, load
 
-    for name, form in {**TRAIN, "export": EXPORT}.items():
+    for name, form in {**TRAIN, "export": EXPORT, "eval": EVALUATE}.items():
         assert form.command == name
         assert load(COMMANDS[name].arguments) is form.arguments
-    assert TRAIN["sft"].needs == COMMANDS["sft"].needs
+        assert set(form.basic_names) <= set(form.fields)
+    for name, form in TRAIN.items():
+        assert form.needs == COMMANDS[name].needs
+    assert {name for form in TRAIN.values() for name in form.fields} == set(all_fields())
+    shown = [name for names in all_sections().values() for name in names]
+    shown += [field.name for fields in all_groups().values() for field in fields]
+    assert sorted(shown) == sorted(all_fields())
 
 
 def test_both_languages_say_everything() -> None:
