@@ -61,6 +61,19 @@ class Command:
     rest: str | None = None
 
 
+def _preference(method: str | None) -> Command:
+    """`swift rlhf`, or the short name of a method of its."""
+    return Command(
+        "swift.arguments.rlhf:RLHFArguments",
+        "swift.commands.rlhf:rlhf_main",
+        about=f"Train on preferences with {method}: `rlhf --rlhf_type {method}`." if method else None,
+        needs=(("model_id_or_path", "model_type"), ("dataset",)),
+        distributed=True,
+        defaults={"rlhf_type": method} if method else {},
+        dry_run="swift.commands.dry_run:dry_run",
+    )
+
+
 COMMANDS = {
     "sft": Command(
         "swift.arguments.sft:SftArguments",
@@ -76,6 +89,8 @@ COMMANDS = {
         distributed=True,
         dry_run="swift.commands.dry_run:dry_run",
     ),
+    "rlhf": _preference(None),
+    **{name: _preference(name) for name in ("dpo", "orpo", "simpo", "cpo", "kto")},
     "infer": Command(
         "swift.arguments.infer:InferArguments",
         "swift.commands.infer:infer_main",
@@ -86,11 +101,20 @@ COMMANDS = {
         "swift.commands.deploy:deploy_main",
         needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
     ),
+    "eval": Command(
+        "swift.arguments.eval:EvalArguments",
+        "swift.commands.eval:eval_main",
+        needs=(
+            ("ckpt_dir", "model_id_or_path", "model_type", "eval_url"),
+            ("eval_dataset", "dataset", "val_dataset", "custom_eval_config", "load_dataset_config"),
+        ),
+    ),
     "app-ui": Command(
         "swift.arguments.app_ui:AppUIArguments",
         "swift.commands.app_ui:app_ui_main",
         needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
     ),
+    "web-ui": Command("swift.arguments.web_ui:WebUIArguments", "swift.commands.web_ui:web_ui_main"),
     "export": Command(
         "swift.arguments.export:ExportArguments",
         "swift.commands.export:export_main",
@@ -165,7 +189,7 @@ COMMANDS = {
         word="shell",
     ),
 }
-TO_COME = ("pt", "rlhf", "dpo", "orpo", "simpo", "kto", "web-ui", "eval")
+TO_COME = ("grpo", "rloo", "gkd")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,11 +1,16 @@
 from swift.arguments.app_ui import AppUIArguments as AppUIArguments
 from swift.arguments.deploy import DeployArguments as DeployArguments
+from swift.arguments.eval import EvalArguments as EvalArguments
 from swift.arguments.export import ExportArguments as ExportArguments
 from swift.arguments.infer import InferArguments as InferArguments
 from swift.arguments.pt import PtArguments as PtArguments
+from swift.arguments.rlhf import RLHFArguments as RLHFArguments
 from swift.arguments.sft import SftArguments as SftArguments
 from swift.commands.app_ui import app_ui_main as app_ui_main
+from swift.commands.app_ui import gradio_chat_demo as gradio_chat_demo
+from swift.commands.app_ui import gradio_generation_demo as gradio_generation_demo
 from swift.commands.deploy import deploy_main as deploy_main
+from swift.commands.eval import eval_main as eval_main
 from swift.commands.export import export_main as export_main
 from swift.commands.export import merge_lora_main as merge_lora_main
 from swift.commands.infer import infer_main as infer_main
@@ -13,6 +18,9 @@ from swift.commands.merge import merge_lora as merge_lora
 from swift.commands.prepare import prepare_model_template as prepare_model_template
 from swift.commands.prepare import quiet_libraries as quiet_libraries
 from swift.commands.pt import pt_main as pt_main
+from swift.commands.rlhf import dpo_main as dpo_main
+from swift.commands.rlhf import orpo_main as orpo_main
+from swift.commands.rlhf import rlhf_main as rlhf_main
 from swift.commands.sft import sft_main as sft_main
 from swift.datasets import DATASETS as DATASETS
 from swift.datasets import DatasetName as DatasetName

@@ -14,11 +14,13 @@ from swift.arguments.app_ui import AppUIArguments
 from swift.arguments.data_verbs import DataArguments
 from swift.arguments.deploy import DeployArguments
 from swift.arguments.estimate import EstimateArguments
+from swift.arguments.eval import EvalArguments
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.help import first_line
 from swift.arguments.infer import InferArguments
 from swift.arguments.pt import PtArguments
+from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.arguments.verbs import SchemaArguments
 from swift.commands.names import ONLY_THESE, known_names
@@ -26,8 +28,10 @@ from swift.commands.names import ONLY_THESE, known_names
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 CLASSES: dict[str, type] = {
     "sft": SftArguments,
+    "rlhf": RLHFArguments,
     "pt": PtArguments,
     "infer": InferArguments,
+    "eval": EvalArguments,
     "app-ui": AppUIArguments,
     "deploy": DeployArguments,
     "export": ExportArguments,

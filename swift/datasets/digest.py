@@ -66,4 +66,7 @@ def _digest(row: Mapping[str, np.ndarray]) -> bytes:
     if scales is not None and not np.array_equal(scales, row["labels"] >= 0):
         found.update(b"weighed")
         found.update(scales.data)
+    if "rejected" in row:
+        found.update(b"rejected")
+        found.update(row["rejected"].data)
     return found.digest()
