@@ -25,7 +25,6 @@ class ChatPage:
         self.studio, self.talks, self.words = studio, talks, words
         with gr.Row(elem_classes="sides", equal_height=False):
             with gr.Column(scale=4, min_width=300), gr.Column(elem_classes="section"):
-                gr.HTML(f"<h2>{views.escaped(words.checkpoint)}</h2>")
                 self.chosen = gr.Dropdown(
                     studio.models(),
                     value=None,

@@ -58,10 +58,11 @@ GROUPS = {
 
 
 def label_of(field: Field, language: str) -> tuple[str, str]:
-    """An option's name, and its sentence with its unit; the default is what the widget holds."""
-    unit = f" [{field.info.unit}]" if field.info.unit else ""
+    """An option's name, and its sentence with its unit; a list of choices also says what it does when none is."""
     told = CHINESE.get(field.name, field.info.help) if language == "zh" else field.info.help
-    return field.name, told + unit
+    default = ("默认: " if language == "zh" else "default: ") + (field.info.none or "")
+    facts = [field.info.unit or "", default if field.widget != "text" and field.info.none else ""]
+    return field.name, f"{told} [{'; '.join(filter(None, facts))}]" if any(facts) else told
 
 
 def group_of(name: str, language: str) -> str:

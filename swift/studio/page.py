@@ -9,6 +9,7 @@ import gradio as gr
 from swift.studio import views
 from swift.studio.chat_page import ChatPage
 from swift.studio.offers import EVALUATE, EXPORT
+from swift.studio.programs import Programs
 from swift.studio.runs_page import RunsPage
 from swift.studio.studio import Studio
 from swift.studio.talks import Talks
@@ -53,6 +54,8 @@ def build(studio: Studio, talks: Talks, words: Words) -> gr.Blocks:
         blocks.load(runs.refresh, [runs.chosen, runs.several, runs.seen], [*runs.outputs, runs.seen], **PRIVATE)
         blocks.unload(chat.leave)
         _join(train, runs, chat, tabs)
+        for name, function in Programs(studio).functions().items():
+            gr.api(function, api_name=name)
     blocks.queue(max_size=WAITING_PEOPLE, default_concurrency_limit=8)
     return blocks
 

@@ -78,21 +78,11 @@ class RunsPage:
         inputs, outputs = [self.chosen, self.several, self.seen], [*self.outputs, self.seen]
         for event in (self.timer.tick, self.chosen.change, self.several.change):
             event(self.refresh, inputs, outputs, trigger_mode="always_last", concurrency_limit=8, **PRIVATE)
-        self.stop.click(self._stop, self.chosen, self.told, show_progress="hidden", api_name="stop").then(
-            self.refresh, inputs, outputs, **PRIVATE
-        )
-        self.resume.click(self._resume, self.chosen, self.told, show_progress="hidden", api_name="resume").then(
+        self.stop.click(self._stop, self.chosen, self.told, **PRIVATE).then(self.refresh, inputs, outputs, **PRIVATE)
+        self.resume.click(self._resume, self.chosen, self.told, **PRIVATE).then(
             self.refresh, inputs, outputs, **PRIVATE
         )
         self.chosen.change(lambda: "", None, self.told, queue=False, **PRIVATE)
-        gr.api(self.list_runs, api_name="runs")
-
-    def list_runs(self) -> list[dict[str, Any]]:
-        """Every run with its state and what it logged last."""
-        return [
-            {"path": run.path, "state": run.state, "step": run.log.step, "loss": run.log.last("loss")}
-            for run in self.studio.runs.all()
-        ]
 
     def refresh(self, chosen: str | None, several: list[str] | None, seen: list[Any]) -> list[Any]:
         """The page as it is now; what has not changed since it was `seen` is skipped."""

@@ -35,7 +35,6 @@ class TaskPage:
         with gr.Row(elem_classes="sides", equal_height=False):
             with gr.Column(scale=7, min_width=340):
                 with gr.Column(elem_classes="section"):
-                    gr.HTML(f"<h2>{views.escaped(words.checkpoint)}</h2>")
                     self.chosen = gr.Dropdown(
                         studio.models(),
                         value=None,
@@ -59,7 +58,7 @@ class TaskPage:
                     for name in names:
                         offered = self.studio.datasets() if name in ("dataset", "eval_dataset") else None
                         self.widgets[name] = self._draw(name, offered)
-        with gr.Accordion(words.all_options, open=False):
+        with gr.Accordion(words.all_options, open=False, elem_classes="section"):
             for group, fields in self.form.groups.items():
                 with gr.Accordion(group_of(group, words.language), open=False):
                     for field in fields:
@@ -107,9 +106,7 @@ class TaskPage:
             trigger_mode="always_last",
             **PRIVATE,
         )
-        self.start.click(
-            self._start, self.inputs, [self.problems, self.job], show_progress="hidden", api_name=self.form.command
-        )
+        self.start.click(self._start, self.inputs, [self.problems, self.job], **PRIVATE)
         refreshed = [self.job, self.seen], [self.job, self.shown, self.stop, self.seen]
         for event in (self.timer.tick, self.job.change):
             event(self._refresh, *refreshed, trigger_mode="always_last", concurrency_limit=8, **PRIVATE)

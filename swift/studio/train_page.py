@@ -188,9 +188,8 @@ class TrainPage:
             self._start,
             [self.name, *everything],
             [self.started, self.output],
-            api_name="start",
-            show_progress="hidden",
             concurrency_limit=1,
+            **PRIVATE,
         )
 
     def _busy(self, text: str) -> str:
@@ -227,7 +226,7 @@ class TrainPage:
             if name not in old.fields or text == old.fields[name].default:
                 told["value"] = field.default
             if field.widget == "choice" and self._choices(name) is None:
-                told["choices"] = named(field, field.choices, self.words)
+                told["choices"] = named(field.choices, self.words)
             updates.append(gr.update(**told))
         sections = [gr.update(visible=section in new.basic) for section in self.sections]
         return [kind, *sections, *self._groups(new, ""), *updates]

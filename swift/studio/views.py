@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from swift.studio.curves import CHARTS, Line, draw, number
+from swift.studio.curves import CHARTS, SMOOTH, Line, draw, number
 from swift.studio.jobs import Job
 from swift.studio.runs import Run, differences
 from swift.studio.words import Words
@@ -71,7 +71,10 @@ def charts(run: Run, words: Words) -> str:
     drawn = [
         draw(
             words.charts[name],
-            [Line(kind, curves.get(kind, []), k, kind.startswith("eval_")) for k, kind in enumerate(kinds)],
+            [
+                Line(kind, curves.get(kind, []), k, kind.startswith("eval_"), kind in SMOOTH)
+                for k, kind in enumerate(kinds)
+            ],
             words.step,
             words.nothing_yet,
         )
@@ -91,7 +94,7 @@ def comparison(runs: Sequence[Run], words: Words) -> str:
     drawn = []
     for name, kinds in CHARTS.items():
         lines = [
-            Line(f"{run.path} {kind}", run.log.curves.get(kind, []), k, kind.startswith("eval_"))
+            Line(f"{run.path} {kind}", run.log.curves.get(kind, []), k, kind.startswith("eval_"), kind in SMOOTH)
             for k, run in enumerate(runs)
             for kind in kinds
         ]

@@ -29,7 +29,7 @@ def draw(field: Field, words: Words, choices: Iterable[str] | None = None, **mor
         return gr.Dropdown(offered, value=field.default, multiselect=True, allow_custom_value=free, **told)
     if field.widget == "choice" or choices is not None:
         return gr.Dropdown(
-            named(field, offered, words), value=field.default, allow_custom_value=field.free, filterable=True, **told
+            named(offered, words), value=field.default, allow_custom_value=field.free, filterable=True, **told
         )
     long = field.name in LONG
     return gr.Textbox(
@@ -41,7 +41,6 @@ def draw(field: Field, words: Words, choices: Iterable[str] | None = None, **mor
     )
 
 
-def named(field: Field, choices: Iterable[str], words: Words) -> list[tuple[str, str]]:
+def named(choices: Iterable[str], words: Words) -> list[tuple[str, str]]:
     """Choices with what stands for them in a list."""
-    default = f"{words.auto}: {field.info.none}" if field.info.none else words.auto
-    return [(default, "") if choice == "" else (choice, choice) for choice in choices]
+    return [(choice or words.auto, choice) for choice in choices]

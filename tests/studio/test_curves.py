@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from swift.studio.curves import HEIGHT, WIDTH, Line, draw, number, read_log, thinned, ticks
+from swift.studio.curves import HEIGHT, WIDTH, Line, draw, number, read_log, smoothed, thinned, ticks
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -101,3 +102,16 @@ def test_names_are_escaped_and_nothing_is_drawn_of_nothing() -> None:
 
 def test_numbers_are_short() -> None:
     assert [number(v) for v in (0, 1.23456, 0.00005, 123456, 0.5)] == ["0", "1.235", "5.0e-5", "123.5k", "0.5"]
+
+
+def test_an_average_follows_and_keeps_a_constant() -> None:
+    assert [value for _, value in smoothed([(k, 3.0) for k in range(50)])] == pytest.approx([3.0] * 50)
+    noisy = [(k, 5 - k / 50 + (-1) ** k) for k in range(100)]
+    found = [value for _, value in smoothed(noisy)]
+    assert max(abs(b - a) for a, b in itertools.pairwise(found[20:])) < 0.5
+    assert found[-1] < found[20]
+    weights = [0.8**k for k in range(100)]
+    mean = sum(w * v for w, (_, v) in zip(weights, reversed(noisy), strict=True)) / sum(weights)
+    assert found[-1] == pytest.approx(mean)
+    assert draw("x", [Line("loss", noisy, smooth=True)]).count("<polyline") == 2
+    assert draw("x", [Line("loss", noisy[:5], smooth=True)]).count("<polyline") == 1
