@@ -13,7 +13,7 @@ import numpy as np
 from swift.errors import ConfigError
 from swift.evaluation.asking import Answer, Asked, Local
 from swift.evaluation.items import Item, with_letters
-from swift.evaluation.metrics import LIKELIHOODS, Metric, Needs, Told, told
+from swift.evaluation.metrics import LIKELIHOODS, Metric, Told, told
 from swift.evaluation.statistics import Difference, Floats, Interval, difference, interval
 from swift.log import get_logger
 
@@ -55,6 +55,7 @@ class Scored:
                 samples=samples,
                 seed=seed,
                 higher_is_better=metric.higher_is_better,
+                binary=metric.binary,
             )
             for metric in self.plan.metrics
         }
@@ -88,7 +89,7 @@ def _enter(metric: Metric, scored: Scored) -> None:
         record["scores"][metric.name] = value if np.isfinite(value) else None
 
 
-def _ask(asked: Asked, need: Needs, items: Sequence[Item], pattern: re.Pattern[str] | None) -> list[Told]:
+def _ask(asked: Asked, need: str, items: Sequence[Item], pattern: re.Pattern[str] | None) -> list[Told]:
     if need in LIKELIHOODS:
         if not isinstance(asked, Local):
             what = "a server does not tell how likely it finds an answer, which loss, perplexity and choice are made of"
@@ -123,7 +124,7 @@ def _record(item: Item) -> dict[str, Any]:
     return {**record, "scores": {}}
 
 
-def _said(need: Needs, each: Told) -> dict[str, Any]:
+def _said(need: str, each: Told) -> dict[str, Any]:
     if need == "answer":
         return {"answer": each.text, **({"compared": each.answer} if each.answer != each.text else {})}
     if need == "letter":

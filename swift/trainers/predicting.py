@@ -79,7 +79,7 @@ def predict(
     if len(questions) < len(found):
         logger.warning(f"{len(found) - len(questions)} of {len(found)} rows have no prompt: they are not generated")
     processes, own = share
-    sums = dict.fromkeys(NAMES, 0.0)
+    sums: dict[str, float] = dict.fromkeys(NAMES, 0.0)
     for answer, label, tokens in _answers(model, template, questions[own::processes], said, slots, seed):
         for name, value in score(answer, label).items():
             sums[name] += value
