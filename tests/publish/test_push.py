@@ -13,8 +13,11 @@ import yaml
 from safetensors.torch import load, save_file
 
 from swift import cli, storage
+from swift.arguments.reading import parse
+from swift.arguments.sft import SftArguments
 from swift.commands.push import push_main
 from swift.errors import RefusedError, SwiftError
+from swift.publish import token
 from swift.redact import redact_text
 from tests.publish.conftest import OTHERS, TOKEN
 from tests.publish.server import Hub
@@ -242,6 +245,21 @@ def test_a_token_of_the_command_line_is_nowhere_else(
     hub.fail(".*", 401, times=99, said=f"token {own} is not known")
     assert cli.main(["push", str(checkpoint), "--hub_model_id", "mine", "--debug"]) == 77
     assert own not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--hub_token", "secret-0"], ["--hub-token=secret-0"], ["--push_to_hub_token", "secret-0"]]
+)
+def test_processes_that_are_started_get_it_by_the_environment(
+    hub: Hub, words: list[str], capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    argv = ["--dataset", "a", *words, "--push_to_hub", "true"]
+    assert token.into_environment(parse(SftArguments, argv, quiet=True), argv) == [*argv[:2], *argv[-2:]]
+    assert "secret-0" in (os.environ.get("HF_TOKEN"), os.environ.get("MODELSCOPE_API_TOKEN"))
+    assert "secret-0" not in caplog.text
+    emit = ["launch", "--emit", "slurm", "--", "sft", "--model_type", "demo-chat", "--dataset", "a", *words]
+    assert cli.main(emit) == 2
+    assert "secret-0" not in capsys.readouterr().out
 
 
 def test_a_wrong_token_and_none(hub: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
