@@ -81,7 +81,7 @@ def _base(args: EvalArguments, first: Subject) -> Subject:
     kind = args.model_type if said else saved.get("model_type")
     if not (named or kind):
         raise UsageError("USAGE-03", "--with_base: the checkpoint does not name its model", fix="--model_id_or_path")
-    of_first = replace(first.args, ckpt_dir=None, model_id_or_path=named, model_type=kind, sft_type=None, dtype="AUTO")
+    of_first = replace(first.args, ckpt_dir=None, model_id_or_path=named, model_type=kind, sft_type=None)
     decided, source = find_decided(of_first)
     return Subject(f"base: {source.name}", decided, source)
 

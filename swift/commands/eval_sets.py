@@ -71,10 +71,8 @@ def read_items(args: EvalArguments, sets: Sets, options: InferArguments, *, answ
     """What is asked, and the account of every row; with `answers`, each row has to have one."""
     inherited = not sets.specs
     specs = [*sets.specs, *sets.examples.values()]
-    reading = options if inherited else replace(options, dataset=[], val_dataset=specs, custom_dataset_info=[])
-    loaded = load_rows(
-        replace(reading, custom_dataset_info=args.custom_dataset_info), inherited=inherited, answers=answers
-    )
+    reading = options if inherited else replace(options, dataset=[], val_dataset=specs)
+    loaded = load_rows(reading, inherited=inherited, answers=answers)
     rows = in_file_order(loaded.val or [])
     few, limit = args.eval_few_shot, args.eval_limit
     items = make_items(rows, loaded.ledger, limit=limit, few_shot=few, examples=sets.examples)

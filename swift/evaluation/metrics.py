@@ -98,7 +98,7 @@ def _contains(answer: str, label: str) -> bool:
 
 def _chosen(told: Told, score: Callable[[Likelihood, str], float]) -> bool:
     values = [score(each, choice) for each, choice in zip(told.likelihoods, told.item.choices, strict=True)]
-    return int(np.argmax(values)) == told.item.right
+    return bool(np.isfinite(values).all()) and int(np.argmax(values)) == told.item.right
 
 
 def _lettered(told: Told) -> bool:

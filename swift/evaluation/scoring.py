@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from swift.errors import ConfigError
+from swift.errors import ConfigError, DataError
 from swift.evaluation.asking import Answer, Asked, Local
 from swift.evaluation.items import Item, with_letters
 from swift.evaluation.metrics import LIKELIHOODS, Metric, Told, told
@@ -95,6 +95,9 @@ def _ask(asked: Asked, need: str, items: Sequence[Item], pattern: re.Pattern[str
             what = "a server does not tell how likely it finds an answer, which loss, perplexity and choice are made of"
             raise ConfigError("CONFIG-02", what, fix="--eval_metrics letter or exact, or --model_id_or_path")
         found = asked.labels(items) if need == "label" else asked.choices(items)
+        if not any(likelihood.tokens for each in found for likelihood in each):
+            what = f"{items[0].where} and all other rows of {items[0].dataset} do not fit the model"
+            raise DataError("DATA-06", what, fix="a larger --max_length, or other --eval_metrics")
         for item, each in zip(items, found, strict=True):
             if any(not likelihood.tokens for likelihood in each):
                 logger.warning(f"{item.where}: not scored, it does not fit")

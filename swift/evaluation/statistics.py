@@ -110,7 +110,7 @@ def _score(sums_NK: Floats, combine: Combine) -> float:
 
 
 def _percentiles(scores_R: Floats) -> tuple[float, float]:
-    low, high = np.percentile(scores_R, [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2])
+    low, high = np.nanpercentile(scores_R, [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -167,6 +167,7 @@ def test_a_killed_run_goes_on_where_it_was_to_the_same_bytes(options, place, tmp
     assert saved(options)["models"] == saved({**options, "eval_output_dir": str(tmp_path / "whole")})["models"]
 
 
+@pytest.mark.slow
 def test_without_the_cache_nothing_is_kept_and_other_weights_have_their_own(options, place) -> None:
     eval_main(**options, eval_metrics=["exact"])
     assert not (Path(options["eval_output_dir"]) / "cache").exists()
@@ -319,6 +320,7 @@ def seen(options: dict[str, Any], **said: Any) -> Any:
     return found, records(options), saved(options)["rows"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [("answer_regex", "(.)"), ("eval_few_shot", 1), ("eval_limit", 2), ("bootstrap_samples", 150), ("seed", 5)],
@@ -328,6 +330,7 @@ def test_options_of_its_own_change_something(options, name, value) -> None:
     assert seen(options, **common) != seen(options, **common, **{name: value})
 
 
+@pytest.mark.slow
 def test_a_merged_checkpoint_answers_as_the_adapter(options, place, tmp_path) -> None:
     options |= {"ckpt_dir": [str(place / "one")], "eval_metrics": ["loss"]}
     (apart,), (merged,) = eval_main(**options), eval_main(**options, merge_lora=True)
