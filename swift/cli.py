@@ -90,7 +90,7 @@ COMMANDS = {
         dry_run="swift.commands.dry_run:dry_run",
     ),
     "rlhf": _preference(None),
-    **{name: _preference(name) for name in ("dpo", "orpo", "simpo", "cpo", "kto")},
+    **{name: _preference(name) for name in ("dpo", "orpo", "simpo", "cpo", "kto", "rm")},
     "infer": Command(
         "swift.arguments.infer:InferArguments",
         "swift.commands.infer:infer_main",

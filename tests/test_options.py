@@ -19,6 +19,7 @@ from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.commands import prepare, ready, rows, run, sft
 from swift.commands import training as road
+from swift.commands.heads import kind_of
 from swift.commands.training import join_group
 from swift.datasets import DATASETS
 from swift.datasets.encode import encode
@@ -143,6 +144,12 @@ def encoders(args: SftArguments, place: Path) -> Any:
         patch.setattr(rows, "encode", lambda *a, processes, **more: seen.append(processes) or encode(*a, **more))
         data(replace(args, data_cache=False), place)
     return seen
+
+
+def read_by(args: SftArguments, task_type: str) -> Any:
+    """What reads the rows of a head and learns from them."""
+    labels = {"num_labels": args.num_labels or 2} if task_type == "seq_cls" else {}
+    return kind_of(decided(replace(args, task_type=task_type, **labels)), [])
 
 
 def mixed(args: SftArguments, place: Path) -> Any:
@@ -374,6 +381,14 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
         ["chat.jsonl"],
         lambda args, place: data(replace(args, **further(args)), place),
     ),
+    "task_type": ("embedding", lambda args, place: type(read_by(args, args.task_type))),
+    "num_labels": (3, lambda args, place: read_by(args, "seq_cls")),
+    "problem_type": ("regression", lambda args, place: read_by(args, "seq_cls")),
+    "pooling": ("mean", lambda args, place: read_by(args, "embedding")),
+    "infonce_temperature": (0.5, lambda args, place: read_by(args, "embedding")),
+    "contrastive_margin": (0.2, lambda args, place: read_by(args, "embedding")),
+    "query_prefix": ("query: ", lambda args, place: read_by(args, "embedding")),
+    "document_prefix": ("passage: ", lambda args, place: read_by(args, "reranker")),
     "streaming": (True, opened),
     "packing": (True, opened),
     "lazy_tokenize": (True, opened),

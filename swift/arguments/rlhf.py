@@ -19,13 +19,14 @@ LOSS_TYPES = {
 }  # fmt: skip
 """The losses of every method; the first is its own."""
 GROUP = "Preference"
+REWARD = "rm"
 
 
 @dataclass(kw_only=True)
 class RLHFArguments(SftArguments):
-    """Train a model to prefer some answers to others: DPO, ORPO, SimPO, CPO or KTO."""
+    """Train a model to prefer some answers to others: DPO, ORPO, SimPO, CPO or KTO; or a reward model."""
 
-    rlhf_type: str = option("dpo", group=GROUP, choices=tuple(LOSS_TYPES), help="The method.")
+    rlhf_type: str = option("dpo", group=GROUP, choices=(*LOSS_TYPES, REWARD), help="The method; rm is a reward model.")
     loss_type: str | None = option(
         None,
         group=GROUP,
@@ -104,4 +105,7 @@ class RLHFArguments(SftArguments):
     )
     precompute_ref_batch_size: int | None = option(
         None, group=GROUP, minimum=1, unit="rows", help="Rows at a time in that.", none="--eval_batch_size"
+    )
+    center_rewards_coefficient: float = option(
+        0.0, group=GROUP, minimum=0, help="Of rm: the weight of what keeps the rewards of a pair around 0."
     )

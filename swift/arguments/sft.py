@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from swift.arguments.data import DataOptions, EncodingOptions, KeepingOptions, LossOptions, MixOptions
 from swift.arguments.engines import EngineOptions
 from swift.arguments.generation import SamplingOptions
+from swift.arguments.heads import HeadOptions
 from swift.arguments.hub import PushingOptions
 from swift.arguments.model import ModelOptions, NewTokenOptions
 from swift.arguments.quantised import QuantisedOptions
@@ -21,6 +22,7 @@ class SftArguments(
     RunOptions,
     OptimisationOptions,
     TunerOptions,
+    HeadOptions,
     LossOptions,
     MixOptions,
     EncodingOptions,

@@ -13,7 +13,7 @@ from swift.arguments.rlhf import RLHFArguments
 from swift.commands.estimates import unknown_size
 from swift.commands.prepare import find_source
 from swift.commands.ready import Data, load_base, read_data
-from swift.commands.task import Task
+from swift.commands.task import Task, task_of
 from swift.commands.training import train
 from swift.datasets.encode import EncodedDataset
 from swift.log import get_logger
@@ -41,7 +41,8 @@ def rlhf_main(said: RLHFArguments | list[str] | None = None, **options: Any) -> 
     Returns:
         as `sft_main`.
     """
-    return train(read_arguments(RLHFArguments, said, **options), RLHF, command_words(said, options))
+    args = read_arguments(RLHFArguments, said, **options)
+    return train(args, task_of(args), command_words(said, options))
 
 
 def dpo_main(said: RLHFArguments | list[str] | None = None, **options: Any) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def load_model(
     quantization_config: Any = None,
     quantised: QuantisedOptions | None = None,
     auto_class: Any = AutoModelForCausalLM,
+    fresh: tuple[str, ...] = (),
     **model_kwargs: Any,
 ) -> PreTrainedModel:
     """The model in `torch_dtype`, every weight of it read from its files.
@@ -92,6 +93,7 @@ def load_model(
         quantization_config: of transformers, to quantise while loading; None loads as saved.
         quantised: options that say how to quantise while loading, decided; None or no method in it loads as saved.
         auto_class: of transformers; what stands on the layers, if anything.
+        fresh: parts whose weights may be missing: they start at random then.
         model_kwargs: more for `from_pretrained`.
 
     Raises:
@@ -142,7 +144,7 @@ def load_model(
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, SafetensorError) as error:
         raise _unloadable(source.path, "model", error) from error
     model, report = loaded
-    _check_complete(source.path, report)
+    _check_complete(source.path, report, fresh)
     if quantised is not None and method == "hqq":
         made = quantise_hqq(model, *hqq_settings(quantised), torch_dtype)
         logger.info(f"hqq: {made}")
@@ -266,9 +268,10 @@ def finish_model(model: Any, source: ModelSource) -> None:
             generation.do_sample = True
 
 
-def _check_complete(directory: Path, report: Mapping[str, Any]) -> None:
-    """Weights that no file had would be random numbers."""
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED))
+def _check_complete(directory: Path, report: Mapping[str, Any], fresh: tuple[str, ...] = ()) -> None:
+    """Weights that no file had would be random numbers; only the parts `fresh` may be that."""
+    allowed = (UNUSED, *(f"{part}." for part in fresh))
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(allowed))
     if missing:
         raise DataError(
             "MODEL-01",

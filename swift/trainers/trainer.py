@@ -85,6 +85,7 @@ class Seq2SeqTrainer(CommittingTrainer):
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
+    tells_accuracy = True
 
     def __init__(
         self,
@@ -453,7 +454,8 @@ class Seq2SeqTrainer(CommittingTrainer):
             if not math.isfinite(loss):
                 self._stop("the evaluation loss", self.state.global_step)
             output.metrics[f"{metric_key_prefix}_loss"] = loss
-            output.metrics[f"{metric_key_prefix}_acc"] = self._accuracy(totals)
+            if self.tells_accuracy:
+                output.metrics[f"{metric_key_prefix}_acc"] = self._accuracy(totals)
         if output.metrics is not None:
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in told.items()})
         return output
@@ -483,7 +485,7 @@ class Seq2SeqTrainer(CommittingTrainer):
             totals = self._count_padding()
             self._tally, self._padded_before = Tally(self.args.device), self.padded
             seconds, steps = self.clock.lap(self.state.global_step)
-            accuracy = {"acc": self._accuracy(totals)} if totals["tokens"] else {}
+            accuracy = {"acc": self._accuracy(totals)} if totals["tokens"] and self.tells_accuracy else {}
             speed = {STEP_SPEED: steps / seconds, TOKEN_SPEED: totals["inputs"] / seconds}
             logs = {"loss": logs["loss"], **accuracy, **logs, MEMORY: memory_gib(), **speed}
         super().log(logs, start_time)
