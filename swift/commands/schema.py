@@ -23,6 +23,7 @@ from swift.arguments.pt import PtArguments
 from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.arguments.verbs import SchemaArguments
+from swift.arguments.web_ui import WebUIArguments
 from swift.commands.names import ONLY_THESE, known_names
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -33,12 +34,13 @@ CLASSES: dict[str, type] = {
     "infer": InferArguments,
     "eval": EvalArguments,
     "app-ui": AppUIArguments,
+    "web-ui": WebUIArguments,
     "deploy": DeployArguments,
     "export": ExportArguments,
     "data": DataArguments,
     "estimate": EstimateArguments,
 }
-SAME = {"val_dataset": "dataset"}
+SAME = {"val_dataset": "dataset", "eval_dataset": "dataset"}
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 
 

@@ -85,7 +85,7 @@ class ChatPage:
         self.box.stop(self._stop, **choose)
         self.clear.click(lambda: ([], ""), None, [self.chat, self.status], **choose)
 
-    def _begin(self, chosen: str | None) -> str:
+    def _begin(self, chosen: str | None) -> Any:
         return views.notice(self.words.loading.format(name=chosen), "busy") if chosen else gr.skip()
 
     def _load(self, chosen: str | None) -> str:
@@ -121,17 +121,17 @@ class ChatPage:
             return
         *before, last = [(message["role"], text_of(message)) for message in messages]
         history = [[asked[1], said[1]] for asked, said in zip(before[::2], before[1::2], strict=False)]
-        began, text, count, person = time.monotonic(), "", 0, str(request.session_hash)
+        began, text, person = time.monotonic(), "", str(request.session_hash)
         try:
             pieces = self.talks.answer(chosen or "", last[1], history, system, heat, int(tokens), person)
-            for text, count in pieces:  # noqa: B007 -- the last ones are told
+            for text in pieces:
                 yield [*messages, {"role": "assistant", "content": text}], quiet(self.words.answering), gr.skip()
         except SwiftError as error:
             again = gr.update(value=last[1], submit_btn=True, stop_btn=False)
             yield messages[:-1], views.notice(error.what, "bad"), again
             return
         stopped = self.talks.stops[person].is_set() if person in self.talks.stops else True
-        facts = self.words.answered.format(count=count, seconds=time.monotonic() - began)
+        facts = self.words.answered.format(seconds=time.monotonic() - began)
         status = f"{facts} · {self.words.answer_stopped}" if stopped else facts
         shown = [*messages, {"role": "assistant", "content": text}] if text else messages[:-1]
         yield shown, quiet(status), rest

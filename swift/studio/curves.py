@@ -34,7 +34,7 @@ CHARTS = {
 }
 """A picture's name, and what it draws: in training as a line, in evaluation as dots."""
 SMOOTH = ("loss", "acc", "speed")
-MEMORY, ENOUGH_TO_SMOOTH = 0.8, 12
+MEMORY, ENOUGH_TO_SMOOTH = 0.7, 24
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 200, 50, 10, 12, 32
 COLOURS = 6  # `--line-0` to `--line-5` of the page's style
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from swift.studio import views
 from swift.studio.chat_page import ChatPage
@@ -55,7 +56,7 @@ def build(studio: Studio, talks: Talks, words: Words) -> gr.Blocks:
         blocks.unload(chat.leave)
         _join(train, runs, chat, tabs)
         for name, function in Programs(studio).functions().items():
-            gr.api(function, api_name=name)
+            api(function, api_name=name)
     blocks.queue(max_size=WAITING_PEOPLE, default_concurrency_limit=8)
     return blocks
 

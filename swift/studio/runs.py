@@ -6,21 +6,21 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from swift import storage
-from swift.arguments.fields import OptionInfo, options_of
+from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.errors import NotFoundError, UsageError
 from swift.storage import HOLDER
 from swift.studio.curves import Log, read_log
 from swift.studio.jobs import Job, Jobs, State
-from swift.studio.workspace import FORBIDDEN, OUTPUT, Workspace
+from swift.studio.workspace import FORBIDDEN, LOGGED, OUTPUT, Workspace
 
-LOGGED, SAID = "logging.jsonl", "sft_args.json"
+SAID = "sft_args.json"
 TRAINING = ("sft", "pt", "rlhf")
 SIGNS = {"rlhf": "rlhf_type", "pt": "isolate_documents"}
 """By command, an option that only its runs have."""
@@ -73,6 +73,12 @@ class Run:
     def model(self) -> str:
         """What it trains."""
         return Path(str(self.said.get("model_id_or_path") or self.said.get("model_type") or "")).name
+
+    @property
+    def data(self) -> list[str]:
+        """What it learns from; files from the workspace on."""
+        root = str(self.directory).removesuffix(self.path)
+        return [str(spec).removeprefix(root) for spec in self.said.get("dataset") or []]
 
     @property
     def steps(self) -> int | None:
@@ -175,9 +181,9 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
     return found
 
 
-def as_options(said: Mapping[str, Any], infos: Mapping[str, OptionInfo]) -> dict[str, Any]:
+def as_options(said: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
     """The options of a run that a form knows, to begin another run with."""
-    return {name: value for name, value in said.items() if name in infos}
+    return {name: value for name, value in said.items() if name in known}
 
 
 def is_held(directory: Path) -> bool:

@@ -77,8 +77,8 @@ class Talks:
 
     def answer(
         self, said: str, asked: str, history: History, system: str, temperature: float, new_tokens: int, person: str
-    ) -> Iterator[tuple[str, int]]:
-        """The answer so far and how many pieces it came in, as it grows.
+    ) -> Iterator[str]:
+        """The answer so far, as it grows.
 
         Raises:
             UnavailableError: the model is not loaded.
@@ -99,19 +99,18 @@ class Talks:
             url=served.url,
             api_key=served.key,
         )
-        text, count, shown = "", 0, 0.0
+        text, shown = "", 0.0
         try:
             for chunk in chunks:
                 if stop.is_set():
                     break
                 text += (vars(chunk.choices[0].delta).get("content") or "") if chunk.choices else ""
-                count += 1
                 if time.monotonic() - shown > SECONDS_BETWEEN_VIEWS:
-                    yield text, count
+                    yield text
                     shown = time.monotonic()
         finally:
             chunks.close()
-        yield text, count
+        yield text
 
     def stop(self, person: str) -> None:
         """End this person's answer."""

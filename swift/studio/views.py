@@ -49,7 +49,7 @@ def detail(run: Run, words: Words) -> str:
     facts = {
         words.started_at: time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)),
         words.model: run.model,
-        words.data: ", ".join(map(str, said.get("dataset") or [])),
+        words.data: ", ".join(run.data),
         words.tuner: tuner,
         words.step: f"{log.step:,}{share}" if log.step else "",
         words.loss: number(value) if (value := log.last("loss")) is not None else "",

@@ -37,7 +37,6 @@ class Words:
     search_hint: str
     found: str
     command: str
-    command_hint: str
     yaml: str
     problems: str
     run_name: str
@@ -108,9 +107,7 @@ class Words:
     task_hint: str
     tasks: str
     no_tasks: str
-    not_here: str
     auto: str
-    failed: str
 
 
 ENGLISH = Words(
@@ -163,7 +160,6 @@ ENGLISH = Words(
     search_hint="a name or a word of its description",
     found="{count} options",
     command="Command line",
-    command_hint="the same in a terminal",
     yaml="Download as YAML",
     problems="What is still missing or wrong",
     run_name="Name of the run",
@@ -230,13 +226,11 @@ ENGLISH = Words(
     new_tokens="Longest answer, in tokens",
     answering="writing …",
     answer_stopped="stopped",
-    answered="{count} pieces in {seconds:.1f} s",
+    answered="answered in {seconds:.1f} s",
     task_hint="Runs as a process of its own; it goes on when this page is closed.",
     tasks="What was started here",
     no_tasks="Nothing yet.",
-    not_here="swift {command} is not there.",
     auto="default",
-    failed="That failed; the server's log says why.",
 )
 CHINESE = Words(
     language="zh",
@@ -288,7 +282,6 @@ CHINESE = Words(
     search_hint="选项名或说明中的词",
     found="{count} 个选项",
     command="命令行",
-    command_hint="在终端中的等价命令",
     yaml="下载 YAML",
     problems="尚缺少或有误之处",
     run_name="运行名称",
@@ -355,13 +348,11 @@ CHINESE = Words(
     new_tokens="回答的最大词元数",
     answering="正在生成……",
     answer_stopped="已停止",
-    answered="{count} 段，用时 {seconds:.1f} 秒",
+    answered="用时 {seconds:.1f} 秒",
     task_hint="作为独立进程运行，关闭页面后仍会继续。",
     tasks="已启动的任务",
     no_tasks="暂无。",
-    not_here="没有 swift {command} 命令。",
     auto="默认",
-    failed="操作失败，原因见服务器日志。",
 )
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
 

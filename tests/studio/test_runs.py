@@ -113,6 +113,11 @@ def test_names_of_runs(studio: Studio) -> None:
         runs.choose_output("out", "x")
 
 
+def test_data_is_told_from_the_workspace_on(studio: Studio) -> None:
+    add(studio, "output/x/v0", dataset=[f"{studio.workspace.root}/data/a.jsonl", "self-cognition", "/elsewhere/b"])
+    assert studio.runs.get("output/x/v0").data == ["data/a.jsonl", "self-cognition", "/elsewhere/b"]
+
+
 def test_runs_are_compared(studio: Studio) -> None:
     add(studio, "a", lora_rank=4, output_dir="/x")
     add(studio, "b", lora_rank=8, output_dir="/y", dataset=["a.jsonl", "<b>"])
