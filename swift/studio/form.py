@@ -41,7 +41,7 @@ HIDDEN = {
 """Options that no form has, and why."""
 FREE_TEXT = ("system", "model_name", "model_author", "prompt_init_text", "query")
 """Options whose text is never taken for a path."""
-ENVIRONMENT = {"NPROC_PER_NODE": re.compile(r"[1-9]\d{0,3}"), "CUDA_VISIBLE_DEVICES": re.compile(r"\d+(,\d+)*")}
+ENVIRONMENT = {"NPROC_PER_NODE": re.compile(r"[1-9]\d?"), "CUDA_VISIBLE_DEVICES": re.compile(r"\d+(,\d+)*")}
 """The variables a form may set, and what they may be."""
 Widget = Literal["switch", "choice", "choices", "text"]
 Entered = Mapping[str, Any]

@@ -189,10 +189,10 @@ def _watch(process: subprocess.Popen[bytes], directory: Path) -> None:
 
 
 def import_path() -> dict[str, str]:
-    """Where the process finds this very package, whatever directory it begins in."""
+    """Where the process finds this very package, whatever directory it begins in, and nothing that lies in that."""
     here = str(Path(swift.__file__).resolve().parent.parent)
     before = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != here]
-    return {"PYTHONPATH": os.pathsep.join([here, *before]), "PYTHONUNBUFFERED": "1"}
+    return {"PYTHONPATH": os.pathsep.join([here, *before]), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _born(pid: int) -> str:

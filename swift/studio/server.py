@@ -68,9 +68,10 @@ class Guard:
 
 
 def is_own(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a request comes from these pages, or from no page at all."""
+    """Whether a request comes from these pages, through a proxy or not, or from no page at all."""
     origin = headers.get(b"origin", b"").decode("latin-1")
-    return not origin or urlsplit(origin).netloc == headers.get(b"host", b"").decode("latin-1")
+    hosts = [headers.get(name, b"").decode("latin-1") for name in (b"host", b"x-forwarded-host")]
+    return not origin or urlsplit(origin).netloc in filter(None, hosts)
 
 
 class Served:

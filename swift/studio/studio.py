@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Studio:
         self.jobs = Jobs(workspace)
         self.runs = Runs(workspace, self.jobs)
         self.looker = Looker(workspace)
+        self._starting = threading.Lock()
 
     def close(self) -> None:
         """End what belongs to the server; runs go on."""
@@ -52,8 +54,9 @@ class Studio:
         """
         words, variables = form.check(entered, self.workspace), read_environment(environment)
         model = str(entered.get("model_type") or entered.get("model_id_or_path") or "")
-        output = self.runs.choose_output(model, name.strip())
-        self.jobs.start(form.command, [*words, *_into(output)], variables, output)
+        with self._starting:  # two tabs may start at the same moment
+            output = self.runs.choose_output(model, name.strip())
+            self.jobs.start(form.command, [*words, *_into(output)], variables, output)
         return output
 
     def resume(self, path: str) -> str:

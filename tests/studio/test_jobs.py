@@ -111,6 +111,14 @@ def test_every_word_is_one_argument(jobs: Jobs, script: Callable[[str], None], t
     assert not (tmp_path / "canary").exists()
 
 
+def test_what_lies_in_the_workspace_is_not_imported(jobs: Jobs) -> None:
+    (jobs.workspace.root / "json.py").write_text("raise SystemExit('the wrong json')")
+    (jobs.workspace.root / "swift").mkdir()
+    job = jobs.start("--version", [])
+    wait(job, "done")
+    assert job.log().startswith("swift ")
+
+
 def test_a_pid_that_another_process_has_is_not_the_job(jobs: Jobs, script: Callable[[str], None]) -> None:
     script("pass")
     job = jobs.start("sft", [])
