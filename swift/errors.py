@@ -141,9 +141,10 @@ class DiskError(SwiftError, OSError):
 
 
 class TemporaryError(SwiftError, OSError):
-    """A hub or network that did not answer: trying again may help."""
+    """A hub or network that did not answer: trying again may help; `after` so many seconds, where they are known."""
 
     exit_code = 75
+    after: float | None = None
 
 
 class RefusedError(SwiftError, PermissionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -20,12 +21,6 @@ LONGEST_WAIT = 300.0
 LONGEST_ANSWER = 200
 CONFLICTS = (409, 412, 423)
 TOO_LARGE = (402, 413, 507)
-
-
-class ComesAgain(TemporaryError):
-    """A TemporaryError that may pass; `after` is how many seconds the hub wants to be left alone, None if unsaid."""
-
-    after: float | None = None
 
 
 def refused(status: int, repo: str, said: str, after: float | None = None) -> SwiftError:
@@ -50,11 +45,11 @@ def refused(status: int, repo: str, said: str, after: float | None = None) -> Sw
     if status in TOO_LARGE:
         return RefusedError("HUB-02", f"{where} has no room for this in {repo} ({status}): {said}")
     if status in CONFLICTS:
-        error = ComesAgain("FOUND-02", f"somebody else writes to {repo} on {where} ({status}): {said}")
+        error = TemporaryError("FOUND-02", f"somebody else writes to {repo} on {where} ({status}): {said}")
     elif status == 429:
-        error = ComesAgain("FOUND-02", f"{where} was asked too often ({status}): {said}", fix="try again later")
+        error = TemporaryError("FOUND-02", f"{where} was asked too often ({status}): {said}", fix="try again later")
     elif status >= 500 or status == 408:
-        error = ComesAgain("FOUND-02", f"{where} failed ({status}): {said}", fix="try again: what arrived is kept")
+        error = TemporaryError("FOUND-02", f"{where} failed ({status}): {said}", fix="try again: what arrived is kept")
     else:
         return DataError("HUB-02", f"{where} refuses this for {repo} ({status}): {said}")
     error.after = after
@@ -64,17 +59,19 @@ def refused(status: int, repo: str, said: str, after: float | None = None) -> Sw
 def unreachable(repo: str, said: str) -> TemporaryError:
     """The error that a hub was not reached, or not to the end."""
     fix = "try again with a connection: what arrived is kept"
-    return ComesAgain("FOUND-02", f"{hub.name()} did not answer for {repo}: {_short(said)}", fix=fix)
+    return TemporaryError("FOUND-02", f"{hub.name()} did not answer for {repo}: {_short(said)}", fix=fix)
 
 
 def offline(repo: str) -> TemporaryError:
     """The error that asking is turned off."""
     fix = "unset HF_HUB_OFFLINE"
-    return TemporaryError("FOUND-02", f"{hub.name()} is not asked for {repo}: HF_HUB_OFFLINE is set", fix=fix)
+    error = TemporaryError("FOUND-02", f"{hub.name()} is not asked for {repo}: HF_HUB_OFFLINE is set", fix=fix)
+    error.after = math.inf
+    return error
 
 
 def trying(do: Callable[[], T], what: str) -> T:
-    """What `do` gives, tried again after each of `WAITS` while the error is one that may pass.
+    """What `do` gives, tried again after each of `WAITS`, or as long as the hub wants, while the error may pass.
 
     Raises:
         SwiftError: the last one.
@@ -82,8 +79,10 @@ def trying(do: Callable[[], T], what: str) -> T:
     for number, wait in enumerate(WAITS, start=1):
         try:
             return do()
-        except ComesAgain as error:
-            pause = min(max(wait, error.after or 0), LONGEST_WAIT)
+        except TemporaryError as error:
+            if (error.after or 0) > LONGEST_WAIT:
+                raise
+            pause = max(wait, error.after or 0)
             logger.warning(f"{what}, attempt {number} of {len(WAITS) + 1}: {error.what}; again in {pause:g} s")
             time.sleep(pause)
     return do()

@@ -12,9 +12,8 @@ from typing import Any
 
 from modelscope_hub.api import HubApi
 from modelscope_hub.config import HubConfig
-from modelscope_hub.constants import MODEL_LFS_SUFFIX, UPLOAD_LFS_FORCE_THRESHOLD_BYTES
+from modelscope_hub.constants import MODEL_LFS_SUFFIX, UPLOAD_LFS_FORCE_THRESHOLD_BYTES, Visibility
 from modelscope_hub.errors import APIError, FileDownloadError, HubError, NotExistError
-from modelscope_hub.types import Visibility
 
 from swift.errors import DiskError, SwiftError, UsageError, brief
 from swift.publish import faults

@@ -92,7 +92,8 @@ def gather(
     if card is not None:
         (stage / CARD).unlink(missing_ok=True)
         storage.write_text(stage / CARD, card)
-    names = list(dict.fromkeys([*names, *(pictures or {}), *([CARD] if card is not None else [])]))
+    further = [*(pictures or {}), *([CARD] if card is not None else [])]
+    names += [name for name in further if name not in names]
     if manifest:
         _seal(manifest, stage, names)
         names.append(storage.MANIFEST)

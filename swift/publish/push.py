@@ -10,7 +10,7 @@ from typing import Any
 
 from swift import hub
 from swift.arguments.hub import PublishOptions
-from swift.errors import RefusedError
+from swift.errors import RefusedError, TemporaryError
 from swift.log import get_logger
 from swift.publish import faults, secrets, token
 from swift.publish.card import PICTURE, write_card
@@ -162,7 +162,7 @@ def _send(remote: Remote, repo: str, outgoing: Outgoing, folder: str, message: s
     wrong = _differing(outgoing, remote.stored(repo), folder)
     if wrong:
         shown = "; ".join(f"{name} {fault}" for name, fault in list(wrong.items())[:SHOWN])
-        raise faults.ComesAgain("HUB-03", f"{repo} is not what was sent: {shown}", fix="push again")
+        raise TemporaryError("HUB-03", f"{repo} is not what was sent: {shown}", fix="push again")
     return commit, list(missing)
 
 
