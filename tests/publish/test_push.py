@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load, save_file
 
 from swift import cli, storage
+from swift.arguments.export import ExportArguments
 from swift.arguments.reading import parse
 from swift.arguments.sft import SftArguments
 from swift.commands.push import push_main
@@ -312,3 +313,37 @@ def test_offline_is_said(hub: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyP
 @pytest.fixture(autouse=True)
 def quiet() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def test_an_export_publishes_what_it_wrote_last(
+    hub: Hub, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    merged = tmp_path / "run" / "checkpoint-4-merged"
+
+    def merge(args: ExportArguments) -> str:
+        with storage.staged_directory(merged, {"base": str(tmp_path / "models" / "tiny-base")}) as stage:
+            save_file({"w": torch.zeros(2)}, stage / "model.safetensors")
+            storage.write_json(stage / "config.json", {"_name_or_path": str(tmp_path / "models" / "tiny-base")})
+            storage.write_text(stage / "README.md", (tmp_path / "models" / "tiny-base" / "README.md").read_text())
+            storage.write_json(stage / "merge_report.json", {"base": str(tmp_path / "models" / "tiny-base")})
+        return str(merged)
+
+    monkeypatch.setattr("swift.commands.merge.merge_lora", merge)
+    words = ["export", "--ckpt_dir", str(checkpoint), "--push_to_hub", "true", "--hub_model_id", "mine"]
+    assert cli.main(words) == 0
+    assert "adapter_model.safetensors" in hub.repos["ann/mine"].files
+    assert cli.main([*words[:-1], "merged", "--merge_lora", "true", "--commit_message", "both"]) == 0
+    repo = hub.repos["ann/merged"]
+    assert "model.safetensors" in repo.files
+    assert "adapter_model.safetensors" not in repo.files
+    assert repo.messages[0] == "both"
+    card = repo.files["README.md"].decode()  # not that of the base
+    assert front(repo.files["README.md"])["library_name"] == "transformers"
+    assert "A fine-tuned model of `tiny-base`" in card
+    assert "| 4 | 2.2500 | 0.5000 |" in card
+    assert capsys.readouterr().out.count("published: ") == 2
+    for name in ("HF_TOKEN", "MODELSCOPE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr("swift.commands.merge.merge_lora", lambda args: pytest.fail("merged before it was known"))
+    assert cli.main([*words, "--merge_lora", "true"]) == 77
