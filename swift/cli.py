@@ -61,6 +61,19 @@ class Command:
     rest: str | None = None
 
 
+def _preference(method: str | None) -> Command:
+    """`swift rlhf`, or the short name of a method of its."""
+    return Command(
+        "swift.arguments.rlhf:RLHFArguments",
+        "swift.commands.rlhf:rlhf_main",
+        about=f"Train on preferences with {method}: `rlhf --rlhf_type {method}`." if method else None,
+        needs=(("model_id_or_path", "model_type"), ("dataset",)),
+        distributed=True,
+        defaults={"rlhf_type": method} if method else {},
+        dry_run="swift.commands.dry_run:dry_run",
+    )
+
+
 COMMANDS = {
     "sft": Command(
         "swift.arguments.sft:SftArguments",
@@ -69,6 +82,15 @@ COMMANDS = {
         distributed=True,
         dry_run="swift.commands.dry_run:dry_run",
     ),
+    "pt": Command(
+        "swift.arguments.pt:PtArguments",
+        "swift.commands.pt:pt_main",
+        needs=(("model_id_or_path", "model_type"), ("dataset",)),
+        distributed=True,
+        dry_run="swift.commands.dry_run:dry_run",
+    ),
+    "rlhf": _preference(None),
+    **{name: _preference(name) for name in ("dpo", "orpo", "simpo", "cpo", "kto", "rm")},
     "infer": Command(
         "swift.arguments.infer:InferArguments",
         "swift.commands.infer:infer_main",
@@ -79,13 +101,6 @@ COMMANDS = {
         "swift.commands.deploy:deploy_main",
         needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
     ),
-    "app-ui": Command(
-        "swift.arguments.app_ui:AppUIArguments",
-        "swift.commands.app_ui:app_ui_main",
-        needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
-    ),
-    "export": Command(
-        "swift.arguments.export:ExportArguments",
     "eval": Command(
         "swift.arguments.eval:EvalArguments",
         "swift.commands.eval:eval_main",
@@ -94,6 +109,14 @@ COMMANDS = {
             ("eval_dataset", "dataset", "val_dataset", "custom_eval_config", "load_dataset_config"),
         ),
     ),
+    "app-ui": Command(
+        "swift.arguments.app_ui:AppUIArguments",
+        "swift.commands.app_ui:app_ui_main",
+        needs=(("ckpt_dir", "model_id_or_path", "model_type"),),
+    ),
+    "web-ui": Command("swift.arguments.web_ui:WebUIArguments", "swift.commands.web_ui:web_ui_main"),
+    "export": Command(
+        "swift.arguments.export:ExportArguments",
         "swift.commands.export:export_main",
         needs=(("ckpt_dir", "adapters", "model_id_or_path", "model_type", "from_sharded"),),
     ),
@@ -103,6 +126,18 @@ COMMANDS = {
         about="Merge a checkpoint's LoRA into its model anew: `export --merge_lora --replace_if_exists`.",
         needs=(("ckpt_dir",),),
         defaults={"merge_lora": True},
+    ),
+    "push": Command(
+        "swift.arguments.hub:PushArguments",
+        "swift.commands.push:push_main",
+        needs=(("directory",),),
+        word="directory",
+    ),
+    "pull": Command(
+        "swift.arguments.hub:PullArguments",
+        "swift.commands.pull:pull_main",
+        needs=(("hub_model_id",),),
+        word="hub_model_id",
     ),
     "rerun": Command(
         "swift.arguments.verbs:RerunArguments",
@@ -154,7 +189,7 @@ COMMANDS = {
         word="shell",
     ),
 }
-TO_COME = ("rlhf", "dpo", "orpo", "simpo", "kto")
+TO_COME = ("grpo", "rloo", "gkd")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -224,6 +259,8 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     if plan is not None:
         flags = ["--debug"] if debug else []
         plan = launch.with_options(plan, args)
+        if "hub_token" in options_of(cls):
+            argv = load("swift.publish.token:into_environment")(args, argv)
         return load("swift.agent:run_workers")(plan, ["-m", "swift.cli", name, *argv, *flags])
     return run(command, args)
 

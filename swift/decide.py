@@ -16,10 +16,13 @@ from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.effects import looked_at
 from swift.arguments.engines import read_sharding
 from swift.arguments.fields import check_values, options_of
+from swift.arguments.heads import HEAD_OPTIONS, TASK_TYPES, HeadOptions
+from swift.arguments.heads import LOSSES as HEAD_LOSSES
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions
 from swift.arguments.pt import PtArguments, sees_rows_apart
 from swift.arguments.quantised import QuantisedOptions
+from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.arguments.specs import parse_specs
 from swift.arguments.tuner import TunerOptions
@@ -118,6 +121,9 @@ def decide_infer(said: InferArguments, hardware: Hardware, source: ModelSource) 
     errors = [*check_values(args), *_beyond(args, hardware, source)]
     if args.eval_human is False and not has_data and args.query is None:
         errors.append(UsageError("USAGE-03", "--eval_human false needs a data set", fix="--dataset rows.jsonl"))
+    errors += _vllm_contradictions(args) if args.infer_backend == "vllm" else []
+    if args.num_beams > 1 and args.prompt_lookup_num_tokens:
+        errors.append(_conflict("--num_beams and --prompt_lookup_num_tokens exclude each other", "drop one of the two"))
     raise_all(errors)
     sampling = args.do_sample and args.temperature > 0
     return replace(
@@ -125,9 +131,22 @@ def decide_infer(said: InferArguments, hardware: Hardware, source: ModelSource) 
         do_sample=sampling,
         eval_human=_or(args.eval_human, not has_data),
         stream=args.stream and args.num_beams == 1,
-        infer_backend="pt",
+        infer_backend="pt" if args.infer_backend == "AUTO" else args.infer_backend,
         dataset_test_ratio=0.0 if args.val_dataset else args.dataset_test_ratio,
     )
+
+
+def _vllm_contradictions(args: InferArguments) -> list[SwiftError]:
+    errors: list[SwiftError] = []
+    adapted = args.ckpt_dir and any(Path(args.ckpt_dir).glob(f"{place}adapter_config.json") for place in ("", "*/"))
+    if adapted and not (args.vllm_enable_lora or args.merge_lora):
+        what = f"--ckpt_dir {args.ckpt_dir} is an adapter, and vLLM starts without"
+        errors.append(_conflict(what, "--vllm_enable_lora true, or --merge_lora true"))
+    if args.num_beams > 1:
+        errors.append(_conflict("vLLM has no --num_beams", "--infer_backend pt"))
+    if args.quantization_bit:
+        errors.append(_conflict("vLLM takes weights as they are saved, in few bits or not", "--infer_backend pt"))
+    return errors
 
 
 def inherit(said: C, saved: Mapping[str, Any]) -> tuple[C, dict[str, Any]]:
@@ -153,7 +172,7 @@ def tidy(said: A) -> A:
         if info.is_list and isinstance(value, (str, tuple)):
             value = changes[info.name] = [value] if isinstance(value, str) else list(value)
         if (
-            info.name in ("dataset", "val_dataset", "train_dataset_mix_ds", "lora_target_modules")
+            info.name in ("dataset", "val_dataset", "eval_dataset", "train_dataset_mix_ds", "lora_target_modules")
             and value
             and len(value) == 1
         ):
@@ -283,6 +302,8 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--num_train_epochs 0 without --max_steps trains nothing", "--num_train_epochs 1"))
     if args.early_stopping_patience and (args.evaluation_strategy == "no" or not _evaluates(args)):
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
+    if args.predict_with_generate:
+        errors += _generation_contradictions(args)
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
     if args.optim in ("adam_mini", "apollo_adamw") and args.sft_type != "full":
@@ -295,7 +316,59 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         if args.max_tokens_per_batch and getattr(args, name):
             what = f"--max_tokens_per_batch needs the lengths of all rows, which --{name} does not know"
             errors.append(_conflict(what, "--batch_size"))
-    return [*errors, *_stream_contradictions(args), *_packing_contradictions(args)]
+    return [*errors, *_head_contradictions(args), *_stream_contradictions(args), *_packing_contradictions(args)]
+
+
+def _head_contradictions(args: SftArguments) -> list[SwiftError]:
+    """What models that give no text cannot do."""
+    said = {name: info for name, info in options_of(HeadOptions).items() if getattr(args, name) != info.default}
+    if args.task_type == "causal_lm":
+        what = "needs --task_type seq_cls, embedding or reranker"
+        return [_conflict(f"--{name} {what}", f"drop --{name}") for name in said if name != "task_type"]
+    if isinstance(args, PtArguments | RLHFArguments):
+        return [_conflict(f"--task_type {args.task_type} is for `swift sft`", "drop one of the two")]
+    errors = [
+        _conflict(f"--{name} is of {', '.join(HEAD_OPTIONS[name])}, not of {args.task_type}", f"drop --{name}")
+        for name in said
+        if args.task_type not in HEAD_OPTIONS.get(name, TASK_TYPES)
+    ]
+    losses = HEAD_LOSSES[args.task_type]
+    if args.loss_name and args.loss_name not in losses:
+        fix = f"--loss_name {' or '.join(losses)}" if losses else "--problem_type says the loss"
+        errors.append(_conflict(f"--task_type {args.task_type} has no loss {args.loss_name}", fix))
+    if args.task_type == "seq_cls" and args.num_labels is None and args.problem_type != "regression":
+        errors.append(
+            UsageError("USAGE-03", "--num_labels is missing: how many labels there are", fix="--num_labels 2")
+        )
+    if args.problem_type == "single_label_classification" and args.num_labels == 1:
+        errors.append(_conflict("--num_labels 1 leaves nothing to choose", "--num_labels 2"))
+    errors += [_conflict(f"--task_type {args.task_type} does not go with --{name}") for name in only_for_text(args)]
+    kinds = sorted({"reft", "prompt", "longlora", "llamapro"} & set(tuner_kinds(args)))
+    return errors + [_conflict(f"{kind} is made for models that write, not for {args.task_type}") for kind in kinds]
+
+
+def only_for_text(args: SftArguments) -> list[str]:
+    """Options that were said and that only models which write text know."""
+    names = (
+        "packing", "padding_free", "streaming", "lazy_tokenize", "max_tokens_per_batch", "metrics", "deepspeed", "fsdp",
+        "predict_with_generate",
+    )  # fmt: skip
+    return [name for name in names if getattr(args, name)] + ["tensor_parallel_size"] * (args.tensor_parallel_size > 1)
+
+
+def _generation_contradictions(args: SftArguments) -> list[SwiftError]:
+    errors: list[SwiftError] = []
+    if args.evaluation_strategy == "no" or not _evaluates(args):
+        errors.append(_conflict("--predict_with_generate needs evaluation", "--evaluation_strategy steps"))
+    if decide_loss_scale(args) == "all":
+        what = "--predict_with_generate asks for replies, and --loss_scale all tells them from prompts no more"
+        errors.append(_conflict(what, "--loss_scale default"))
+    shared = "fsdp" if args.fsdp else "deepspeed" if "zero3" in (args.deepspeed or "") else None
+    shared = "tensor_parallel_size" if args.tensor_parallel_size > 1 else shared
+    if shared:
+        what = f"--predict_with_generate needs the whole model in each process, which --{shared} shares"
+        errors.append(_conflict(what, "swift eval on the checkpoints"))
+    return errors
 
 
 def _engine_contradictions(args: SftArguments, hardware: Hardware) -> list[SwiftError]:

@@ -18,6 +18,7 @@ from swift.log import get_logger
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
 WORD = re.compile(r"[\w.:/@+-]+")
+TOKENS = ("--hub_token", "--hub-token", "--push_to_hub_token", "--push-to-hub-token")
 SUBMIT = {"slurm": "sbatch {}", "kubeflow": "kubectl apply -f {}", "skypilot": "sky launch {}", "ray": "python {}"}
 logger = get_logger()
 
@@ -96,6 +97,11 @@ def _of_command(command: tuple[str, ...]) -> list[SwiftError]:
         said = shlex.join(command[:1]) or "nothing"
         what = f"after `--` stands {said}, which is no command that runs on many machines"
         return [UsageError("USAGE-01", what, fix=f"one of: {', '.join(able)}")]
+    if any(word.startswith(TOKENS) for word in command):
+        what = "the token of --hub_token would be in the job's file"
+        return [
+            UsageError("USAGE-02", what, fix="leave it out, and let the scheduler set HF_TOKEN or MODELSCOPE_API_TOKEN")
+        ]
     row = COMMANDS[command[0]]
     try:
         check_needs(row, parse(load(row.arguments), list(command[1:]), quiet=True, **row.defaults))

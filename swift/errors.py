@@ -30,6 +30,10 @@ CODES = {
     "MERGE-01": "A merge cannot be done or would not be equal.",
     "FOUND-01": "A file or directory does not exist.",
     "FOUND-02": "A hub id could not be fetched.",
+    "HUB-01": "A hub does not take the token, or there is none.",
+    "HUB-02": "A hub does not allow what was asked.",
+    "HUB-03": "What a hub has is not what was sent, or asked for.",
+    "HUB-04": "What would leave this machine holds secrets or its paths.",
     "PACKAGE-01": "A package is missing, too old or broken.",
     "RUN-01": "Training produced a number that is not finite.",
     "RUN-02": "A worker process failed.",
@@ -137,9 +141,10 @@ class DiskError(SwiftError, OSError):
 
 
 class TemporaryError(SwiftError, OSError):
-    """A hub or network that did not answer: trying again may help."""
+    """A hub or network that did not answer: trying again may help; `after` so many seconds, where they are known."""
 
     exit_code = 75
+    after: float | None = None
 
 
 class RefusedError(SwiftError, PermissionError):

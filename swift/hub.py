@@ -29,6 +29,11 @@ def use_hf() -> bool:
     return os.environ.get("USE_HF", "").strip().lower() in ("1", "true", "yes", "on")
 
 
+def name() -> str:
+    """The hub that is chosen."""
+    return "Hugging Face" if use_hf() else "ModelScope"
+
+
 def is_path(name: str | Path) -> bool:
     """Whether this can only be a path here, there or not, and no "owner/name" or "name" of a hub."""
     path = Path(name).expanduser()

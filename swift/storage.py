@@ -169,16 +169,21 @@ def commit(stage: Path, final: Path, facts: Mapping[str, Any], digests: Mapping[
     """
     for path in [*_files(stage), *_directories(stage)]:
         _sync(path)
-    names = {str(path.relative_to(stage)): path for path in _files(stage)}
-    files = {name: _entry(path, (digests or {}).get(name)) for name, path in names.items()}
-    body = {"version": MANIFEST_VERSION, **facts, "files": files}
-    write_bytes(stage / MANIFEST, _sealed(body))
+    write_manifest(stage, {str(path.relative_to(stage)): path for path in _files(stage)}, facts, digests)
     old = final.with_name(f"{OLD}{final.name}-{os.getpid()}")
     if final.exists():
         final.rename(old)
     stage.rename(final)
     _sync(final.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(
+    directory: Path, files: Mapping[str, Path], facts: Mapping[str, Any], digests: Mapping[str, str] | None = None
+) -> None:
+    """Write the manifest of `files`, by name, into `directory`; those whose SHA-256 is in `digests` are not read."""
+    listed = {name: _entry(path, (digests or {}).get(name)) for name, path in files.items()}
+    write_bytes(directory / MANIFEST, _sealed({"version": MANIFEST_VERSION, **facts, "files": listed}))
 
 
 def remove(directory: Path | str) -> None:

@@ -19,7 +19,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 LAYERS = [
     {"agent", "cli", "completion", "emit", "launch", "meeting"},
     {"commands", "serving", "studio", "ui"},
-    {"decide", "estimate", "evaluation", "memory", "merging", "scaling", "trainers", "checkpoint", "inference"},
+    {"decide", "estimate", "evaluation", "heads", "memory", "merging", "scaling", "trainers", "checkpoint", "inference", "publish"},
     {"models", "templates", "datasets", "tuners", "peft"},
     {"arguments", "parallel"},
     {"registry", "hub", "storage", "dist", "watch", "log", "redact", "errors"},

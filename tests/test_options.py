@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,8 @@ from swift import dist, hub, launch
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.commands import prepare, ready, rows, run, sft
+from swift.commands import training as road
+from swift.commands.heads import kind_of
 from swift.commands.training import join_group
 from swift.datasets import DATASETS
 from swift.datasets.encode import encode
@@ -25,6 +28,8 @@ from swift.decide import decide_sft
 from swift.errors import RefusedError
 from swift.models.load import TORCH_DTYPES
 from swift.models.quantised import config_for, hqq_settings
+from swift.publish import token
+from swift.publish.during import Job, Pushing, wanted
 from swift.trainers import zero
 from swift.trainers.arguments import training_arguments
 from swift.tuners.choose import choose_tuner
@@ -59,6 +64,15 @@ def held(field: str) -> Observe:
 def rows_of_a_model(args: SftArguments, place: Path) -> int:
     """How often one of two processes adds up gradients, which hold one model together or one each."""
     return decide_sft(args, dist.Hardware(world_size=2), prepare.find_source(args)).gradient_accumulation_steps
+
+
+def answering(field: str) -> Observe:
+    """How the rows of an evaluation are answered."""
+
+    def observe(args: SftArguments, place: Path) -> Any:
+        return getattr(training("generation_config")(replace(args, predict_with_generate=True), place), field)
+
+    return observe
 
 
 def scheduler(args: SftArguments, place: Path) -> Any:
@@ -130,6 +144,12 @@ def encoders(args: SftArguments, place: Path) -> Any:
         patch.setattr(rows, "encode", lambda *a, processes, **more: seen.append(processes) or encode(*a, **more))
         data(replace(args, data_cache=False), place)
     return seen
+
+
+def read_by(args: SftArguments, task_type: str) -> Any:
+    """What reads the rows of a head and learns from them."""
+    labels = {"num_labels": args.num_labels or 2} if task_type == "seq_cls" else {}
+    return kind_of(decided(replace(args, task_type=task_type, **labels)), [])
 
 
 def mixed(args: SftArguments, place: Path) -> Any:
@@ -247,6 +267,29 @@ def vocabulary(args: SftArguments, place: Path) -> Any:
     return sorted(template.tokenizer.get_added_vocab()), model.get_input_embeddings().num_embeddings
 
 
+def push_words(args: SftArguments, place: Path) -> Any:
+    """How a push of the run is asked for."""
+    return Pushing(args, place).command(Job(place / "checkpoint-1"), place / "stage")
+
+
+def pushed_at_a_save(args: SftArguments, place: Path) -> Any:
+    return wanted(args.push_hub_strategy, place / "checkpoint-2", place / "checkpoint-1")
+
+
+def publishes(args: SftArguments, place: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(road, "open_repository", lambda args, name: name)
+        return [pushing.args.hub_model_id for pushing in road.publishing(args, prepare.find_source(args))]
+
+
+def hub_of_process(args: SftArguments, place: Path) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("USE_HF", "HF_TOKEN", "MODELSCOPE_API_TOKEN"):
+            patch.setenv(name, "")
+        assert token.settle(args).hub_token is None
+        return [os.environ[name] for name in ("USE_HF", "HF_TOKEN", "MODELSCOPE_API_TOKEN")]
+
+
 def backend(args: SftArguments, place: Path) -> Any:
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -338,6 +381,14 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
         ["chat.jsonl"],
         lambda args, place: data(replace(args, **further(args)), place),
     ),
+    "task_type": ("embedding", lambda args, place: type(read_by(args, args.task_type))),
+    "num_labels": (3, lambda args, place: read_by(args, "seq_cls")),
+    "problem_type": ("regression", lambda args, place: read_by(args, "seq_cls")),
+    "pooling": ("mean", lambda args, place: read_by(args, "embedding")),
+    "infonce_temperature": (0.5, lambda args, place: read_by(args, "embedding")),
+    "contrastive_margin": (0.2, lambda args, place: read_by(args, "embedding")),
+    "query_prefix": ("query: ", lambda args, place: read_by(args, "embedding")),
+    "document_prefix": ("passage: ", lambda args, place: read_by(args, "reranker")),
     "streaming": (True, opened),
     "packing": (True, opened),
     "lazy_tokenize": (True, opened),
@@ -473,12 +524,28 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "metrics": (["mine"], training("metric_names")),
     "callbacks": (["mine"], training("callback_names")),
     "training_options": ({"logging_steps": 77}, training("logging_steps")),
+    "push_to_hub": (True, publishes),
+    "push_hub_strategy": ("checkpoint", pushed_at_a_save),
+    "hub_model_id": ("ann/mine", push_words),
+    "hub_private_repo": (True, push_words),
+    "hub_license": ("mit", push_words),
+    "allow_leak": (["README.md"], push_words),
+    "hub_token": ("a-token-of-somebody", hub_of_process),
+    "use_hf": (True, hub_of_process),
     "output_dir": ("elsewhere", run_directory),
     "dry_run": (True, trains),
     "add_output_dir_suffix": (False, run_directory),
     "evaluation_strategy": ("epoch", training("eval_strategy")),
     "eval_steps": (3, training("eval_steps")),
     "eval_batch_size": (3, training("per_device_eval_batch_size")),
+    "predict_with_generate": (True, training("predict_with_generate")),
+    "max_new_tokens": (7, answering("max_new_tokens")),
+    "do_sample": (False, answering("do_sample")),
+    "temperature": (0.9, answering("temperature")),
+    "top_k": (3, answering("top_k")),
+    "top_p": (0.2, answering("top_p")),
+    "repetition_penalty": (1.5, answering("repetition_penalty")),
+    "num_beams": (3, answering("num_beams")),
     "save_strategy": ("epoch", training("save_strategy")),
     "save_steps": (3, training("save_steps")),
     "save_total_limit": (7, training("save_total_limit")),

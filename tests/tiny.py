@@ -56,6 +56,27 @@ def tiny_tokenizer(vocab_size: int = 400, extra_special: tuple[str, ...] = ()) -
     return tokenizer
 
 
+def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer as SentencePiece's are: blanks are part of pieces, and what has no piece is written in bytes."""
+    pieces = [
+        "<unk>",
+        *(f"<0x{number:02X}>" for number in range(256)),
+        "\u2581",
+        *"abcdeft\n.",
+        "\u2581a",
+        "ab",
+        "\u2581t",
+    ]
+    tokenizer = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)},
+                                     [("\u2581", "a"), ("a", "b"), ("\u2581", "t")], byte_fallback=True,
+                                     unk_token="<unk>"))  # fmt: skip
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", unk_token="<unk>")
+
+
 def tiny_model(kind: str = "qwen2", vocab_size: int = 400, hidden: int = 64, layers: int = 2, seed: int = 0, **config):
     """A random causal language model of the named architecture, in fp32, about 100 k parameters."""
     torch.manual_seed(seed)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from swift.arguments.adapters import AdapterOptions
 from swift.arguments.fields import option
 from swift.arguments.infer import InferArguments
 
 
 @dataclass(kw_only=True)
-class AppUIArguments(InferArguments):
+class AppUIArguments(AdapterOptions, InferArguments):
     """Chat with a model or checkpoint on a page in the browser."""
 
     host: str = option("127.0.0.1", group="Server", help="Address to listen on; the default is this machine alone.")
@@ -25,7 +26,14 @@ class AppUIArguments(InferArguments):
         4, group="Server", minimum=1, help="How many people are answered at once; the others wait in a queue."
     )
     lang: str | None = option(
-        None, group="Server", choices=("en", "zh"), help="Language of the page.", none="that of the locale"
+        None,
+        group="Server",
+        choices=("en", "zh"),
+        help="Language that the page begins with; it has a button for the other.",
+        none="that of the locale",
+    )
+    examples: list[str] = option(
+        [], group="Server", help="Messages to offer at the beginning of a chat, instead of the page's own."
     )
     seed: int | None = option(  # type: ignore[assignment]
         None, group="Generation", minimum=0, help="Seed of sampling.", none="a new one for each answer"

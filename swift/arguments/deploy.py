@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from swift.arguments.adapters import AdapterOptions
 from swift.arguments.fields import option
 from swift.arguments.infer import InferArguments
 
 
 @dataclass(kw_only=True)
-class DeployArguments(InferArguments):
+class DeployArguments(AdapterOptions, InferArguments):
     """Serve a model or checkpoint behind the OpenAI API."""
 
     host: str = option("127.0.0.1", group="Server", help="Address to listen on; the default is this machine alone.")
@@ -34,9 +35,6 @@ class DeployArguments(InferArguments):
         None, group="Server", help="What callers say in `model` for the base model.", none="its model type"
     )
     owned_by: str = option("swift", group="Server", help="What `/v1/models` says of the owner.")
-    lora_modules: list[str] = option(
-        [], group="Server", help="Adapters to serve beside, as `name=directory`; callers say the name in `model`."
-    )
     adapters_dir: str | None = option(
         None,
         group="Server",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swift.arguments.fields import option
+from swift.arguments.hub import CommitOptions, PublishOptions
 from swift.arguments.infer import CheckpointOptions
 from swift.arguments.quantise import QuantiseOptions
 
 
 @dataclass(kw_only=True)
-class ExportArguments(CheckpointOptions, QuantiseOptions):
-    """Merge LoRA into its model, quantise a model, or change an adapter's layout."""
+class ExportArguments(CommitOptions, PublishOptions, CheckpointOptions, QuantiseOptions):
+    """Merge LoRA into its model, quantise or convert a model, or publish it."""
 
     output_dir: str | None = option(
         None, group="Output", help="Where the merged model is written.", none="`<ckpt_dir>-merged`"
@@ -71,4 +72,7 @@ class ExportArguments(CheckpointOptions, QuantiseOptions):
         choices=("f32", "f16", "bf16", "q8_0", "q4_0"),
         help="Write the model as one GGUF file with an Ollama Modelfile, in `<model>-gguf`.",
         none="no GGUF",
+    )
+    push_to_hub: bool = option(
+        False, group="Hub", help="Publish what was written last, or the checkpoint where nothing was, with a model card."
     )

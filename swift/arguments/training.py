@@ -118,6 +118,12 @@ class RunOptions:
     eval_batch_size: int | None = option(
         None, group="Output", minimum=1, unit="rows", help="Rows per process in evaluation.", none="--batch_size"
     )
+    predict_with_generate: bool = option(
+        False,
+        group="Output",
+        help="Answer the rows of every evaluation too: rouge-1, rouge-2, rouge-l, bleu-4 and exact match are logged, "
+        "and the best checkpoint is the one with the highest rouge-l.",
+    )
     save_strategy: str = option("steps", group="Output", choices=STRATEGIES, help="When to save a checkpoint.")
     save_steps: int | None = option(
         None, group="Output", minimum=1, unit="steps", help="Steps between checkpoints.", none="--eval_steps"

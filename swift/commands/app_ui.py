@@ -1,28 +1,32 @@
-"""`swift app-ui`: a page in the browser to chat with a model or checkpoint."""
+"""`swift app-ui`: a page in the browser to chat with a model or checkpoint, and with adapters beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from swift.arguments.app_ui import AppUIArguments
+from swift.arguments.deploy import DeployArguments
 from swift.arguments.infer import InferArguments
 from swift.arguments.reading import read_arguments
+from swift.commands.infer import tools_of
 from swift.commands.merge import merge_lora
 from swift.commands.prepare import find_decided, load_template, load_tuned_model, read_saved
 from swift.decide import tidy
-from swift.errors import MissingPackageError
+from swift.errors import ConfigError, MissingPackageError
 from swift.log import get_logger
 from swift.models.load import detect_hardware
 from swift.models.source import ModelSource
+from swift.serving.adapters import DEFAULT, Adapters
 from swift.ui.answers import Answers
 from swift.ui.serving import known_hosts, listen, read_access
 from swift.ui.words import Words, choose_words
 
 if TYPE_CHECKING:
-    from swift.ui.chat_page import Served
+    from swift.ui.server import Served
 
 logger = get_logger()
 NOT_USED = (
@@ -46,16 +50,45 @@ def app_ui_main(
         ConfigError: the page would be open to others without a password.
         UnavailableError: the port is in use.
     """
-    args = upcast(said, **options)
-    passwords, words = read_access(args), choose_words(args.lang)
-    chat_page = load_page()
+    return serve(upcast(said, **options), None, prevent_thread_lock=prevent_thread_lock)
+
+
+def gradio_chat_demo(
+    said: InferArguments | list[str] | None = None, *, prevent_thread_lock: bool = False, **options: Any
+) -> Served | None:
+    """`app_ui_main` for a model that chats.
+
+    Raises:
+        ConfigError: the template completes text, and has no conversations.
+    """
+    return serve(upcast(said, **options), False, prevent_thread_lock=prevent_thread_lock)
+
+
+def gradio_generation_demo(
+    said: InferArguments | list[str] | None = None, *, prevent_thread_lock: bool = False, **options: Any
+) -> Served | None:
+    """`app_ui_main` with a box for a text and one in which the model goes on, whatever the template."""
+    return serve(upcast(said, **options), True, prevent_thread_lock=prevent_thread_lock)
+
+
+def serve(args: AppUIArguments, completes: bool | None, *, prevent_thread_lock: bool) -> Served | None:
+    """Serve the page that `args` ask for; `completes` None leaves the kind of page to the template."""
+    passwords, words, tools = read_access(args), choose_words(args.lang), tools_of(args.tools)
+    server, page = load_page()
     with listen(args.host, args.port) as listening:
         decided, source = find_decided(merged(args))
         assert isinstance(decided, AppUIArguments)
         template = load_template(replace(decided, max_length=-1), source)
-        answers = Answers(decided, load_tuned_model(decided, source), template, words)
-        page = chat_page.build(answers, *title(decided, source, words))
-        served = chat_page.Served(page, answers, listening.dup(), passwords, known_hosts(args))
+        if template.generation and completes is False:
+            what = f"--template_type {decided.template_type} completes text"
+            raise ConfigError("CONFIG-02", what, fix="gradio_generation_demo, or another --template_type")
+        name, describe = title(decided, source)
+        adapters = find_adapters(decided, name, load_tuned_model(decided, source))
+        answers = Answers(decided, adapters.model, template, names(adapters, decided), tools)
+        blocks = page.build(
+            answers, name, describe, words, completes=template.generation if completes is None else completes
+        )
+        served = server.Served(blocks, answers, listening.dup(), passwords, known_hosts(args), words)
     logger.info(f"chat on {served.url} (Ctrl-C ends it)")
     if args.share:
         logger.info(f"public link: {served.share()}")
@@ -86,25 +119,47 @@ def merged(args: AppUIArguments) -> AppUIArguments:
     return replace(args, ckpt_dir=merge_lora(args), merge_lora=False) if args.merge_lora else args
 
 
-def load_page() -> ModuleType:
-    """The module that needs gradio.
+def load_page() -> tuple[ModuleType, ModuleType]:
+    """The modules that need gradio: the server and the page.
 
     Raises:
         MissingPackageError: gradio is not installed.
     """
     try:
-        from swift.ui import chat_page
+        from swift.ui import page, server
     except ModuleNotFoundError as error:
         missing = f"the chat page needs gradio ({error.name} is missing)"
         raise MissingPackageError("PACKAGE-01", missing, fix="pip install 'swift-finetune[ui]'") from None
-    return chat_page
+    return server, page
 
 
-def title(args: AppUIArguments, source: ModelSource, words: Words) -> tuple[str, list[str]]:
-    """The model's name, and what else identifies what answers; no more of a path than tells runs apart."""
-    name, which = args.model_type or source.name, words.base_model
-    if args.ckpt_dir:
-        directory = Path(args.ckpt_dir)
-        name = args.model_type or Path(read_saved(directory).get("model_id_or_path") or source.name).name
-        which = f"{words.checkpoint} {'/'.join(directory.parts[-2:])}"
-    return name, [which, str(args.template_type), args.dtype, detect_hardware().accelerator or "cpu"]
+def find_adapters(args: AppUIArguments, base: str, model: Any) -> Adapters:
+    """The model with its adapters, as `swift deploy` has them."""
+    return Adapters(
+        DeployArguments(lora_modules=args.lora_modules, allow_other_base=args.allow_other_base), base, model
+    )
+
+
+def names(adapters: Adapters, args: AppUIArguments) -> dict[str, str | None]:
+    """What visitors choose from, and what each is in the model: the checkpoint's adapter has the checkpoint's name."""
+    checkpoint = short_name(args.ckpt_dir) if args.ckpt_dir else DEFAULT
+    return {checkpoint if name == DEFAULT else name: inside for name, inside in adapters.adapters.items()}
+
+
+def short_name(directory: str) -> str:
+    """No more of a path than tells runs apart."""
+    return "/".join(Path(directory).parts[-2:])
+
+
+def title(args: AppUIArguments, source: ModelSource) -> tuple[str, Callable[[Words], list[str]]]:
+    """The model's name, and what else identifies what answers, in a language."""
+    name = args.model_type or source.name
+    if args.ckpt_dir and not args.model_type:
+        name = Path(read_saved(Path(args.ckpt_dir)).get("model_id_or_path") or source.name).name
+    facts = [str(args.template_type), args.dtype, detect_hardware().accelerator or "cpu"]
+
+    def describe(words: Words) -> list[str]:
+        which = f"{words.checkpoint} {short_name(args.ckpt_dir)}" if args.ckpt_dir else words.base_model
+        return [which, *facts]
+
+    return name, describe

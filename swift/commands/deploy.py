@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from swift.arguments.deploy import DeployArguments
 from swift.arguments.reading import read_arguments
 from swift.commands.merge import merge_lora
-from swift.commands.prepare import find_decided, load_template, load_tuned_model
+from swift.commands.prepare import find_decided, load_embedder, load_template, load_tuned_model
 from swift.decide import tidy
 from swift.errors import ConfigError, MissingPackageError, NotFoundError
+from swift.inference.embedding import gives_vectors
 from swift.log import get_logger
 from swift.ui.serving import LOCAL_HOSTS, is_loopback, listen
 
@@ -48,11 +49,14 @@ def deploy_main(
             args = replace(args, ckpt_dir=merge_lora(args), merge_lora=False)
         decided, source = find_decided(args)
         assert isinstance(decided, DeployArguments)
-        template = load_template(replace(decided, max_length=-1), source)
-        model = load_tuned_model(decided, source)
         base = decided.served_model_name or decided.model_type or source.name
+        if gives_vectors(source.path):
+            api = server.embedding_api(decided, base, load_embedder(decided, source))
+        else:
+            template = load_template(replace(decided, max_length=-1), source)
+            api = server.text_api(decided, base, load_tuned_model(decided, source), template)
         hosts = ["*"] if key or args.no_auth_i_understand else [*LOCAL_HOSTS, args.host, *args.allowed_hosts]
-        served = server.Served(decided, base, model, template, listening.dup(), key, hosts)
+        served = server.Served(decided, api, listening.dup(), key, hosts)
     logger.info(f"serving {', '.join(served.names)} on {served.url}v1 (Ctrl-C ends it)")
     if prevent_thread_lock:
         served.start()

@@ -13,6 +13,7 @@ from swift.arguments.reading import read_arguments
 from swift.commands.merge import merge_lora
 from swift.decide import tidy
 from swift.errors import UsageError, raise_all
+from swift.publish.token import settle
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ STAGES = (
         "swift.commands.quantize:quantize",
         check="swift.commands.quantize:check",
     ),
+    Stage(
+        "--push_to_hub true",
+        lambda args: args.push_to_hub,
+        "swift.commands.push:push_exported",
+        check="swift.commands.push:check_token",
+    ),
 )
 
 
@@ -61,7 +68,7 @@ def export_main(said: ExportArguments | list[str] | None = None, **options: Any)
     Raises:
         UsageError: nothing is asked for.
     """
-    args = tidy(read_arguments(ExportArguments, said, **options))
+    args = settle(tidy(read_arguments(ExportArguments, said, **options)))
     raise_all(check_values(args))
     wanted = [stage for stage in STAGES if stage.wanted(args)]
     if not wanted:
@@ -70,10 +77,13 @@ def export_main(said: ExportArguments | list[str] | None = None, **options: Any)
     for stage in wanted:
         if stage.check is not None:
             named(stage.check)(args)
+    written = None
     for stage in wanted:
-        directory = named(stage.run)(args)
+        if stage is STAGES[-1] and written is not None:  # what was written last is published
+            args = replace(args, ckpt_dir=written)
+        written = named(stage.run)(args)
         if stage.goes_on:
-            args = replace(args, ckpt_dir=directory, adapters=[])
+            args = replace(args, ckpt_dir=written, adapters=[])
 
 
 def merge_lora_main(said: ExportArguments | list[str] | None = None, **options: Any) -> None:

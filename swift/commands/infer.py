@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import GenerationConfig, set_seed
+from transformers import set_seed
 
 from swift import storage
 from swift.arguments.infer import InferArguments
@@ -18,16 +17,18 @@ from swift.arguments.reading import read_arguments
 from swift.commands.chat import LINE, Chat, Growing, say
 from swift.commands.merge import merge_lora
 from swift.commands.prepare import find_decided, load_template, load_tuned_model
+from swift.commands.score import head_of, score
 from swift.datasets.cache import originals
 from swift.datasets.convert import Conversation
 from swift.datasets.info import register_infos
 from swift.datasets.load import Loaded, load_datasets
+from swift.datasets.places import in_file_order
 from swift.decide import tidy
 from swift.errors import ConfigError, DataError, NotFoundError
 from swift.inference.generate import generate_batch, inference, inference_stream
 from swift.inference.prompt import History
 from swift.inference.results import Results, begin_rows, find_unfinished, open_results
-from swift.inference.settings import prepare_generation_config
+from swift.inference.settings import generation_config, prepare_generation_config
 from swift.log import get_logger
 from swift.templates.check import stretches
 from swift.templates.conversation import Tool, read_tools
@@ -38,7 +39,6 @@ SECONDS_BETWEEN_NOTES = 10.0
 VERBOSE_ROWS = 100
 SAME_ANSWERS = {"batch_size", "verbose", "stream", "save_result", "result_dir"}  # options that change no answer
 PACKAGE = Path(__file__).parents[1]
-PLACE = re.compile(r"(.*?)(?::(\d+)(?: \(row (\d+)\))?)?")
 
 
 def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -
 
     Returns:
         `result`: a dict of system, query, response and history (the one before) for each answer, with label where the
-        data set has one; then also `metrics`: rouge-1, rouge-2, rouge-l, bleu-4 and exact, in percent.
+        data set has one; then also `metrics`: rouge-1, rouge-2, rouge-l, bleu-4 and exact, in percent. Of a model with
+        a head, as `swift.commands.score.score` says.
     """
     said = tidy(read_arguments(InferArguments, said, **options))
     if said.query is not None and (said.dataset or said.val_dataset):
@@ -62,6 +63,9 @@ def infer_main(said: InferArguments | list[str] | None = None, **options: Any) -
     if said.merge_lora:
         asked = replace(said, ckpt_dir=merge_lora(said), merge_lora=False)
     args, source = find_decided(asked)
+    head = head_of(args, source)
+    if head is not None:
+        return score(args, source, head, own_directory(Path(args.ckpt_dir or source.path)))
     template = load_template(args, source)
     rows = read_rows(args, template, inherited=not (said.dataset or said.val_dataset)) if answers_data(args) else []
     model_dir = Path(args.ckpt_dir or source.path)
@@ -243,19 +247,6 @@ def answer_rows(
         logger.info(f"{name}: {value:.2f}")
 
 
-def in_file_order(rows: Sequence[Conversation]) -> list[Conversation]:
-    """Rows as their files have them, which sampling and splitting changed: answers are then easy to match."""
-    files: dict[str, int] = {}
-
-    def place(row: Conversation) -> list[int]:
-        match = PLACE.fullmatch(row["where"])
-        assert match
-        file, *numbers = match.groups(default="1")
-        return [files.setdefault(file, len(files)), *map(int, numbers)]
-
-    return sorted(rows, key=place)
-
-
 def without_label(row: Conversation) -> dict[str, Any]:
     """A row up to the answer that is asked for."""
     messages = list(row["messages"])
@@ -281,15 +272,3 @@ def show_row(record: dict[str, Any]) -> None:
     if "label" in record:
         say(f"[LABEL] {record['label']}")
     say(LINE)
-
-
-def generation_config(args: InferArguments) -> GenerationConfig:
-    """The generation options for transformers."""
-    sampling = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p} if args.do_sample else {}
-    return GenerationConfig(
-        max_new_tokens=args.max_new_tokens,
-        do_sample=args.do_sample,
-        repetition_penalty=args.repetition_penalty,
-        num_beams=args.num_beams,
-        **sampling,
-    )

@@ -21,6 +21,7 @@ def known_names() -> dict[str, list[str]]:
         "template_type": ["AUTO", "auto", *sorted(TEMPLATES)],
         "dataset": datasets,
         "val_dataset": datasets,
+        "eval_dataset": datasets,
         "sft_type": available_sft_types(),
         "lora_target_modules": ["DEFAULT", "ALL", "EMBEDDING"],
         "lora_modules_to_save": ["EMBEDDING", "LN"],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.infer import CheckpointOptions, InferArguments
@@ -18,8 +18,10 @@ from swift.commands.chosen import find_checkpoint as find_checkpoint
 from swift.commands.chosen import from_checkpoint, load_plugins
 from swift.commands.chosen import read_saved as read_saved
 from swift.decide import decide_infer, tidy
+from swift.errors import ConfigError
+from swift.inference.embedding import Embedder, read_recipe
 from swift.log import get_logger
-from swift.models.load import TORCH_DTYPES, detect_hardware, load_model, load_tokenizer
+from swift.models.load import TORCH_DTYPES, detect_hardware, get_max_model_len, load_model, load_tokenizer
 from swift.models.new_tokens import add_tokens, read, restore
 from swift.models.placing import loading_options
 from swift.models.quantised import quiet_quantisers
@@ -141,3 +143,25 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
         allowed = args.allow_other_base
         model = Swift.from_pretrained(model, args.ckpt_dir, inference_mode=True, allow_other_base=allowed)
     return model.eval()
+
+
+def load_embedder(args: InferArguments, source: ModelSource) -> Embedder:
+    """What gives vectors, in its decided dtype.
+
+    Raises:
+        ConfigError: an adapter was asked for.
+        DataError: what makes vectors of hidden states is damaged, or has steps that are not known.
+    """
+    if args.ckpt_dir:
+        what = f"--ckpt_dir {args.ckpt_dir}: adapters of models that give vectors are served merged"
+        raise ConfigError("CONFIG-02", what, fix=f"--merge_lora true, or --model_id_or_path {args.ckpt_dir}-merged")
+    recipe = read_recipe(source.path)
+    model = load_model(
+        source,
+        TORCH_DTYPES[args.dtype],
+        **loading_options(args.device_map or ("auto" if detect_hardware().accelerator else None)),
+        attn_implementation="flash_attention_2" if args.use_flash_attn else None,
+        quantised=args,
+        auto_class=AutoModel,
+    )
+    return Embedder(model, load_tokenizer(source, answers=False), recipe, get_max_model_len(source.config))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig
+from peft import LoraConfig, PeftConfig, PrefixTuningConfig, PromptEncoderConfig
 
 from swift.arguments.sft import SftArguments
 from swift.commands.prepare import find_source
@@ -67,8 +67,8 @@ def find_inputs(args: SftArguments) -> ModelSource:
     return source
 
 
-def load_base(args: SftArguments, source: ModelSource, new: Sequence[int] = ()) -> torch.nn.Module:
-    """The model to tune, in its decided dtype, with rows for the ids `new`."""
+def load_base(args: SftArguments, source: ModelSource, new: Sequence[int] = (), **how: Any) -> torch.nn.Module:
+    """The model to tune, in its decided dtype, with rows for the ids `new`; `how` is told to `load_model` besides."""
     if args.tuner_backend == "unsloth":
         model = load_unsloth(source, TORCH_DTYPES[args.dtype], _longest(args))
         finish_model(model, source)
@@ -85,6 +85,7 @@ def load_base(args: SftArguments, source: ModelSource, new: Sequence[int] = ()) 
         attn_implementation=attention,
         quantised=args,
         **loading_options(args.device_map or _spread(args)),
+        **how,
     )
     check_trains(model)
     make_room(model, new, args.pad_vocab_to_multiple_of)
@@ -120,11 +121,17 @@ def add_tuner(
             checkpointing=bool(args.gradient_checkpointing),
         )
     try:
-        return Swift.prepare_model(model, chosen)
+        return Swift.prepare_model(model, chosen, extra_state_keys=_own_head(args, chosen))
     except SwiftError:
         raise
     except ValueError as error:  # PEFT looks at shapes only now
         raise ConfigError("CONFIG-02", f"{' and '.join(args.tuner) or args.sft_type}: {error}") from error
+
+
+def _own_head(args: SftArguments, chosen: Any) -> tuple[str, ...]:
+    """What of the base trains beside tuners: a fresh head, which PEFT's configs name themselves."""
+    has_head = args.task_type in ("seq_cls", "reranker")
+    return () if isinstance(chosen, PeftConfig) or not has_head else (r"score\.weight",)
 
 
 def _with_rows(chosen: Any, model: torch.nn.Module, new: Sequence[int]) -> Any:

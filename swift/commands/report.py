@@ -32,7 +32,8 @@ def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) ->
     """The report of a finished run; also the last line of `logging.jsonl`, and the pictures in `images/`.
 
     Keys: last_model_checkpoint, best_model_checkpoint (the last one without evaluation), best_metric (eval loss, or
-    None), global_step, memory, train_time, log_history, model_info, dataset_info.
+    rouge-l with --predict_with_generate; None without evaluation), global_step, memory, train_time, log_history,
+    model_info, dataset_info.
     """
     state, model = trainer.state, trainer.model
     assert model is not None

@@ -68,6 +68,7 @@ def options_to_repeat(
         add_output_dir_suffix=False,
         resume_from_checkpoint=kept,
         dry_run=False,
+        push_to_hub=False,
     )
 
 

@@ -19,22 +19,28 @@ from swift.arguments.export import ExportArguments
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.help import first_line
 from swift.arguments.infer import InferArguments
+from swift.arguments.pt import PtArguments
+from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.arguments.verbs import SchemaArguments
+from swift.arguments.web_ui import WebUIArguments
 from swift.commands.names import ONLY_THESE, known_names
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 CLASSES: dict[str, type] = {
     "sft": SftArguments,
+    "rlhf": RLHFArguments,
+    "pt": PtArguments,
     "infer": InferArguments,
-    "app-ui": AppUIArguments,
-    "deploy": DeployArguments,
     "eval": EvalArguments,
+    "app-ui": AppUIArguments,
+    "web-ui": WebUIArguments,
+    "deploy": DeployArguments,
     "export": ExportArguments,
     "data": DataArguments,
     "estimate": EstimateArguments,
 }
-SAME = {"val_dataset": "dataset"}
+SAME = {"val_dataset": "dataset", "eval_dataset": "dataset"}
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from swift.arguments.reading import command_words, read_arguments
 from swift.arguments.sft import SftArguments
-from swift.commands.task import Task
+from swift.commands.task import Task, task_of
 from swift.commands.training import train
 
 SFT = Task("sft", SftArguments)
@@ -23,4 +23,5 @@ def sft_main(said: SftArguments | list[str] | None = None, **options: Any) -> di
         best and last checkpoint, metrics, log history, data and model facts: the keys of `write_report`; with
         `dry_run`, what `Rehearsal.to_json` says.
     """
-    return train(read_arguments(SftArguments, said, **options), SFT, command_words(said, options))
+    args = read_arguments(SftArguments, said, **options)
+    return train(args, task_of(args), command_words(said, options))

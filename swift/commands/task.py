@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from swift.arguments.pt import PtArguments
+from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.commands.estimates import unknown_size
 from swift.commands.ready import Data, add_tuner, load_base, read_data
@@ -41,6 +42,10 @@ def nothing_further(args: Any, source: ModelSource, model: torch.nn.Module, data
     return {}
 
 
+def nothing_before(args: Any, trainer: Any) -> None:
+    """Train at once."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A kind of training; the defaults are those of `swift sft`.
@@ -55,6 +60,7 @@ class Task:
         trainer: the class that trains this model.
         further: what its constructor is given besides, or in place of, what every trainer gets; called when rows and
             model are there and the processes have met.
+        before: what is left to do with the trainer before it trains.
         unsized: why memory and disk of a run cannot be estimated; None where they can.
     """
 
@@ -66,11 +72,13 @@ class Task:
     prepare: Callable[[Any, ModelSource, list[int]], torch.nn.Module] = prepare_model
     trainer: Callable[[torch.nn.Module], type[Seq2SeqTrainer]] = trainer_of
     further: Callable[[Any, ModelSource, torch.nn.Module, Data], Mapping[str, Any]] = nothing_further
+    before: Callable[[Any, Any], None] = nothing_before
     unsized: Callable[[Any, ModelSource], str | None] = unknown_size
 
 
 TASKS: dict[str, tuple[type[SftArguments], str]] = {
     "sft": (SftArguments, "swift.commands.sft:SFT"),
+    "rlhf": (RLHFArguments, "swift.commands.rlhf:RLHF"),
     "pt": (PtArguments, "swift.commands.pt:PT"),
 }
 """Verb -> the class of its options, and where its task stands."""
@@ -84,4 +92,8 @@ def find_task(verb: str) -> Task:
 
 def task_of(args: SftArguments) -> Task:
     """The task whose options these are."""
+    if isinstance(args, RLHFArguments) and args.rlhf_type == "rm":
+        return import_module("swift.commands.heads").REWARDS
+    if args.task_type != "causal_lm":
+        return import_module("swift.commands.heads").HEADS
     return find_task(next((verb for verb, (cls, _) in TASKS.items() if type(args) is cls), "sft"))

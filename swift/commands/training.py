@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ from swift.decide import tidy, why_checkpointing, without_effect
 from swift.log import get_logger
 from swift.models.load import detect_hardware
 from swift.models.source import ModelSource
+from swift.publish.during import Pushing, going_on, open_repository
+from swift.publish.token import settle
 from swift.templates.publish import settle_chat_template
 from swift.trainers import zero
 from swift.trainers.arguments import training_arguments
@@ -58,7 +61,7 @@ def train(said: SftArguments, task: Task, words: Sequence[str] | None = None) ->
         best and last checkpoint, metrics, log history, data and model facts: the keys of `write_report`; with
         `dry_run`, what `Rehearsal.to_json` says.
     """
-    args = tidy(said)
+    args = settle(tidy(said))
     if args.dry_run:
         return dry_run(args, words)
     load_plugins(args.custom_register_path)
@@ -81,6 +84,7 @@ def train(said: SftArguments, task: Task, words: Sequence[str] | None = None) ->
 def _train(args: SftArguments, source: ModelSource, task: Task) -> dict[str, Any]:
     """Train in the run's directory, which nobody else writes into meanwhile."""
     check_disk(args, source)
+    pushing = publishing(args, source)
     training = training_arguments(args)  # before the data: it refuses what transformers does not know
     template = load_template(args, source)
     settle_chat_template(template)
@@ -111,10 +115,11 @@ def _train(args: SftArguments, source: ModelSource, task: Task) -> dict[str, Any
             "tokenizer": template.tokenizer,
             "sft_args": args,
             "template": template,
-            "callbacks": [order, *followers(model, new, args, data)],
+            "callbacks": [order, *followers(model, new, args, data), *pushing],
         }
         trainer = task.trainer(model)(**{**every, **task.further(args, source, model, data)})
-    with what_is_saved(args):
+    with what_is_saved(args), going_on(pushing):
+        task.before(args, trainer)
         trainer.train(resume_from_checkpoint=None if args.resume_only_model else args.resume_from_checkpoint)
     data.ledger.pad(trainer.padding.tokens, trainer.padding.of_datasets)
     late = args.streaming or args.lazy_tokenize  # only now is it known what was read, or what its tokens are
@@ -122,7 +127,21 @@ def _train(args: SftArguments, source: ModelSource, task: Task) -> dict[str, Any
     report = write_report(args, trainer, data.ledger)
     write_receipt(args, trainer, template, order.digest, task.verb)
     leave_group()
+    for pushes in pushing:
+        report["pushes"] = pushes.finish(report)
     return report
+
+
+def publishing(args: SftArguments, source: ModelSource) -> list[Pushing]:
+    """What publishes the run while it trains, in the main process; nothing without `--push_to_hub`.
+
+    Raises:
+        RefusedError: there is no token, or it may not write there.
+    """
+    if not args.push_to_hub or not dist.is_main():
+        return []
+    repo = open_repository(args, f"{args.model_type or source.name}-{args.sft_type}")
+    return [Pushing(replace(args, hub_model_id=repo), Path(args.output_dir))]
 
 
 def followers(model: torch.nn.Module, new: Sequence[int], args: SftArguments, data: Data) -> list[TrainerCallback]:

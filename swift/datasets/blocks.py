@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-COLUMNS = {"input_ids": np.int32, "labels": np.int32, "loss_scale": np.float32}
-"""What a row may have, and how it is kept."""
+COLUMNS = {"input_ids": np.int32, "labels": np.int32, "loss_scale": np.float32, "rejected": np.int8}
+"""What a row may have, and how it is kept; `rejected` is 1 at the tokens of an answer to turn away from."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Block:
 
     Attributes:
         offsets: where row k begins in each column, and at the end their length.
-        columns: `input_ids` and `labels`, and `loss_scale` where some row weighs other than 0 and 1.
+        columns: `input_ids` and `labels`, `loss_scale` where some row weighs other than 0 and 1, and `rejected` where
+            rows are of preferences.
     """
 
     offsets: np.ndarray
@@ -45,6 +46,8 @@ def block_of(rows: Sequence[Mapping[str, Any]]) -> Block:
     }
     if any("loss_scale" in row for row in rows):
         columns["loss_scale"] = np.fromiter(chain.from_iterable(map(_scales, rows)), np.float32, size)
+    if rows and "rejected" in rows[0]:
+        columns["rejected"] = np.fromiter(chain.from_iterable(row["rejected"] for row in rows), np.int8, size)
     return Block(np.array([0, *ends], np.int64), columns)
 
 

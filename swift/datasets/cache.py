@@ -30,7 +30,7 @@ from swift.errors import DataError
 KIND, FORMAT = ENCODED, 1
 LEDGER, PACKS = "ledger.json", "train-packs.npy"
 KEPT = 20
-TYPES = {np.int32: pa.list_(pa.int32()), np.float32: pa.list_(pa.float32())}
+TYPES = {np.int32: pa.list_(pa.int32()), np.float32: pa.list_(pa.float32()), np.int8: pa.list_(pa.int8())}
 SCHEMA = pa.schema([(name, TYPES[kind]) for name, kind in COLUMNS.items()])
 READ = 1 << 20
 
@@ -104,7 +104,8 @@ def read_blocks(path: Path) -> list[Block]:
 
 
 def _block(batch: pa.RecordBatch) -> Block:
-    lists = {name: batch.column(name) for name in COLUMNS if not batch.column(name).null_count}
+    there = [name for name in COLUMNS if name in batch.schema.names]  # an earlier version had fewer
+    lists = {name: batch.column(name) for name in there if not batch.column(name).null_count}
     columns = {name: found.values.to_numpy(zero_copy_only=True) for name, found in lists.items()}
     return Block(lists["input_ids"].offsets.to_numpy(), columns)
 

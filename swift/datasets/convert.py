@@ -5,7 +5,7 @@ The format of a file is the one that most of its first rows fit; among equals th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
@@ -77,6 +77,7 @@ class Format:
         turns: the messages of a row; raises DataError naming the key.
         questions: the columns of which the first that is there is the question.
         answers: likewise.
+        passes: columns that go with the messages as they are, besides those that always do.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Format:
     turns: Callable[[Row], list[Message]]
     questions: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    passes: tuple[str, ...] = ()
 
     def fits(self, row: Row, answers: bool = True) -> bool:
         """Whether the columns that this format needs are there and not null."""
@@ -95,31 +97,32 @@ class Format:
         """The columns of a row that become something."""
         question, answer = question_of(row, self.questions), first_of(row, self.answers)
         more = first_of(row, MORE) if question == "instruction" else None
-        return {*self.uses, *PASSED_ON, *(name for name in (question, answer, more) if name)}
+        return {*self.uses, *PASSED_ON, *self.passes, *(name for name in (question, answer, more) if name)}
 
 
 def _has(row: Row, needs: Iterable[str]) -> bool:
     return all(any(row.get(key) is not None for key in need.split("|")) for need in needs)
 
 
-def detect(source: str, rows: Iterable[Row], *, answers: bool = True) -> Format:
-    """The format of the rows of `source`.
+def detect(source: str, rows: Iterable[Row], *, answers: bool = True, formats: Sequence[Format] = ()) -> Format:
+    """The format of the rows of `source`: one of `formats`, or of all that conversations come in.
 
     Raises:
         DataError: none fits any row (DATA-04).
     """
-    fitting = dict.fromkeys(FORMATS, 0)
+    formats = formats or FORMATS
+    fitting = dict.fromkeys(formats, 0)
     columns: dict[str, None] = {}
     for row in rows:
         columns.update(dict.fromkeys(row))
-        for known in FORMATS:
+        for known in formats:
             fitting[known] += known.fits(row, answers)
-    best = max(FORMATS, key=lambda known: fitting[known])
+    best = max(formats, key=lambda known: fitting[known])
     if fitting[best]:
         return best
-    lower = {key for known in FORMATS for key in (*known.uses, *known.questions, *known.answers)}
+    lower = {key for known in formats for key in (*known.uses, *known.questions, *known.answers)}
     cased = [f"{name}={name.lower()}" for name in columns if name.lower() in lower and name not in lower]
-    kinds = "; ".join(f"{known.name}: {' + '.join(known.needs)}" for known in FORMATS)
+    kinds = "; ".join(f"{known.name}: {' + '.join(known.needs)}" for known in formats)
     raise DataError(
         "DATA-04",
         f"{source}: the columns {_listed(columns)} fit no known format",
@@ -144,7 +147,7 @@ def convert_row(known: Format, row: Row, where: str, *, answers: bool = True) ->
             key = known.needs[0].partition("|")[0]
             raise field_error(key, f"ends with the {messages[-1]['role']}: there is no answer to learn")
         converted = Conversation(messages=messages, where=where)
-        for name in PASSED_ON:
+        for name in (*PASSED_ON, *known.passes):
             if row.get(name) is not None:
                 converted[name] = row[name]
         if known.turns is choice_turns:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from swift.datasets.encode import EncodedDataset
+from swift.datasets.groups import Groups
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.pack import PackedDataset
 from swift.datasets.pieces import Joined, Pieces
@@ -30,6 +31,8 @@ def digest_of_rows(dataset: Any) -> str | None:
     elif isinstance(dataset, EncodedDataset):
         seen.update(_size(dataset))
         _add(seen, dataset)
+    elif isinstance(dataset, Groups):
+        seen.update(dataset.digest())
     elif isinstance(dataset, LazyDataset):
         seen.update(dataset.order.tobytes())
         for row in dataset.rows:
@@ -66,4 +69,7 @@ def _digest(row: Mapping[str, np.ndarray]) -> bytes:
     if scales is not None and not np.array_equal(scales, row["labels"] >= 0):
         found.update(b"weighed")
         found.update(scales.data)
+    if "rejected" in row:
+        found.update(b"rejected")
+        found.update(row["rejected"].data)
     return found.digest()

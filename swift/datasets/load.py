@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
-from swift.datasets.convert import Conversation
+from swift.datasets.convert import Conversation, Format
 from swift.datasets.ledger import NOT_MIXED, NOT_SAMPLED, Ledger, Part
 from swift.datasets.mix import FIRST, Mix, choose_mix, mix_rows, rows_drawn
 from swift.datasets.sample import split_rows
@@ -55,6 +56,7 @@ def load_datasets(
     hold: Hold | None = None,
     text_unit: str = "line",
     endless: bool = False,
+    formats: tuple[Format, ...] = (),
 ) -> Loaded:
     """Read, convert, sample and split data sets.
 
@@ -76,6 +78,7 @@ def load_datasets(
         hold: makes of each good row, as it is read, what is held of it; the row itself unless said.
         text_unit: what one row of a txt file is: a "line", a "paragraph" or the "file".
         endless: take rows of any length.
+        formats: those that rows may have; all that conversations come in unless said.
 
     Raises:
         DataError: bad rows beyond `max_bad_rows`, columns of no known format, or no row at all.
@@ -87,7 +90,7 @@ def load_datasets(
     added = parse_specs(_listed(mix_specs)) if mix_ratio else []
     mix = choose_mix(train_specs, interleave, interleave_prob, stopping_strategy)
     specs_of_all = [*train_specs, *held_out, *added]
-    more = {"answers": answers, "text_unit": text_unit, "endless": endless}
+    more: dict[str, Any] = {"answers": answers, "text_unit": text_unit, "endless": endless, "formats": formats}
     reading = how_to_read(specs_of_all, columns, model_name, model_author, **more)
     ledger = Ledger(max_bad_rows)
     begun = [_begin(Source(spec, reading)) for spec in specs_of_all]
@@ -214,9 +217,10 @@ def how_to_read(
     answers: bool = True,
     text_unit: str = "line",
     endless: bool = False,
+    formats: tuple[Format, ...] = (),
 ) -> Reading:
     """How the rows of these data sets are read; see `load_datasets`."""
-    return Reading(_renames(columns), _identity(specs, model_name, model_author), answers, text_unit, endless)
+    return Reading(_renames(columns), _identity(specs, model_name, model_author), answers, text_unit, endless, formats)
 
 
 def _identity(specs: Sequence[DatasetSpec], name: Forms, author: Forms) -> dict[str, tuple[str, str]] | None:

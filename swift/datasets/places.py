@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=Mapping[str, Any])
+PLACE = re.compile(r"(.*?)(?::(\d+)(?: \(row (\d+)\))?)?")
 
 
 class Place:
@@ -84,3 +88,16 @@ class Places:
                 places.append(f"{file}:{line}")
         places.total = state["total"]
         return places
+
+
+def in_file_order(rows: Sequence[T]) -> list[T]:
+    """Rows as their files have them, which sampling and splitting changed: answers are then easy to match."""
+    files: dict[str, int] = {}
+
+    def place(row: T) -> list[int]:
+        match = PLACE.fullmatch(row["where"])
+        assert match
+        file, *numbers = match.groups(default="1")
+        return [files.setdefault(file, len(files)), *map(int, numbers)]
+
+    return sorted(rows, key=place)

@@ -45,6 +45,7 @@ class Reading:
         answers: whether every row needs one.
         text_unit: what one row of a txt file is.
         endless: whether rows of any length are taken.
+        formats: those that rows may have; all that conversations come in where it is empty.
         met: those columns to rename that were there.
     """
 
@@ -53,6 +54,7 @@ class Reading:
     answers: bool
     text_unit: str = "line"
     endless: bool = False
+    formats: tuple[Format, ...] = ()
     met: set[str] = field(default_factory=set)
 
 
@@ -124,7 +126,7 @@ class Source:
         if record is not None and record.conversations:
             known = renamed_format(record.conversations)
         else:
-            known = detect(self.spec.text, rows, answers=self.reading.answers)
+            known = detect(self.spec.text, rows, answers=self.reading.answers, formats=self.reading.formats)
         fresh = known.name not in [other.name for other in self.formats.values()]
         self.formats[table] = known
         if fresh:

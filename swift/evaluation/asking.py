@@ -16,6 +16,7 @@ from swift.evaluation.likelihood import Given, Likelihood, given, given_answer, 
 from swift.inference.client import XRequestConfig, ask_server
 from swift.inference.generate import generate_batch
 from swift.inference.prompt import make_turn
+from swift.inference.settings import max_model_length
 from swift.templates.encoding import Template
 
 Answer = dict[str, Any]
@@ -122,6 +123,8 @@ class Local:
 
     def _likelihoods(self, rows: Sequence[Given | None]) -> list[Likelihood | None]:
         """Those of each row, in batches of like length made of the rows alone: each is known or read whole."""
+        limit = max_model_length(self.model)
+        rows = [row if row is not None and (limit is None or len(row.ids) <= limit) else None for row in rows]
         keys = [None if row is None else key_of(row.ids, row.labels) for row in rows]
         different = {key: row for key, row in zip(keys, rows, strict=True) if key is not None and row is not None}
         ordered = sorted(different, key=lambda key: (-len(different[key].ids), key))

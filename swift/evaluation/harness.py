@@ -110,8 +110,8 @@ def _scored(task: str, samples: Sequence[dict[str, Any]]) -> list[Scored]:
 
 
 def _metric(name: str, samples: Sequence[dict[str, Any]]) -> Metric:
-    share = all(0 <= sample[name] <= 1 for sample in samples)
-    return mean(name, "answer", lambda told: float("nan"), "of lm-eval", percent=share)
+    percent = all(0 <= sample[name] <= 1 for sample in samples)
+    return mean(name, "answer", lambda told: float("nan"), "of lm-eval", percent=percent, binary=None)
 
 
 def _is_number(value: Any) -> bool:

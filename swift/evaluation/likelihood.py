@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor
 
+from swift.inference.batching import accepted
 from swift.templates.encoding import Template
 
 IGNORED = -100
@@ -62,21 +64,31 @@ def likelihoods(model: Any, rows: Sequence[Given], pad_id: int = 0) -> list[Like
     labels_BT = torch.tensor([row.labels + [IGNORED] * (width - len(row.labels)) for row in rows])
     mask_BT = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
     ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
-    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, -width:]
-    targets_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+    positions_K = (labels_BT[:, 1:] != IGNORED).any(dim=0).nonzero().squeeze(1)
+    targets_BK = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)[:, positions_K]
+    logits_BKV = _logits(model, ids_BT, mask_BT, positions_K.to(model.device))
     sums_B = torch.zeros(len(rows), dtype=torch.float64)
-    on_BT = targets_BT != IGNORED
-    row_N, place_N = on_BT.nonzero(as_tuple=True)
-    sums_B.index_add_(0, row_N, _logprobs(logits_BTV, row_N, place_N, targets_BT[on_BT]))
-    return [Likelihood(value, int(count)) for value, count in zip(sums_B.tolist(), on_BT.sum(1), strict=True)]
+    on_BK = targets_BK != IGNORED
+    row_N, place_N = on_BK.nonzero(as_tuple=True)
+    sums_B.index_add_(0, row_N, _logprobs(logits_BKV, row_N, place_N, targets_BK[on_BK]))
+    return [Likelihood(value, int(count)) for value, count in zip(sums_B.tolist(), on_BK.sum(1), strict=True)]
 
 
-def _logprobs(logits_BTV: Tensor, row_N: Tensor, place_N: Tensor, targets_N: Tensor) -> Tensor:
+def _logits(model: Any, ids_BT: Tensor, mask_BT: Tensor, positions_K: Tensor) -> Tensor:
+    """The logits at those positions, which are all that is made where the model can leave the others out."""
+    inputs = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    virtual = isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning
+    if "logits_to_keep" in accepted(model) and len(positions_K) and not virtual:
+        return model(**inputs, logits_to_keep=positions_K).logits
+    return model(**inputs).logits[:, -ids_BT.shape[1] :][:, positions_K]
+
+
+def _logprobs(logits_BKV: Tensor, row_N: Tensor, place_N: Tensor, targets_N: Tensor) -> Tensor:
     """The log-probabilities of targets at those rows and places, in float64 and on the CPU."""
     parts = []
     for start in range(0, len(row_N), CHUNK):
         part = slice(start, start + CHUNK)
-        logits_NV = logits_BTV[row_N[part].to(logits_BTV.device), place_N[part].to(logits_BTV.device)].double()
+        logits_NV = logits_BKV[row_N[part].to(logits_BKV.device), place_N[part].to(logits_BKV.device)].double()
         logprobs_NV = logits_NV.log_softmax(-1)
         parts.append(logprobs_NV.gather(1, targets_N[part, None].to(logprobs_NV.device)).squeeze(1).cpu())
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from swift.evaluation.texts import extracted, letter_of, normalised
 from swift.inference.metrics import bleu, rouge_l, rouge_n, tokens_of
 from swift.registry import unknown
 
-Needs = Literal["answer", "letter", "label", "choices"]
 ORDER = 4  # of BLEU
 
 
@@ -52,21 +51,36 @@ class Metric:
         combine: the score of such sums.
         percent: whether scores are shares, told in percent.
         higher_is_better: which of two scores is the better one.
+        binary: whether a row is right or wrong; None is for the rows to show.
         about: one line.
     """
 
     name: str
-    needs: Needs
+    needs: str
     sums: Callable[[Told], tuple[float, ...]]
     about: str
     combine: Combine = field(default=lambda sums_RK: sums_RK[:, 0] / sums_RK[:, 1])
     percent: bool = True
     higher_is_better: bool = True
+    binary: bool | None = False
 
 
-def mean(name: str, needs: Needs, score: Callable[[Told], float], about: str, *, percent: bool = True) -> Metric:
+def mean(
+    name: str,
+    needs: str,
+    score: Callable[[Told], float],
+    about: str,
+    *,
+    percent: bool = True,
+    binary: bool | None = False,
+) -> Metric:
     """A metric that is the mean of the rows' own scores."""
-    return Metric(name, needs, lambda told: (float(score(told)), 1.0), about, percent=percent)
+    return Metric(name, needs, lambda told: (float(score(told)), 1.0), about, percent=percent, binary=binary)
+
+
+def share(name: str, needs: str, is_right: Callable[[Told], bool], about: str) -> Metric:
+    """A metric that is the share of rows that are right."""
+    return mean(name, needs, is_right, about, binary=True)
 
 
 def _found(told: Told) -> bool:
@@ -84,11 +98,12 @@ def _contains(answer: str, label: str) -> bool:
 
 def _chosen(told: Told, score: Callable[[Likelihood, str], float]) -> bool:
     values = [score(each, choice) for each, choice in zip(told.likelihoods, told.item.choices, strict=True)]
-    return int(np.argmax(values)) == told.item.right
+    return bool(np.isfinite(values).all()) and int(np.argmax(values)) == told.item.right
 
 
 def _lettered(told: Told) -> bool:
-    return told.item.right is not None and letter_of(told.text) == LETTERS[told.item.right]
+    right, letters = told.item.right, LETTERS[: len(told.item.choices)]
+    return right is not None and letter_of(told.text, letters) == letters[right]
 
 
 def _tokens(told: Told) -> tuple[list[str], list[str]]:
@@ -128,30 +143,30 @@ def _nll(told: Told) -> tuple[float, float]:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        mean("exact", "answer", lambda told: told.answer.strip() == told.label.strip(), "the answer is the label"),
-        mean(
+        share("exact", "answer", lambda told: told.answer.strip() == told.label.strip(), "the answer is the label"),
+        share(
             "exact-normalised",
             "answer",
             lambda told: normalised(told.answer) == normalised(told.label),
             "it is but for case, marks, articles and spaces",
         ),
-        mean(
+        share(
             "contains",
             "answer",
             lambda told: _contains(told.answer, told.label),
             "the label stands in the answer, both without case, marks, articles and repeated spaces",
         ),
-        mean("regex", "answer", _found, "the label is a regular expression that is found in the answer"),
+        share("regex", "answer", _found, "the label is a regular expression that is found in the answer"),
         mean("rouge-1", "answer", lambda told: rouge_n(*_tokens(told), 1), "F1 of shared words"),
         mean("rouge-2", "answer", lambda told: rouge_n(*_tokens(told), 2), "F1 of shared pairs of words"),
         mean("rouge-l", "answer", lambda told: rouge_l(*_tokens(told)), "F1 of the longest common subsequence"),
         mean("bleu-4", "answer", lambda told: bleu(*_tokens(told)), "mean of the rows' BLEU, smoothed"),
         Metric("corpus-bleu", "answer", bleu_counts, "BLEU of all rows together", corpus_bleu),
-        mean("letter", "letter", _lettered, "the letter that is answered is that of the right choice"),
-        mean(
+        share("letter", "letter", _lettered, "the letter that is answered is that of the right choice"),
+        share(
             "choice", "choices", lambda told: _chosen(told, lambda each, _: each.sum), "the likeliest choice is right"
         ),
-        mean(
+        share(
             "choice-normalised",
             "choices",
             lambda told: _chosen(told, lambda each, text: each.sum / len(text)),
@@ -178,7 +193,7 @@ METRICS: dict[str, Metric] = {
 }
 OF_ANSWERS = ("exact", "exact-normalised", "rouge-1", "rouge-2", "rouge-l", "bleu-4")
 OF_LABELS, OF_CHOICES = ("loss", "perplexity"), ("choice", "choice-normalised")
-LIKELIHOODS: tuple[Needs, ...] = ("label", "choices")
+LIKELIHOODS = ("label", "choices")
 
 
 def choose_metrics(said: Sequence[str], item: Item, custom: Mapping[str, Metric], likelihoods: bool) -> list[Metric]:
@@ -229,7 +244,7 @@ def user_metric(name: str, function: Callable[[str, str | None, dict[str, Any]],
             raise DataError("DATA-03", what, fix="return a number, or true and false")
         return float(value)
 
-    return mean(name, "answer", score, "of the user", percent=False)
+    return mean(name, "answer", score, "of the user", percent=False, binary=None)
 
 
 def told(item: Item, text: str, pattern: re.Pattern[str] | None) -> Told:

@@ -90,7 +90,9 @@ def reports(names: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]:
 def write(
     directory: Path, names: Sequence[str], models: Sequence[Sequence[Scored]], rows: Sequence[Row], facts: Mapping
 ) -> None:
-    """Write results.json, a jsonl of every model's rows, and the picture."""
+    """Write results.json, a jsonl of every model's rows, and the picture, in the place of earlier ones."""
+    for earlier in directory.glob("answers-*.jsonl"):
+        earlier.unlink()
     for number, of_model in enumerate(models):
         lines = [json.dumps(record, ensure_ascii=False) for scored in of_model for record in scored.records]
         storage.write_text(directory / answers_file(number, names[number]), "\n".join([*lines, ""]))

@@ -50,6 +50,5 @@ def run(said: dict[str, Any]) -> dict[str, Any]:
     """EvalScope's report of each data set, as plain values."""
     from evalscope import TaskConfig, run_task  # pyright: ignore[reportMissingImports]
 
-    found = run_task(TaskConfig(**said))
-    return {name: report.to_dict() if callable(vars(type(report)).get("to_dict")) else report
-            for name, report in dict(found).items()}  # fmt: skip
+    found = dict(run_task(TaskConfig(**said)))
+    return {name: report if isinstance(report, dict) else report.to_dict() for name, report in found.items()}

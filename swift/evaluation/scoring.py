@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from swift.errors import ConfigError
+from swift.errors import ConfigError, DataError
 from swift.evaluation.asking import Answer, Asked, Local
 from swift.evaluation.items import Item, with_letters
-from swift.evaluation.metrics import LIKELIHOODS, Metric, Needs, Told, told
+from swift.evaluation.metrics import LIKELIHOODS, Metric, Told, told
 from swift.evaluation.statistics import Difference, Floats, Interval, difference, interval
 from swift.log import get_logger
 
@@ -55,6 +55,7 @@ class Scored:
                 samples=samples,
                 seed=seed,
                 higher_is_better=metric.higher_is_better,
+                binary=metric.binary,
             )
             for metric in self.plan.metrics
         }
@@ -88,12 +89,15 @@ def _enter(metric: Metric, scored: Scored) -> None:
         record["scores"][metric.name] = value if np.isfinite(value) else None
 
 
-def _ask(asked: Asked, need: Needs, items: Sequence[Item], pattern: re.Pattern[str] | None) -> list[Told]:
+def _ask(asked: Asked, need: str, items: Sequence[Item], pattern: re.Pattern[str] | None) -> list[Told]:
     if need in LIKELIHOODS:
         if not isinstance(asked, Local):
             what = "a server does not tell how likely it finds an answer, which loss, perplexity and choice are made of"
             raise ConfigError("CONFIG-02", what, fix="--eval_metrics letter or exact, or --model_id_or_path")
         found = asked.labels(items) if need == "label" else asked.choices(items)
+        if not any(likelihood.tokens for each in found for likelihood in each):
+            what = f"{items[0].where} and all other rows of {items[0].dataset} do not fit the model"
+            raise DataError("DATA-06", what, fix="a larger --max_length, or other --eval_metrics")
         for item, each in zip(items, found, strict=True):
             if any(not likelihood.tokens for likelihood in each):
                 logger.warning(f"{item.where}: not scored, it does not fit")
@@ -123,7 +127,7 @@ def _record(item: Item) -> dict[str, Any]:
     return {**record, "scores": {}}
 
 
-def _said(need: Needs, each: Told) -> dict[str, Any]:
+def _said(need: str, each: Told) -> dict[str, Any]:
     if need == "answer":
         return {"answer": each.text, **({"compared": each.answer} if each.answer != each.text else {})}
     if need == "letter":

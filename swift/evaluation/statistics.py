@@ -53,9 +53,18 @@ def interval(sums_NK: Floats, combine: Combine, *, samples: int, seed: int) -> I
 
 
 def difference(
-    sums_NK: Floats, others_NK: Floats, combine: Combine, *, samples: int, seed: int, higher_is_better: bool = True
+    sums_NK: Floats,
+    others_NK: Floats,
+    combine: Combine,
+    *,
+    samples: int,
+    seed: int,
+    higher_is_better: bool = True,
+    binary: bool | None = None,
 ) -> Difference:
     """How much the score of a model is above that of another; every resample draws the same rows of both.
+
+    `binary` says whether a row is right or wrong, None that the rows themselves show it.
 
     Paper: Koehn, Statistical Significance Tests for Machine Translation Evaluation, https://aclanthology.org/W04-3250.
     """
@@ -65,7 +74,7 @@ def difference(
     own_N, other_N = combine(sums_NK), combine(others_NK)
     gains_N = own_N - other_N if higher_is_better else other_N - own_N
     wins, losses = int((gains_N > 0).sum()), int((gains_N < 0).sum())
-    if _binary(sums_NK) and _binary(others_NK):
+    if (_binary(sums_NK) and _binary(others_NK)) if binary is None else binary:
         return Difference(value, *_percentiles(scores_R), mcnemar(wins, losses), wins, losses, "mcnemar")
     return Difference(value, *_percentiles(scores_R), _two_sided(scores_R), wins, losses, "bootstrap")
 
@@ -101,7 +110,7 @@ def _score(sums_NK: Floats, combine: Combine) -> float:
 
 
 def _percentiles(scores_R: Floats) -> tuple[float, float]:
-    low, high = np.percentile(scores_R, [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2])
+    low, high = np.nanpercentile(scores_R, [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-LETTER = re.compile(r"(?<![A-Za-z])([A-Z])(?![A-Za-z])")
+LETTER = re.compile(r"(?<![A-Za-z])[A-Z](?![A-Za-z])")
 
 
 def normalised(text: str) -> str:
@@ -25,7 +25,6 @@ def extracted(text: str, pattern: re.Pattern[str] | None) -> str:
     return (found[-1][1] if found[-1].re.groups else found[-1][0]) or "" if found else text
 
 
-def letter_of(text: str) -> str | None:
-    """The first capital letter that stands alone: how a choice is named. None without any."""
-    found = LETTER.search(text)
-    return found[1] if found else None
+def letter_of(text: str, letters: str) -> str | None:
+    """The first of some capital letters that stands alone: how a choice is named. None without any."""
+    return next((found for found in LETTER.findall(text) if found in letters), None)

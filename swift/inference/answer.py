@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
+from swift.inference.tokens import tokens_of
 from swift.templates.encoding import Template
-from swift.templates.stop import generate_ids_to_response
+from swift.templates.stop import BROKEN, generate_ids_to_response
+
+PIECE, OVERLAP = 64, 8  # ids of an answer that are decoded together, and those before them that are decoded with them
 
 
 class Reader:
@@ -33,6 +37,7 @@ class Reader:
         self.stop_words = list(dict.fromkeys(word for word in [*template.stop_words, *stop_words] if word))
         self.tokenizer_kwargs, self.stop_after = tokenizer_kwargs or {}, tuple(stop_after)
         self.window = max((len(text.encode()) for text in self.ending_texts), default=0) + 8
+        self.last_bytes = {text.encode()[-1] for text in self.ending_texts}
 
     @property
     def ending_texts(self) -> list[str]:
@@ -62,12 +67,50 @@ class Reader:
         """Whether the last of these ids ends an answer that went on until then."""
         if ids[-1] in self.stop_ids:
             return True
-        if not self.ending_texts:
+        if not self.last_bytes or self.last_bytes.isdisjoint(tokens_of(self.tokenizer).bytes_of(ids[-1])):
             return False
         text = str(self.tokenizer.decode(list(ids[-self.window :])))
         return any(word in text for word in self.ending_texts)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids, whatever they are."""
+        return str(self.tokenizer.decode(list(ids), **{"clean_up_tokenization_spaces": False, **self.tokenizer_kwargs}))
 
     def _text(self, ids: Sequence[int], finished: bool) -> str:
         text = generate_ids_to_response(self, ids, finished, tokenizer_kwargs=self.tokenizer_kwargs)
         ends = [text.find(word) + len(word) for word in self.stop_after if word in text]
         return text[: min(ends, default=None)]
+
+
+class Following:
+    """`Reader.so_far` of one answer that grows; a longer one costs no more each time.
+
+    Args:
+        reader: of the answer.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader, self.rest = reader, copy.copy(reader)
+        self.rest.lead = ""
+        self.head, self.begin, self.read = "", 0, 0  # `head` is the text of the first `read` ids
+
+    def so_far(self, ids: Sequence[int]) -> str:
+        """What may be shown of these ids, which begin with those of the last time."""
+        while len(ids) - self.read > 2 * PIECE and self._read_on(ids):
+            pass
+        if not self.read:
+            return self.reader.so_far(ids)
+        before = len(self.reader.decode(ids[self.begin : self.read]))
+        shown = self.rest.so_far(ids[self.begin :])
+        return self.head[: len(self.head) - max(0, before - len(shown))] + shown[before:]
+
+    def _read_on(self, ids: Sequence[int]) -> bool:
+        """Whether some more ids end with a whole character, so that they need not be decoded again."""
+        for end in range(self.read + PIECE, self.read, -1):
+            text = self.reader.decode(ids[self.begin : end])
+            if not text.endswith(BROKEN):
+                new = text[len(self.reader.decode(ids[self.begin : self.read])) :]
+                self.head = self.head + new if self.read else new.removeprefix(self.reader.lead)
+                self.begin, self.read = max(0, end - OVERLAP), end
+                return True
+        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,16 +17,20 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from swift.errors import SwiftError
+from swift.inference.angles import angles_by_length, read_anew_at
 from swift.inference.cache import SlotCache
-from swift.inference.engine import BASE, Either, Generation, Request, TokenLogprobs
+from swift.inference.engine import BASE, Generation, Stepwise, TokenLogprobs
 from swift.inference.lookup import Lookup
 from swift.inference.prefixes import Prefixes
 from swift.inference.sampling import PLAIN, Sampler
+from swift.log import get_logger
 from swift.tuners.model import SwiftModel
 
+logger = get_logger()
 FULL_LAYERS = {"full_attention", "sliding_attention", "attention"}
 LEAST_TRIM = 64
-ALIKE = 0.7  # rows are read together when the shorter has at least this share of the longer's tokens
+ALIKE = 0.7  # rows are read together when the shorter has at least this share of the longer's tokens,
+BUSY, CLOSE = 1024, 0.95  # or this one, where a processor has so many tokens to read that more are no cheaper each
 
 
 class _Row:
@@ -72,7 +76,7 @@ class _Row:
         return token
 
 
-class Batching:
+class Batching(Stepwise):
     """An engine on a transformers model; all methods but `submit` belong to one thread.
 
     Args:
@@ -94,6 +98,11 @@ class Batching:
     ) -> None:
         self.model, self.slots, self.prefill_tokens, self.prefixes = model, slots, prefill_tokens, prefixes
         self.cache_tokens = cache_tokens
+        self.turning, self._anew_at = angles_by_length(model), read_anew_at(model)
+        if self.turning:
+            if slots > 1:
+                logger.info(f"one answer at a time: with {self.turning} RoPE, longer rows would change the others")
+            self.slots, self.prefixes = 1, None
         self.knows: Callable[[str | None], bool] = lambda adapter: True  # whether an adapter is still there
         self._waiting: deque[Generation] = deque()
         self._lock = threading.Lock()
@@ -118,43 +127,10 @@ class Batching:
         """Requests that wait for a slot."""
         return len(self._waiting)
 
-    def submit(self, request: Request, stop: threading.Event | None = None) -> Generation:
-        """Queue a request, from any thread; once `stop` is set it ends with the token at work."""
-        generation = Generation(request, stop=stop or threading.Event())
-        self.queue(generation)
-        return generation
-
     def queue(self, generation: Generation) -> None:
         """Queue an answer, from any thread."""
         with self._lock:
             self._waiting.append(generation)
-
-    def run(self, requests: Iterable[Request]) -> Iterator[Generation]:
-        """The finished answers to `requests`, as they end; so many are drawn from the iterable as are needed."""
-        source, mine = iter(requests), set[Generation]()
-        while True:
-            while len(self._waiting) < 2 * self.slots and (request := next(source, None)) is not None:
-                mine.add(self.submit(request))
-            if not mine:
-                return
-            for generation in self.step():
-                if generation.failure is not None:
-                    raise generation.failure
-                if generation.finish_reason and generation in mine:
-                    mine.remove(generation)
-                    yield generation
-
-    def stream(self, request: Request, stop: threading.Event) -> Iterator[Generation]:
-        """The same answer again and again as it grows, the last time finished; it ends once `stop` is set."""
-        generation = self.submit(request, Either(stop))
-        try:
-            while generation.finish_reason is None:
-                if generation in self.step():
-                    if generation.failure is not None:
-                        raise generation.failure
-                    yield generation
-        finally:
-            generation.cancel()
 
     @torch.inference_mode()
     def step(self) -> list[Generation]:
@@ -179,6 +155,11 @@ class Batching:
         for generation in found:
             generation.cancel()
         return len(found)
+
+    def forget_adapter(self, adapter: str) -> None:
+        """Forget what an adapter computed: another may come with its name."""
+        if self.prefixes is not None:
+            self.prefixes.forget(adapter)
 
     def give_up(self, error: Exception) -> list[Generation]:
         """Forget every answer that is at work because of `error`; those that wait are left."""
@@ -230,7 +211,9 @@ class Batching:
         for generation in sorted(come, key=lambda each: -len(each.request.prompt_ids)):
             length = len(generation.request.prompt_ids)
             longest = len(group[0].request.prompt_ids) if group else length
-            if group and (length < ALIKE * longest or longest * (len(group) + 1) > self.prefill_tokens):
+            busy = longest * len(group) >= BUSY and self.model.device.type == "cpu"
+            alike = length >= (CLOSE if busy else ALIKE) * longest
+            if group and (not alike or longest * (len(group) + 1) > self.prefill_tokens):
                 yield group
                 group = []
             group.append(generation)
@@ -242,6 +225,8 @@ class Batching:
         width = max(len(generation.request.prompt_ids) for generation in group)
         rows = [_Row(g, len(g.request.prompt_ids), width - len(g.request.prompt_ids)) for g in group]
         cache, tokens = SlotCache(), width
+        if self.turning:
+            self.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=self.model.device))  # forgets longer rows
         if self.prefixes is not None:
             cache, tokens = self.prefixes.find([(g.request.adapter, g.request.prompt_ids) for g in group])
         ids = [([0] * row.pad + row.generation.request.prompt_ids)[-tokens:] for row in rows]
@@ -285,7 +270,10 @@ class Batching:
 
     def _go_on(self) -> list[Generation]:
         """A token more for every live row, and as many more as were guessed right; the answers that grew."""
-        guesses = [row.guess() for row in self._rows]
+        if self._rows[0].length == self._anew_at:
+            self._cache, only = SlotCache(), self._rows[0].generation
+            return self._write(self._rows, self._forward([only.request.prompt_ids + only.ids], self._rows, self._cache))
+        guesses = [[] if self.turning else row.guess() for row in self._rows]
         most = max(map(len, guesses))
         last = [
             [row.generation.ids[-1], *guess, *[0] * (most - len(guess))]

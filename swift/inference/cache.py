@@ -68,17 +68,33 @@ class SlotLayer(CacheLayerMixin):
         self.keys, self.values = self._room(keys_BHTD, self.length), self._room(values_BHTD, self.length)
         self.is_initialized = True
 
+    def keep(self, rows: Sequence[int], first: int) -> None:
+        """Forget all but `rows`, in this order, and the columns before `first`."""
+        kept = [array.new_empty((len(rows), *_with_room(array, self.length - first))) for array in self._arrays()]
+        for room, array in zip(kept, self._arrays(), strict=True):
+            if array.is_cpu:  # one by one there is no copy between
+                for place, row in enumerate(rows):
+                    room[place, :, : self.length - first] = array[row, :, first : self.length]
+            else:  # needs-cuda
+                room[:, :, : self.length - first] = array[list(rows), :, first : self.length]
+        self.keys, self.values = kept
+        self.length -= first
+
     def _arrays(self) -> tuple[Tensor, Tensor]:
         assert self.keys is not None
         assert self.values is not None
         return self.keys, self.values
 
     def _room(self, like: Tensor, columns: int = 0) -> Tensor:
-        """What is in `like`, with a quarter more columns than `columns` at least."""
-        wanted = max(columns, like.shape[2])
-        room = like.new_zeros((*like.shape[:2], wanted + max(COLUMNS_MORE, wanted // 4), like.shape[3]))
+        """What is in `like`, and room for more than `columns`: that is written before it counts."""
+        room = like.new_empty((like.shape[0], *_with_room(like, max(columns, like.shape[2]))))
         room[:, :, : like.shape[2]] = like
         return room
+
+
+def _with_room(like: Tensor, columns: int) -> tuple[int, int, int]:
+    """The shape (H, T, D) of rows as those of `like` with room for more than so many columns."""
+    return like.shape[1], columns + max(COLUMNS_MORE, columns // 4), like.shape[3]
 
 
 class SlotCache(Cache):
@@ -106,9 +122,7 @@ class SlotCache(Cache):
     def keep(self, rows: Sequence[int], first: int = 0) -> None:
         """Forget all but `rows`, in this order, and the columns before `first`."""
         for layer in self.slots:
-            keys, values = layer.used()
-            chosen = torch.tensor(rows, device=keys.device)
-            layer.set(keys[chosen, :, first:], values[chosen, :, first:])
+            layer.keep(rows, first)
 
     def cut(self, columns: int) -> None:
         """Forget so many of the last columns."""

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from swift.errors import DataError, UsageError
-from swift.inference.constraint import ANY_OBJECT, SPACING, GrammarConstraint, require_llguidance
+from swift.inference.constraint import ANY_OBJECT, SPACING, GrammarConstraint
 from swift.templates.calls import read_calls
 from swift.templates.check import stretches
 from swift.templates.encoding import Template
@@ -80,9 +80,7 @@ class CallConstraint(GrammarConstraint):
         tools: Sequence[Mapping[str, Any]],
         several: bool = False,
     ) -> None:
-        text = grammar(tokenizer, wording, tools, several)
-        lark = require_llguidance().LLMatcher.grammar_from_lark(text)
-        super().__init__(tokenizer, stop_ids, lark, "what the tools take")
+        super().__init__(tokenizer, stop_ids, grammar(tokenizer, wording, tools, several), "what the tools take")
 
 
 def grammar(

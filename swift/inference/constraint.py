@@ -40,7 +40,7 @@ class GrammarConstraint:
     Args:
         tokenizer: of the model.
         stop_ids: tokens that may come once the answer is complete.
-        grammar: what `LLMatcher.grammar_from_lark` and its like give.
+        lark: the grammar, in llguidance's Lark.
         what: the grammar, in the words of whoever asked for it.
 
     Raises:
@@ -49,10 +49,11 @@ class GrammarConstraint:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], grammar: str, what: str = "the grammar"
+        self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], lark: str, what: str = "the grammar"
     ) -> None:
         llguidance = require_llguidance()
-        self.stop_ids = [i for i in stop_ids if i is not None]
+        self.stop_ids, self.lark = [i for i in stop_ids if i is not None], lark
+        grammar = llguidance.LLMatcher.grammar_from_lark(lark)
         problem = llguidance.LLMatcher.validate_grammar(grammar)
         if problem:
             raise UsageError("USAGE-02", f"{what} cannot be held to: {problem}")
@@ -114,8 +115,7 @@ class JsonConstraint(GrammarConstraint):
         self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], schema: dict[str, Any] | None = None
     ) -> None:
         self.schema = schema or ANY_OBJECT
-        grammar = require_llguidance().LLMatcher.grammar_from_json_schema(json.dumps(self.schema | SPACING))
-        super().__init__(tokenizer, stop_ids, grammar, "the JSON schema")
+        super().__init__(tokenizer, stop_ids, f"start: %json {json.dumps(self.schema | SPACING)}\n", "the JSON schema")
 
 
 def require_llguidance() -> Any:

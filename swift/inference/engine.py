@@ -7,6 +7,7 @@ and settings that it does not serve.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -105,3 +106,74 @@ class Engine(Protocol):
     def stream(self, request: Request, stop: threading.Event) -> Iterator[Generation]:
         """The same answer again and again as it grows, the last time finished; it ends once `stop` is set."""
         ...
+
+
+class Stepwise(ABC):
+    """An engine that writes a token more for each of its rows at every step; all but `submit` belong to one thread."""
+
+    slots: int
+    knows: Callable[[str | None], bool]  # whether an adapter is still there
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+
+    @property
+    @abstractmethod
+    def num_running(self) -> int:
+        """Requests that are being answered."""
+
+    @property
+    @abstractmethod
+    def num_waiting(self) -> int:
+        """Requests that wait for a slot."""
+
+    @abstractmethod
+    def queue(self, generation: Generation) -> None:
+        """Queue an answer, from any thread."""
+
+    @abstractmethod
+    def step(self) -> list[Generation]:
+        """One token more for every row, after new ones came in; the answers that grew or ended."""
+
+    @abstractmethod
+    def cancel_adapter(self, adapter: str) -> int:
+        """End all answers by an adapter with the next step; how many there are."""
+
+    @abstractmethod
+    def give_up(self, error: Exception) -> list[Generation]:
+        """Forget every answer that is at work because of `error`; those that wait are left."""
+
+    def submit(self, request: Request, stop: threading.Event | None = None) -> Generation:
+        """Queue a request, from any thread; once `stop` is set it ends with the token at work."""
+        generation = Generation(request, stop=stop or threading.Event())
+        self.queue(generation)
+        return generation
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Generation]:
+        """The finished answers to `requests`, as they end; so many are drawn from the iterable as are needed."""
+        source, mine = iter(requests), set[Generation]()
+        while True:
+            while self.num_waiting < 2 * self.slots and (request := next(source, None)) is not None:
+                mine.add(self.submit(request))
+            if not mine:
+                return
+            for generation in self.step():
+                if generation.failure is not None:
+                    raise generation.failure
+                if generation.finish_reason and generation in mine:
+                    mine.remove(generation)
+                    yield generation
+
+    def stream(self, request: Request, stop: threading.Event) -> Iterator[Generation]:
+        """The same answer again and again as it grows, the last time finished; it ends once `stop` is set."""
+        generation = self.submit(request, Either(stop))
+        try:
+            while generation.finish_reason is None:
+                if generation in self.step():
+                    if generation.failure is not None:
+                        raise generation.failure
+                    yield generation
+        finally:
+            generation.cancel()

@@ -63,11 +63,12 @@ def bleu(answer: Sequence[str], label: Sequence[str], order: int = 4) -> float:
 def text_metrics(answers: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
     """Means over all pairs, in percent: rouge-1, rouge-2, rouge-l, bleu-4 and exact (equal but for outer spaces)."""
     assert answers, "metrics of no answers"
-    scores = [_score(answer, label) for answer, label in zip(answers, labels, strict=True)]
-    return {name: round(100 * sum(score[name] for score in scores) / len(scores), 4) for name in scores[0]}
+    scores = [score(answer, label) for answer, label in zip(answers, labels, strict=True)]
+    return {name: round(100 * sum(each[name] for each in scores) / len(scores), 4) for name in scores[0]}
 
 
-def _score(answer: str, label: str) -> dict[str, float]:
+def score(answer: str, label: str) -> dict[str, float]:
+    """How near one answer is to its label: rouge-1, rouge-2, rouge-l, bleu-4 and exact, 0 to 1."""
     mine, theirs = tokens_of(answer), tokens_of(label)
     return {
         "rouge-1": rouge_n(mine, theirs, 1),

@@ -9,8 +9,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from swift.errors import TemporaryError, UnavailableError
-from swift.inference.batching import Batching
-from swift.inference.engine import Either, Generation, Request
+from swift.inference.engine import Either, Generation, Request, Stepwise
 from swift.log import get_logger
 
 logger = get_logger()
@@ -26,7 +25,7 @@ class Service:
         max_waiting: requests that may wait for a slot; None is any number.
     """
 
-    def __init__(self, engine: Batching, max_waiting: int | None = None) -> None:
+    def __init__(self, engine: Stepwise, max_waiting: int | None = None) -> None:
         self.engine, self.max_waiting = engine, max_waiting
         self._notify: dict[Generation, Notify] = {}
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
@@ -34,6 +33,16 @@ class Service:
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are being answered."""
+        return self.engine.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return self.engine.num_waiting
 
     def submit(self, request: Request, notify: Notify, stop: threading.Event | None = None) -> Generation:
         """Queue a request; `notify` is called in the engine's thread whenever the answer has grown or ended.

@@ -7,10 +7,23 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from swift.arguments.generation import SamplingOptions
 from swift.models.load import get_max_model_len
 from swift.templates.encoding import Template
 
 DEFAULT_NEW_TOKENS = 2048
+
+
+def generation_config(args: SamplingOptions) -> GenerationConfig:
+    """The generation options for transformers."""
+    sampling = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p} if args.do_sample else {}
+    return GenerationConfig(
+        max_new_tokens=args.max_new_tokens,
+        do_sample=args.do_sample,
+        repetition_penalty=args.repetition_penalty,
+        num_beams=args.num_beams,
+        **sampling,
+    )
 
 
 def prepare_generation_config(

@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from transformers.generation.streamers import BaseStreamer
 
 from swift.errors import UsageError
+from swift.inference.angles import angles_by_length
 from swift.inference.engine import Generation, Request
 from swift.inference.sampling import Sampler
 from swift.templates.stop import StopWordsCriteria
@@ -30,7 +31,7 @@ class Whole:
     """
 
     def __init__(self, model: Any, slots: int = 16) -> None:
-        self.model, self.slots = model, slots
+        self.model, self.slots, self.turning = model, slots, angles_by_length(model)
         self._active = model.active_adapters if isinstance(model, SwiftModel) else None
 
     def run(self, requests: Iterable[Request]) -> Iterator[Generation]:
@@ -39,7 +40,7 @@ class Whole:
         while batch := list(islice(source, self.slots)):
             kinds: dict[Any, list[Request]] = {}
             for request in batch:
-                alone = id(request) if request.seed is not None else None
+                alone = id(request) if request.seed is not None or self.turning else None
                 limit = request.config.max_new_tokens
                 kinds.setdefault((limit, tuple(request.reader.ending_texts), alone, request.adapter), []).append(
                     request

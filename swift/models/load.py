@@ -38,6 +38,7 @@ LENGTH_NAMES = (
     "max_sequence_length",
     "max_seq_length",
 )
+UNUSED = "pooler."  # what an encoder's states go through for a task that is none of ours
 LOAD_IN = {"load_in_8bit": 8, "load_in_4bit": 4}
 READ_FROM_CONFIG = ("is_training", "is_awq", "is_aqlm", "gptq_bits", "max_length", "download_model")
 
@@ -53,8 +54,8 @@ def detect_hardware() -> Hardware:
     return Hardware(accelerator.type, bf16, dist.world_size(), memory)  # needs-cuda
 
 
-def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with an end token, a padding token, `model_type` and `model_dir`.
+def load_tokenizer(source: ModelSource, *, answers: bool = True) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token, `model_type` and `model_dir`, and an end token if it `answers`.
 
     Raises:
         DataError: its files are damaged, or it names no end token.
@@ -66,7 +67,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise _unloadable(source.path, "tokenizer", error) from error
-    _finish_tokenizer(tokenizer, source)
+    _finish_tokenizer(tokenizer, source, answers)
     return tokenizer
 
 
@@ -78,6 +79,8 @@ def load_model(
     attn_implementation: str | None = None,
     quantization_config: Any = None,
     quantised: QuantisedOptions | None = None,
+    auto_class: Any = AutoModelForCausalLM,
+    fresh: tuple[str, ...] = (),
     **model_kwargs: Any,
 ) -> PreTrainedModel:
     """The model in `torch_dtype`, every weight of it read from its files.
@@ -89,6 +92,8 @@ def load_model(
         attn_implementation: "eager", "sdpa", "flash_attention_2"; None for the best there is.
         quantization_config: of transformers, to quantise while loading; None loads as saved.
         quantised: options that say how to quantise while loading, decided; None or no method in it loads as saved.
+        auto_class: of transformers; what stands on the layers, if anything.
+        fresh: parts whose weights may be missing: they start at random then.
         model_kwargs: more for `from_pretrained`.
 
     Raises:
@@ -119,7 +124,7 @@ def load_model(
         **model_kwargs,
     }
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class.from_pretrained(
             str(source.path),
             dtype=torch_dtype,
             trust_remote_code=source.trusted,
@@ -139,7 +144,7 @@ def load_model(
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, SafetensorError) as error:
         raise _unloadable(source.path, "model", error) from error
     model, report = loaded
-    _check_complete(source.path, report)
+    _check_complete(source.path, report, fresh)
     if quantised is not None and method == "hqq":
         made = quantise_hqq(model, *hqq_settings(quantised), torch_dtype)
         logger.info(f"hqq: {made}")
@@ -232,11 +237,11 @@ def get_max_model_len(config: Mapping[str, Any]) -> int | None:
     return min(lengths, default=None)
 
 
-def _finish_tokenizer(tokenizer: Any, source: ModelSource) -> None:
+def _finish_tokenizer(tokenizer: Any, source: ModelSource, answers: bool) -> None:
     wanted = source.record.eos_token if source.record else None
     if wanted and wanted in tokenizer.get_vocab():
         tokenizer.eos_token = wanted
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and answers:
         raise DataError(
             "MODEL-01",
             f"{source.path}: the tokenizer has no end token",
@@ -255,7 +260,7 @@ def finish_model(model: Any, source: ModelSource) -> None:
     model.model_type = source.name
     model.model_dir = str(source.path)
     model.max_model_len = get_max_model_len(source.config)
-    generation = model.generation_config
+    generation = model.generation_config if model.can_generate() else None
     if generation is not None and not generation.do_sample:
         try:
             generation.validate(strict=True)
@@ -263,9 +268,10 @@ def finish_model(model: Any, source: ModelSource) -> None:
             generation.do_sample = True
 
 
-def _check_complete(directory: Path, report: Mapping[str, Any]) -> None:
-    """Weights that no file had would be random numbers."""
-    missing = sorted(report["missing_keys"])
+def _check_complete(directory: Path, report: Mapping[str, Any], fresh: tuple[str, ...] = ()) -> None:
+    """Weights that no file had would be random numbers; only the parts `fresh` may be that."""
+    allowed = (UNUSED, *(f"{part}." for part in fresh))
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(allowed))
     if missing:
         raise DataError(
             "MODEL-01",

@@ -7,8 +7,9 @@ import contextlib
 import difflib
 import json
 import secrets
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -24,21 +25,25 @@ from swift.inference.engine import Generation
 from swift.inference.service import Service
 from swift.log import get_logger
 from swift.serving.adapters import Adapters
-from swift.serving.asking import Asking, Question, chat_logprobs, text_logprobs, tool_calls
+from swift.serving.asking import Asking, Question, tool_calls
 from swift.serving.growing import Growing
+from swift.serving.logprobs import Logprobs
 from swift.serving.measures import Measures
 from swift.serving.protocol import (
     AdapterRequest,
     ApiError,
     ChatRequest,
     CompletionRequest,
+    EmbeddingRequest,
     envelope,
     usage,
 )
+from swift.templates.tools import Call
 
 logger = get_logger()
 Given = TypeVar("Given")
 SECONDS_TO_CHECK = 0.5
+ALL = sys.maxsize
 SECONDS_TO_COME_AGAIN = 5
 
 
@@ -57,9 +62,14 @@ class Api:
         self.measures = Measures()
         self.created = int(time.time())
 
+    @property
+    def names(self) -> list[str]:
+        """What callers can say in `model`."""
+        return self.adapters.names
+
     async def models(self) -> dict[str, Any]:
         """GET /v1/models."""
-        return {"object": "list", "data": [self._model(name) for name in self.adapters.names]}
+        return {"object": "list", "data": [self._model(name) for name in self.names]}
 
     async def model(self, name: str) -> dict[str, Any]:
         """GET /v1/models/{name}."""
@@ -76,7 +86,7 @@ class Api:
         if body.stream:
             return _events(self._chat_chunks(body, question, growing), growing)
         generations = await _unless_gone(request, growing)
-        choices = [self._chat_choice(question, k, each) for k, each in enumerate(generations)]
+        choices = await run_in_threadpool(self._chat_choices, question, generations)
         used = usage(question.num_prompt_tokens, growing.num_generated_tokens)
         return JSONResponse({**envelope("chat.completion", body.model), "choices": choices, "usage": used})
 
@@ -94,11 +104,7 @@ class Api:
                 leaving.pop_all()
                 return _events(self._text_chunks(body, questions[0], all_growing[0]), all_growing[0])
             generations = [each for growing in all_growing for each in await _unless_gone(request, growing)]
-        choices = [
-            {"index": k, "text": each.request.reader.whole(each.ids), "finish_reason": _reason(each),
-             "logprobs": text_logprobs(each)}
-            for k, each in enumerate(generations)
-        ]  # fmt: skip
+        choices = await run_in_threadpool(_text_choices, generations)
         prompt = sum(question.num_prompt_tokens for question in questions)
         used = usage(prompt, sum(len(each.ids) for each in generations))
         return JSONResponse({**envelope("text_completion", body.model), "choices": choices, "usage": used})
@@ -118,8 +124,7 @@ class Api:
         if self.service.engine.cancel_adapter(inside):
             return False
         self.adapters.drop(inside)
-        if self.service.engine.prefixes is not None:
-            self.service.engine.prefixes.forget(inside)
+        self.service.engine.forget_adapter(inside)
         self.service.engine.model = self.adapters.model
         return True
 
@@ -133,7 +138,7 @@ class Api:
 
     async def metrics(self) -> str:
         """GET /metrics."""
-        return self.measures.text(self.service.engine.num_running, self.service.engine.num_waiting)
+        return self.measures.text(self.service.num_running, self.service.num_waiting)
 
     async def _between_steps(self, job: Callable[[], Given]) -> Given:
         try:
@@ -141,13 +146,17 @@ class Api:
         except SwiftError as error:
             raise ApiError(403 if error.code == "REFUSED-01" else 400, error.what) from None
 
-    def _chat_choice(self, question: Question, index: int, generation: Generation) -> dict[str, Any]:
-        content, calls = self.asking.calls(question, generation.request.reader.whole(generation.ids))
-        message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else "")}
-        if calls:
-            message["tool_calls"] = tool_calls(calls)
-        reason = "tool_calls" if calls else _reason(generation)
-        return {"index": index, "message": message, "finish_reason": reason, "logprobs": chat_logprobs(generation)}
+    def _chat_choices(self, question: Question, generations: Sequence[Generation]) -> list[dict[str, Any]]:
+        """The answers of a request; long ones take a while to read."""
+        choices = []
+        for index, generation in enumerate(generations):
+            content, calls = self.asking.calls(question, generation.request.reader.whole(generation.ids))
+            message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else "")}
+            if calls:
+                message["tool_calls"] = tool_calls(calls)
+            reason, logprobs = "tool_calls" if calls else _reason(generation), Logprobs(generation).chat(ALL)
+            choices.append({"index": index, "message": message, "finish_reason": reason, "logprobs": logprobs})
+        return choices
 
     async def _chat_chunks(self, body: ChatRequest, question: Question, growing: Growing) -> AsyncIterator[dict]:
         head = envelope("chat.completion.chunk", body.model)
@@ -157,37 +166,39 @@ class Api:
             choice = {"index": k, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
             return {**head, "choices": [choice], "usage": used}
 
-        for k in range(len(growing.generations)):
+        told = [Logprobs(generation) for generation in growing.generations]
+        for k in range(len(told)):
             yield chunk(k, {"role": "assistant", "content": ""})
-        async for k, text, told, ended in _pieces(growing, wait=bool(question.tools)):
-            generation = growing.generations[k]
-            content, calls = self.asking.calls(question, text) if ended and question.tools else (text, [])
-            if content:
-                yield chunk(k, {"content": content}, logprobs=_since(chat_logprobs(generation), told))
+        async for k, text, count, ended in growing.pieces(wait=bool(question.tools)):
+            content, calls = text, list[Call]()
+            if ended and question.tools:
+                content, calls = await run_in_threadpool(self.asking.calls, question, text)
+            logprobs = told[k].chat(ALL if ended else count)
+            if content or logprobs:
+                yield chunk(k, {"content": content}, logprobs=logprobs)
             if calls:
                 numbered = [{"index": i, **call} for i, call in enumerate(tool_calls(calls))]
                 yield chunk(k, {"tool_calls": numbered})
             if ended:
-                yield chunk(k, {}, "tool_calls" if calls else _reason(generation))
+                yield chunk(k, {}, "tool_calls" if calls else _reason(growing.generations[k]))
         if body.stream_options and body.stream_options.include_usage:
             used = usage(question.num_prompt_tokens, growing.num_generated_tokens)
             yield {**head, "choices": [], "usage": used}
 
     async def _text_chunks(self, body: CompletionRequest, question: Question, growing: Growing) -> AsyncIterator[dict]:
         head = envelope("text_completion", body.model)
-        async for k, text, _, ended in _pieces(growing):
-            generation = growing.generations[k]
-            reason = _reason(generation) if ended else None
+        told = [Logprobs(generation) for generation in growing.generations]
+        async for k, text, count, ended in growing.pieces():
+            reason = _reason(growing.generations[k]) if ended else None
             used = usage(question.num_prompt_tokens, growing.num_generated_tokens)
-            logprobs = text_logprobs(generation) if ended else None
+            logprobs = told[k].text(ALL if ended else count)
             choice = {"index": k, "text": text, "finish_reason": reason, "logprobs": logprobs}
             yield {**head, "choices": [choice], "usage": used}
 
 
 def make_app(api: Api) -> FastAPI:
     """The application; `guard.Guard` goes around it."""
-    app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None)
-    app.get("/health")(_healthy)
+    app = plain_app(api.measures)
     app.get("/metrics", response_class=PlainTextResponse)(api.metrics)
     app.get("/v1/models")(api.models)
     app.get("/v1/models/{name}")(api.model)
@@ -196,6 +207,13 @@ def make_app(api: Api) -> FastAPI:
     app.post("/v1/embeddings")(_no_embeddings)
     app.post("/v1/adapters")(api.add_adapter)
     app.delete("/v1/adapters/{name}")(api.drop_adapter)
+    return app
+
+
+def plain_app(measures: Measures) -> FastAPI:
+    """An application without a model: it is healthy, counts requests, and words errors as OpenAI does."""
+    app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None)
+    app.get("/health")(_healthy)
     app.exception_handler(ApiError)(_say)
     app.exception_handler(RequestValidationError)(_say_what_is_wrong)
     app.exception_handler(HTTPException)(_say_status)
@@ -206,7 +224,7 @@ def make_app(api: Api) -> FastAPI:
     async def count(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await follow(request)
         route = request.scope.get("route")
-        api.measures.responded(getattr(route, "path", "other"), response.status_code)
+        measures.responded(getattr(route, "path", "other"), response.status_code)
         return response
 
     return app
@@ -232,7 +250,7 @@ async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")[:64]
     if first["type"] == "extra_forbidden":
-        known = [*ChatRequest.model_fields, *CompletionRequest.model_fields]
+        known = [*ChatRequest.model_fields, *CompletionRequest.model_fields, *EmbeddingRequest.model_fields]
         near = difflib.get_close_matches(where, known, 1)
         what = f"unknown field {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         return await _say(request, ApiError(400, what[:500], param=where))
@@ -257,24 +275,12 @@ def _reason(generation: Generation) -> str:
     return generation.finish_reason or "stop"
 
 
-def _since(logprobs: dict[str, Any] | None, told: int) -> dict[str, Any] | None:
-    return None if logprobs is None else {"content": logprobs["content"][told:]}
-
-
-async def _pieces(growing: Growing, wait: bool = False) -> AsyncIterator[tuple[int, str, int, bool]]:
-    """(number of the answer, what is new of its text, tokens told of before, whether that is all) as they grow."""
-    shown, told = [""] * len(growing.generations), [0] * len(growing.generations)
-    open_ones = set(range(len(shown)))
-    async for generations in growing.changes():
-        for k in sorted(open_ones):
-            generation, reader = generations[k], generations[k].request.reader
-            ended, ids = generation.finish_reason is not None, list(generation.ids)
-            text = reader.whole(ids) if ended else "" if wait else reader.so_far(ids)
-            if ended or (len(text) > len(shown[k]) and text.startswith(shown[k])):
-                yield k, text[len(shown[k]) :], told[k], ended
-                shown[k], told[k] = text, len(ids)
-            if ended:
-                open_ones.discard(k)
+def _text_choices(generations: Sequence[Generation]) -> list[dict[str, Any]]:
+    return [
+        {"index": k, "text": each.request.reader.whole(each.ids), "finish_reason": _reason(each),
+         "logprobs": Logprobs(each).text(ALL)}
+        for k, each in enumerate(generations)
+    ]  # fmt: skip
 
 
 class Events(StreamingResponse):

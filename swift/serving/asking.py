@@ -15,7 +15,7 @@ from swift.errors import SwiftError
 from swift.inference.answer import Reader
 from swift.inference.calling import CallConstraint, Wording, find_wording
 from swift.inference.constraint import GrammarConstraint, JsonConstraint
-from swift.inference.engine import Generation, Request
+from swift.inference.engine import Request
 from swift.inference.prompt import make_turn
 from swift.inference.sampling import Sampler
 from swift.inference.settings import max_model_length, prepare_generation_config
@@ -193,38 +193,6 @@ def settings(args: DeployArguments, body: Asked) -> GenerationConfig:
     sampled = body.temperature > 0 if body.temperature is not None else args.do_sample and args.temperature > 0
     penalty = body.repetition_penalty or args.repetition_penalty
     return GenerationConfig(do_sample=sampled, repetition_penalty=penalty, **(said if sampled else {}))
-
-
-def chat_logprobs(generation: Generation) -> dict[str, Any] | None:
-    """Probabilities as chat completions have them."""
-    if generation.request.logprobs is None:
-        return None
-    decode = generation.request.reader.tokenizer.decode
-
-    def entry(token: int, logprob: float) -> dict[str, Any]:
-        text = str(decode([token]))
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
-
-    return {
-        "content": [
-            {**entry(found.id, found.logprob), "top_logprobs": [entry(*pair) for pair in found.likeliest]}
-            for found in generation.logprobs
-        ]
-    }
-
-
-def text_logprobs(generation: Generation) -> dict[str, Any] | None:
-    """Probabilities as completions have them."""
-    if generation.request.logprobs is None:
-        return None
-    decode = generation.request.reader.tokenizer.decode
-    tokens = [str(decode([found.id])) for found in generation.logprobs]
-    return {
-        "tokens": tokens,
-        "token_logprobs": [found.logprob for found in generation.logprobs],
-        "top_logprobs": [{str(decode([i])): value for i, value in each.likeliest} for each in generation.logprobs],
-        "text_offset": [sum(map(len, tokens[:k])) for k in range(len(tokens))],
-    }
 
 
 def tool_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:

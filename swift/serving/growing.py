@@ -7,7 +7,10 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+from starlette.concurrency import run_in_threadpool
+
 from swift.errors import SwiftError
+from swift.inference.answer import Following
 from swift.inference.engine import Generation
 from swift.inference.service import Service
 from swift.log import get_logger
@@ -85,6 +88,26 @@ class Growing:
         async for _ in self.changes():
             pass
         return self.generations
+
+    async def pieces(self, wait: bool = False) -> AsyncIterator[tuple[int, str, int, bool]]:
+        """(number of the answer, what is new of its text, its tokens so far, whether that is all) as they grow.
+
+        With `wait` only whole answers are told. Texts of finished ones are read in a thread: they may be long.
+        """
+        followed = [Following(generation.request.reader) for generation in self.generations]
+        shown = [""] * len(followed)
+        open_ones = set(range(len(followed)))
+        async for generations in self.changes():
+            for k in sorted(open_ones):
+                ended, ids = generations[k].finish_reason is not None, list(generations[k].ids)
+                if ended:
+                    open_ones.discard(k)
+                    text = await run_in_threadpool(followed[k].reader.whole, ids)
+                else:
+                    text = "" if wait else followed[k].so_far(ids)
+                if ended or (len(text) > len(shown[k]) and text.startswith(shown[k])):
+                    yield k, text[len(shown[k]) :], len(ids), ended
+                    shown[k] = text
 
     def cancel(self) -> None:
         """End the answers with the token at work."""

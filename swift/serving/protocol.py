@@ -16,6 +16,9 @@ MOST_CHOICES, MOST_STOPS, LONGEST_STOP, MOST_LOGPROBS = 8, 16, 64, 20
 MOST_TOKENS = 1 << 20
 MOST_FIELDS = 64
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+MOST_TEXTS = 2048
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1, max_length=MOST_TOKENS)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
@@ -173,6 +176,25 @@ class CompletionRequest(Asked):
     def num_logprobs(self) -> int | None:
         """How many of the likeliest tokens to report; None reports no probabilities."""
         return self.logprobs
+
+
+class EmbeddingRequest(BaseModel):
+    """POST /v1/embeddings."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(max_length=512)
+    input: Text | Texts | Ids | Annotated[list[Ids], Field(min_length=1, max_length=MOST_TEXTS)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, le=MOST_TOKENS)
+    user: str | None = Field(None, max_length=1024)
+
+    @property
+    def inputs(self) -> list[str] | list[list[int]]:
+        """The texts, or the ids of each."""
+        if isinstance(self.input, str):
+            return [self.input]
+        return [self.input] if isinstance(self.input[0], int) else self.input  # type: ignore[list-item,return-value]
 
 
 class AdapterRequest(BaseModel):

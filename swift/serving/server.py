@@ -17,13 +17,16 @@ from transformers import GenerationConfig
 from swift.arguments.deploy import DeployArguments
 from swift.errors import ConfigError, UnavailableError
 from swift.inference.batching import Batching, serves
+from swift.inference.embedding import Embedder, EmbeddingService
 from swift.inference.prefixes import Prefixes
 from swift.inference.service import Service
 from swift.inference.settings import prepare_generation_config
 from swift.log import get_logger
+from swift.serving import embeddings
 from swift.serving.adapters import Adapters
 from swift.serving.app import Api, make_app
 from swift.serving.asking import Asking
+from swift.serving.embeddings import EmbeddingApi
 from swift.serving.guard import Guard, PromptProtocol
 from swift.templates.template import Template
 from swift.ui.serving import address_of
@@ -36,7 +39,7 @@ MOST_CONNECTIONS = 512
 class Server(uvicorn.Server):
     """A server that, told to end, lets answers finish for a while and then cuts them."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service | EmbeddingService) -> None:
         super().__init__(config)
         self.service = service
 
@@ -53,40 +56,27 @@ class Served:
 
     Args:
         args: decided options.
-        base: what callers say for it.
-        model: the model, with the adapter of a checkpoint on where there is one.
-        template: its chat template.
+        api: what it answers; `text_api` and `embedding_api` make one.
         listening: where; closed with it.
         key: what callers must send; None lets everybody in.
         hosts: the host names that requests may be for.
-
-    Raises:
-        ConfigError: the model cannot answer several at once.
     """
 
     def __init__(
         self,
         args: DeployArguments,
-        base: str,
-        model: Any,
-        template: Template,
+        api: Api | EmbeddingApi,
         listening: socket.socket,
         key: str | None,
         hosts: Sequence[str],
     ) -> None:
-        self.args, self.listening = args, listening
-        adapters = Adapters(args, base, model)
-        plain = prepare_generation_config(model, template, GenerationConfig())
-        if not serves(adapters.model, plain):
-            raise ConfigError("CONFIG-03", f"{base} cannot answer several requests at once: it cannot be served")
-        self.service = Service(Batching(adapters.model, args.batch_size, prefixes=Prefixes()), args.max_waiting)
-        self.api = Api(args, self.service, Asking(args, model, template, adapters), adapters)
-        self.service.engine.knows = lambda adapter: adapter in adapters.adapters.values()
-        self.names = adapters.names
+        self.args, self.listening, self.api = args, listening, api
+        self.service: Any = api.service
+        app = make_app(api) if isinstance(api, Api) else embeddings.make_app(api)
         scheme = "https" if args.ssl_certfile else "http"
         self.url = address_of(listening).replace("http", scheme, 1)
         config = uvicorn.Config(
-            Guard(make_app(self.api), key, hosts),
+            Guard(app, key, hosts),
             http=partial(PromptProtocol, slow=self.api.measures.unread),  # type: ignore[arg-type]
             log_config=None,
             log_level=logging.WARNING,
@@ -99,6 +89,11 @@ class Served:
         self.server = Server(config, self.service)
         self.thread: threading.Thread | None = None
         self._ended = threading.Event()
+
+    @property
+    def names(self) -> list[str]:
+        """What callers can say in `model`."""
+        return self.api.names
 
     def run(self) -> None:
         """Serve in this thread until a signal comes."""
@@ -133,7 +128,26 @@ class Served:
         while not self._ended.wait(self.args.log_interval):
             now = self.api.measures.generated_tokens
             if now != before:
-                engine = self.service.engine
+                running, waiting = self.service.num_running, self.service.num_waiting
                 speed = (now - before) / self.args.log_interval
-                logger.info(f"{speed:.1f} tokens/s, {engine.num_running} running, {engine.num_waiting} waiting")
+                logger.info(f"{speed:.1f} tokens/s, {running} running, {waiting} waiting")
             before = now
+
+
+def text_api(args: DeployArguments, base: str, model: Any, template: Template) -> Api:
+    """What a model that writes text answers, with the adapter of a checkpoint on where there is one.
+
+    Raises:
+        ConfigError: the model cannot answer several at once.
+    """
+    adapters = Adapters(args, base, model)
+    if not serves(adapters.model, prepare_generation_config(model, template, GenerationConfig())):
+        raise ConfigError("CONFIG-03", f"{base} cannot answer several requests at once: it cannot be served")
+    service = Service(Batching(adapters.model, args.batch_size, prefixes=Prefixes()), args.max_waiting)
+    service.engine.knows = lambda adapter: adapter in adapters.adapters.values()
+    return Api(args, service, Asking(args, model, template, adapters), adapters)
+
+
+def embedding_api(args: DeployArguments, base: str, embedder: Embedder) -> EmbeddingApi:
+    """What a model that gives vectors answers."""
+    return EmbeddingApi(args, EmbeddingService(embedder, args.batch_size, args.max_waiting), base)

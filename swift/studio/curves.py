@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ CHARTS = {
     "memory": ("memory",),
 }
 """A picture's name, and what it draws: in training as a line, in evaluation as dots."""
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 220, 52, 12, 12, 30
+SMOOTH = ("loss", "acc", "speed")
+MEMORY, ENOUGH_TO_SMOOTH = 0.7, 24
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 200, 50, 10, 12, 32
 COLOURS = 6  # `--line-0` to `--line-5` of the page's style
 
 
@@ -98,17 +100,18 @@ def _parse(path: Path) -> Log:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a picture: its name, its points, its colour's number, whether dots stand for it."""
+    """One line of a picture: its name, its points, its colour's number, whether dots stand for it, or an average."""
 
     name: str
     points: Points
     colour: int = 0
     dots: bool = False
+    smooth: bool = False
 
 
 def draw(title: str, lines: Sequence[Line], steps: str = "step", nothing: str = "") -> str:
     """A picture as SVG, with a title that is read aloud; `nothing` stands where there is no point."""
-    shown = [Line(line.name, thinned(line.points), line.colour, line.dots) for line in lines if line.points]
+    shown = [replace(line, points=thinned(line.points)) for line in lines if line.points]
     if not shown:
         body = f'<text class="none" x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">{_(nothing)}</text>'
         return _svg(title, f"{title}: {nothing}", body)
@@ -164,12 +167,13 @@ class Scale:
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers from `low` to `high`: about so many, 1, 2 or 5 times a power of ten apart."""
-    width = (high - low) / max(about, 1)
+    """Round numbers from `low` to `high`: about so many, at least two, 1, 2 or 5 times a power of ten apart."""
+    width = (high - low) / about
     power = 10.0 ** math.floor(math.log10(width))
     apart = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= width * 0.999)
     first = math.ceil(low / apart - 1e-9)
-    return [round(k * apart, 12) for k in range(first, math.floor(high / apart + 1e-9) + 1)]
+    found = [round(k * apart, 12) for k in range(first, math.floor(high / apart + 1e-9) + 1)]
+    return found if len(found) > 1 else ticks(low, high, about + 1)
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> Points:
@@ -184,7 +188,26 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
     return [points[k] for k in sorted(kept)]
 
 
+def smoothed(points: Points) -> Points:
+    """A moving average, in which a point counts for less the further back it is; not pulled to where it begins.
+
+    Paper: Adam, arXiv:1412.6980, section 3, for the correction.
+    """
+    kept, weight, found = 0.0, 0.0, []
+    for step, value in points:
+        kept, weight = MEMORY * kept + (1 - MEMORY) * value, MEMORY * weight + 1 - MEMORY
+        found.append((step, kept / weight))
+    return found
+
+
 def _line(line: Line, scale: Scale) -> str:
+    if len(line.points) < ENOUGH_TO_SMOOTH or line.dots or not line.smooth:
+        return _stroke(line, scale)
+    faint = _stroke(line, scale, "curve faint")
+    return faint + _stroke(replace(line, points=smoothed(line.points)), scale, touch=False)
+
+
+def _stroke(line: Line, scale: Scale, seen_as: str = "curve", *, touch: bool = True) -> str:
     places = [(round(scale.x(step), 1), round(scale.y(value), 1)) for step, value in line.points]
     style = f'style="--line: var(--line-{line.colour % COLOURS})"'
     told = [f"<title>{_(line.name)} · {step:,}: {number(value)}</title>" for step, value in line.points]
@@ -192,10 +215,11 @@ def _line(line: Line, scale: Scale) -> str:
     circles = "".join(
         f'<circle class="{seen}" cx="{x}" cy="{y}" r="3">{text}</circle>'
         for (x, y), text in zip(places, told, strict=True)
+        if touch
     )
     path = " ".join(f"{x},{y}" for x, y in places)
-    dashed = ' class="curve dashed"' if line.dots else ' class="curve"'
-    return f'<g {style}><polyline{dashed} points="{path}"/>{circles}</g>'
+    kind = "curve dashed" if line.dots else seen_as
+    return f'<g {style}><polyline class="{kind}" points="{path}"/>{circles}</g>'
 
 
 def number(value: float) -> str:

@@ -18,7 +18,7 @@ from swift.arguments.help import default_of, grouped
 from swift.arguments.reading import parse
 from swift.arguments.values import MAY_BE_EMPTY
 from swift.commands.names import ONLY_THESE, known_names
-from swift.errors import SwiftError, UsageError, raise_all
+from swift.errors import SeveralErrors, SwiftError, UsageError, raise_all
 from swift.studio.workspace import Workspace
 
 NOTHING = '""'
@@ -27,6 +27,7 @@ HIDDEN_GROUPS = ("Plug-ins", "Server")
 HIDDEN = {
     "trust_remote_code": "it runs the model's own Python files",
     "custom_dataset_info": "it names files of its own",
+    "custom_eval_config": "it names files of its own",
     "output_dir": "runs are written into the workspace",
     "add_output_dir_suffix": "the studio names the directory",
     "logging_dir": "runs are written into the workspace",
@@ -40,7 +41,7 @@ HIDDEN = {
 """Options that no form has, and why."""
 FREE_TEXT = ("system", "model_name", "model_author", "prompt_init_text", "query")
 """Options whose text is never taken for a path."""
-ENVIRONMENT = {"NPROC_PER_NODE": re.compile(r"[1-9]\d{0,3}"), "CUDA_VISIBLE_DEVICES": re.compile(r"\d+(,\d+)*")}
+ENVIRONMENT = {"NPROC_PER_NODE": re.compile(r"[1-9]\d?"), "CUDA_VISIBLE_DEVICES": re.compile(r"\d+(,\d+)*")}
 """The variables a form may set, and what they may be."""
 Widget = Literal["switch", "choice", "choices", "text"]
 Entered = Mapping[str, Any]
@@ -206,11 +207,15 @@ class Form:
             SwiftError: they are not; all that is wrong at once.
         """
         words = self.words(entered)
-        raise_all([error for field in self.order for error in _outside(field, entered, workspace)])
+        self.check_paths(entered, workspace)
         args = parse(self.arguments, words, quiet=True)
         missing = [" or --".join(names) for names in self.needs if not any(getattr(args, name) for name in names)]
         raise_all([UsageError("USAGE-03", f"--{names} is missing") for names in missing])
         return words
+
+    def check_paths(self, entered: Entered, workspace: Workspace) -> None:
+        """Raise SwiftError for every value that leads out of the workspace."""
+        raise_all([error for field in self.order for error in _outside(field, entered, workspace)])
 
 
 def _outside(field: Field, entered: Entered, workspace: Workspace) -> list[SwiftError]:
@@ -255,3 +260,9 @@ def as_yaml(form: Form, words: list[str]) -> str:
     said = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
     values = {name: getattr(args, name) for name in form.fields if name in said}
     return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, default_flow_style=False, width=110)
+
+
+def plainly(error: SwiftError) -> str:
+    """An error as a page shows it: every mistake with how to mend it, without what only a terminal needs."""
+    errors = error.errors if isinstance(error, SeveralErrors) else [error]
+    return "\n".join(f"{one.what}{f' → {one.fix}' if one.fix else ''}" for one in errors)

@@ -178,8 +178,8 @@ def tail(path: Path, lines: int = 200) -> str:
             text = log.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    shown = [line.rstrip("\r").rpartition("\r")[2] for line in COLOUR.sub("", text).split("\n")]
-    return redact_text("\n".join(shown[-lines:])).strip("\n")
+    shown = [line.rstrip("\r").rpartition("\r")[2] for line in COLOUR.sub("", text).strip("\n").split("\n")]
+    return redact_text("\n".join(shown[-lines:]))
 
 
 def _watch(process: subprocess.Popen[bytes], directory: Path) -> None:
@@ -189,10 +189,10 @@ def _watch(process: subprocess.Popen[bytes], directory: Path) -> None:
 
 
 def import_path() -> dict[str, str]:
-    """Where the process finds this very package, whatever directory it begins in."""
+    """Where the process finds this very package, whatever directory it begins in, and nothing that lies in that."""
     here = str(Path(swift.__file__).resolve().parent.parent)
     before = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != here]
-    return {"PYTHONPATH": os.pathsep.join([here, *before]), "PYTHONUNBUFFERED": "1"}
+    return {"PYTHONPATH": os.pathsep.join([here, *before]), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _born(pid: int) -> str:

@@ -17,7 +17,9 @@ from typing import Any
 
 from swift.arguments.data_verbs import DataArguments
 from swift.arguments.estimate import EstimateArguments
+from swift.arguments.pt import PtArguments
 from swift.arguments.reading import parse
+from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.commands.data import data_main
 from swift.commands.dry_run import dry_run
@@ -28,9 +30,11 @@ from swift.log import get_logger
 COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "estimate": (EstimateArguments, estimate_main),
     "data": (DataArguments, data_main),
-    "sft": (SftArguments, lambda args: dry_run(args, None)),
+    "sft": (SftArguments, dry_run),
+    "pt": (PtArguments, dry_run),
+    "rlhf": (RLHFArguments, dry_run),
 }
-"""What can be asked for; `sft` is only checked."""
+"""What can be asked for; training is only checked."""
 
 
 def answer(words: Sequence[str]) -> dict[str, Any]:

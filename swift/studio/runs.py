@@ -6,22 +6,25 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swift import checkpoint
-from swift.arguments.fields import OptionInfo, options_of
+from swift import storage
+from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.errors import NotFoundError, UsageError
 from swift.storage import HOLDER
 from swift.studio.curves import Log, read_log
 from swift.studio.jobs import Job, Jobs, State
-from swift.studio.workspace import FORBIDDEN, OUTPUT, Workspace
+from swift.studio.workspace import FORBIDDEN, LOGGED, OUTPUT, Workspace
 
-LOGGED, SAID = "logging.jsonl", "sft_args.json"
+SAID = "sft_args.json"
 TRAINING = ("sft", "pt", "rlhf")
+SIGNS = {"rlhf": "rlhf_type", "pt": "isolate_documents"}
+"""By command, an option that only its runs have."""
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 NAME = re.compile(r"[\w][\w.-]{0,63}")
 KEPT_SECONDS = 2.0
 NOT_COMPARED = ("output_dir", "logging_dir", "add_output_dir_suffix", "resume_from_checkpoint")
@@ -60,9 +63,22 @@ class Run:
         return "running" if is_held(self.directory) else "ended"
 
     @property
+    def command(self) -> str:
+        """Which kind of training it is."""
+        if self.job is not None:
+            return self.job.command
+        return next((name for name, option in SIGNS.items() if option in self.said), "sft")
+
+    @property
     def model(self) -> str:
         """What it trains."""
         return Path(str(self.said.get("model_id_or_path") or self.said.get("model_type") or "")).name
+
+    @property
+    def data(self) -> list[str]:
+        """What it learns from; files from the workspace on."""
+        root = str(self.directory).removesuffix(self.path)
+        return [str(spec).removeprefix(root) for spec in self.said.get("dataset") or []]
 
     @property
     def steps(self) -> int | None:
@@ -72,7 +88,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Its whole checkpoints, the latest first."""
-        return checkpoint.committed(self.directory)[::-1] if self.directory.is_dir() else []
+        found = [(int(m[1]), path) for path in self.directory.glob("*") if (m := CHECKPOINT.fullmatch(path.name))]
+        return [path for _, path in sorted(found, reverse=True) if _is_whole(path)]
 
 
 class Runs:
@@ -164,9 +181,9 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
     return found
 
 
-def as_options(said: Mapping[str, Any], infos: Mapping[str, OptionInfo]) -> dict[str, Any]:
+def as_options(said: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
     """The options of a run that a form knows, to begin another run with."""
-    return {name: value for name, value in said.items() if name in infos}
+    return {name: value for name, value in said.items() if name in known}
 
 
 def is_held(directory: Path) -> bool:
@@ -176,6 +193,13 @@ def is_held(directory: Path) -> bool:
     except (OSError, ValueError, OverflowError):
         return False
     return True
+
+
+def _is_whole(directory: Path) -> bool:
+    try:
+        return bool(storage.read_manifest(directory))
+    except ValueError:
+        return False
 
 
 def _written(path: Path) -> float:

@@ -21,6 +21,9 @@ SHOWN_ROOM = 160
 WILD = re.compile(r"[*?[]")
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # what no argument, name or line may hold
 MOST_FILES, DEEPEST = 5000, 5
+LOGGED = "logging.jsonl"
+NOT_DATA = ("sft_args.json", "manifest.json", "config.json", "adapter_config.json", "configuration.json")
+"""Names that mean a run or a model; no uploaded file is called that."""
 NOT_ENTERED = ("node_modules", "__pycache__", "site-packages")
 
 
@@ -94,8 +97,12 @@ class Workspace:
 
     def data_files(self) -> list[str]:
         """Files of data to choose from, the newest first."""
-        found = [path for path in self.walk() if split_ending(path.name)[0] and path.suffix != ".json"]
+        found = [path for path in self.walk() if split_ending(path.name)[0] and not self._is_of_a_run(path)]
         return [self.relative(path) for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)]
+
+    def _is_of_a_run(self, path: Path) -> bool:
+        """Whether it is a file that runs and models have, rather than data."""
+        return (path.suffix == ".json" and path.parent != self.root / DATA) or path.name == LOGGED
 
     def walk(self) -> Iterator[Path]:
         """Files a few levels deep, at most so many; nothing hidden, no checkpoints, no links."""
@@ -129,6 +136,7 @@ def _paths_in(text: str) -> Iterator[str]:
 def safe_name(name: str) -> str:
     """A file name of letters, digits and `._-` alone, that is neither hidden nor long; its ending is kept."""
     plain = re.sub(r"[^\w.-]+", "_", Path(name).name).lstrip("._-") or "data.jsonl"
+    plain = f"upload-{plain}" if plain in NOT_DATA else plain
     stem, dot, ending = plain.partition(".")
     return f"{stem[:LONGEST_NAME]}{dot}{ending[-20:]}"
 

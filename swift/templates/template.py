@@ -50,8 +50,8 @@ def get_template(
         tokenizer: of the model.
         default_system: the system text of rows that say none; None is the template's own, "" is none.
         max_length: in tokens; None is no limit.
-        truncation_strategy: a longer row is dropped ("delete"), loses its beginning ("truncation_left"), or stays whole,
-            to be cut into pieces later ("split").
+        truncation_strategy: a longer row is dropped ("delete"), loses its beginning ("truncation_left"), or stays
+            whole, to be cut into pieces later ("split").
         loss_scale: what is learnt: a name of `weights.CHOICES`, of `weights.RULES`, or a JSON file of rules.
         tools_prompt: how tools are written: a name of `tools.FORMATS`; None is as the model's family does.
 

@@ -16,6 +16,7 @@ from transformers.training_args import OptimizerNames
 from swift.arguments.engines import read_sharding
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, MissingPackageError, UsageError
+from swift.inference.settings import generation_config
 from swift.log import get_logger
 from swift.registry import unknown
 from swift.trainers import zero
@@ -228,6 +229,8 @@ def in_words_of_transformers(args: SftArguments) -> dict[str, Any]:
         "full_determinism": args.full_determinism,
         "eval_strategy": args.evaluation_strategy,
         "eval_steps": args.eval_steps,
+        "predict_with_generate": args.predict_with_generate,
+        "generation_config": generation_config(args) if args.predict_with_generate else None,
         "save_strategy": args.save_strategy,
         "save_steps": args.save_steps or args.eval_steps,
         "save_total_limit": limit if limit > 0 else None,

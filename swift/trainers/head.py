@@ -66,7 +66,7 @@ class ChunkedLoss(torch.autograd.Function):
         """The loss, and for every token whether its target is the likeliest."""
         for_hidden, for_head, for_bias = ctx.needs_input_grad[:3]
         ctx.dtypes = hidden_NH.dtype, head_VH.dtype, None if bias_V is None else bias_V.dtype
-        hidden_NH, head_VH, bias_V = (_as_autocast(x) for x in (hidden_NH, head_VH, bias_V))
+        hidden_NH, head_VH, bias_V = (as_autocast(x) for x in (hidden_NH, head_VH, bias_V))
         wide = torch.promote_types(hidden_NH.dtype, torch.float32)
         ctx.boost = HALF_BOOST if hidden_NH.dtype == torch.float16 else 1.0
         total, right_N = hidden_NH.new_zeros((), dtype=wide), torch.empty_like(targets_N, dtype=torch.bool)
@@ -79,7 +79,7 @@ class ChunkedLoss(torch.autograd.Function):
             hidden_CH, targets_C = hidden_NH[part], targets_N[part]
             out_CV = torch.mm(hidden_CH, head_VH.t(), out=room_CV[: len(targets_C)])
             x_CV = (out_CV if bias_V is None else out_CV.add_(bias_V)).to(wide)
-            losses_C, right_N[part], dx_CV = _chunk(x_CV, targets_C, rule, any(ctx.needs_input_grad[:3]))
+            losses_C, right_N[part], dx_CV = chunk_losses(x_CV, targets_C, rule, any(ctx.needs_input_grad[:3]))
             weights_C = None if weights_N is None else weights_N[part].to(wide)
             total += (losses_C if weights_C is None else losses_C * weights_C).sum()
             if dx_CV is None:
@@ -90,7 +90,7 @@ class ChunkedLoss(torch.autograd.Function):
             if grad_NH is not None:
                 torch.mm(narrow_CV, head_VH, out=grad_NH[part])
             if grad_VH is not None:
-                _add_product(grad_VH, narrow_CV, hidden_CH)
+                add_product(grad_VH, narrow_CV, hidden_CH)
             if grad_V is not None:
                 grad_V += narrow_CV.sum(0, dtype=wide)
         ctx.gradients = grad_NH, grad_VH, grad_V
@@ -112,7 +112,7 @@ class ChunkedLoss(torch.autograd.Function):
         return *scaled, None, None, None, None
 
 
-def _chunk(x_CV: Tensor, targets_C: Tensor, rule: Rule, learns: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def chunk_losses(x_CV: Tensor, targets_C: Tensor, rule: Rule, learns: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Losses, hits, and the gradient by the head's output, which takes the place of `x_CV`; None unless `learns`."""
     epsilon, at_C1 = rule.smoothing, targets_C[:, None]
     y_CV = rule.logits(x_CV)
@@ -144,7 +144,7 @@ def _hits(y_CV: Tensor, target_C: Tensor, top_C: Tensor, targets_C: Tensor) -> T
     return right_C
 
 
-def _add_product(sum_VH: Tensor, x_CV: Tensor, y_CH: Tensor) -> None:
+def add_product(sum_VH: Tensor, x_CV: Tensor, y_CH: Tensor) -> None:
     """Add x' y to a sum that may be wider."""
     if sum_VH.dtype == x_CV.dtype:
         sum_VH.addmm_(x_CV.t(), y_CH)
@@ -152,7 +152,7 @@ def _add_product(sum_VH: Tensor, x_CV: Tensor, y_CH: Tensor) -> None:
         sum_VH += x_CV.t() @ y_CH
 
 
-def _as_autocast(x: Any) -> Any:
+def as_autocast(x: Any) -> Any:
     """The tensor in the precision that autocast would give it for a linear layer."""
     if x is None or not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
         return x
@@ -180,7 +180,7 @@ class HeadLoss:
     def learning(self, labels_BT: Tensor, scale_BT: Tensor | None = None) -> Iterator[None]:
         """Let one call of the model inside the block leave its sums in `sums`; its logits are of no use."""
         self.sums = None
-        with _stand_in(self.head, lambda hidden_BTH: self._learn(hidden_BTH, labels_BT, scale_BT)):
+        with stand_in(self.head, lambda hidden_BTH: self._learn(hidden_BTH, labels_BT, scale_BT)):
             yield
 
     def take(self) -> Sums:
@@ -249,7 +249,7 @@ def _probe(base: PreTrainedModel, head: nn.Linear) -> tuple[float | None, float 
         return said_BTV.clone()
 
     gpus = [base.device] if base.device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), telling(ids_BT), _stand_in(head, answer):
+    with torch.random.fork_rng(gpus), telling(ids_BT), stand_in(head, answer):
         seen_BTV = base(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), use_cache=False).logits
     if calls != [(1, tokens, head.in_features)] or seen_BTV.shape != said_BTV.shape:
         return None, None
@@ -265,7 +265,7 @@ def _probe(base: PreTrainedModel, head: nn.Linear) -> tuple[float | None, float 
 
 
 @contextmanager
-def _stand_in(module: nn.Module, forward: Any) -> Iterator[None]:
+def stand_in(module: nn.Module, forward: Any) -> Iterator[None]:
     """Let `module` compute `forward` inside the block."""
     vars(module)["forward"] = forward
     try:

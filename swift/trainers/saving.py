@@ -131,7 +131,7 @@ def write_side_files(
             saved = to_json(sft_args)
             configuration["adapter_cfg"] = {name: saved.get(name) for name in ADAPTER_OPTIONS}
     storage.write_json(directory / CONFIGURATION, {"framework": "pytorch", "task": "text-generation", **configuration})
-    if isinstance(base, PreTrainedModel) and base.generation_config is not None:
+    if isinstance(base, PreTrainedModel) and base.can_generate() and base.generation_config is not None:
         _write_generation_config(base, directory, stop_ids)
     for path in copied:
         shutil.copy2(path, directory)

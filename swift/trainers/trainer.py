@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields
@@ -32,13 +33,13 @@ from swift.datasets.stream import Stream
 from swift.errors import ConfigError, DataError, InternalError, MissingPackageError
 from swift.log import get_logger
 from swift.trainers import loss as losses
-from swift.trainers import metrics, saving
+from swift.trainers import metrics, predicting, saving
 from swift.trainers.adalora import find_ranks
 from swift.trainers.arguments import OwnTrainingArguments, Seq2SeqTrainingArguments, check_steps
 from swift.trainers.batches import GROUPED, Grouped, Measured, TokenBatches, by_length, lengths_of
 from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_callbacks
 from swift.trainers.committing import CommittingTrainer
-from swift.trainers.engines import DEEPSPEED
+from swift.trainers.engines import DEEPSPEED, FSDP
 from swift.trainers.fused_lora import fused_lora
 from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.heartbeat import Heartbeat
@@ -86,6 +87,7 @@ class Seq2SeqTrainer(CommittingTrainer):
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
+    tells_accuracy = True
 
     def __init__(
         self,
@@ -109,6 +111,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         if compute_metrics is None and named is not None:
             compute_metrics = named
             options.setdefault("preprocess_logits_for_metrics", metrics.likeliest)
+        if own.predict_with_generate and template is None:
+            raise ConfigError("CONFIG-02", "predict_with_generate needs a template", fix="template=get_template(...)")
         self.config_use_cache = model.config.use_cache if isinstance(model, PreTrainedModel) else None
         super().__init__(
             model=model,
@@ -140,6 +144,9 @@ class Seq2SeqTrainer(CommittingTrainer):
         self._set_up_callbacks(own)
         if self.engine is not None:
             _ = self._head_loss, self.floating_point_ops({"input_ids": torch.empty(0)})  # while all weights are here
+        if own.predict_with_generate and (self.engine == FSDP or self._zero_stage == 3):
+            what = f"predict_with_generate needs the whole model in each process, which {self.engine} shares"
+            raise ConfigError("CONFIG-02", what, fix="swift eval on the checkpoints")
         self.start_engine()
 
     def _set_up_callbacks(self, args: OwnTrainingArguments) -> None:
@@ -225,11 +232,14 @@ class Seq2SeqTrainer(CommittingTrainer):
         """The batches of training; only they go without padding."""
         padded = self.data_collator
         try:
-            if self.args.padding_free:
-                self.data_collator = end_to_end
+            self.data_collator = self._training_collator()
             return super().get_train_dataloader()
         finally:
             self.data_collator = padded
+
+    def _training_collator(self) -> Any:
+        """What makes a batch of rows that train."""
+        return end_to_end if self.args.padding_free else self.data_collator
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """The batches of an evaluation; rows of like length together where only sums are taken of them."""
@@ -423,8 +433,12 @@ class Seq2SeqTrainer(CommittingTrainer):
         finally:
             self._wants_all_logits = False
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(
+        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
         """Evaluate; loss and accuracy are over all supervised tokens, however they fall into batches.
+
+        With `predict_with_generate` the rows are answered too.
 
         Training goes on as if it had not been: its random state is put back.
         """
@@ -432,7 +446,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         try:
             gpus = [self.args.device] if self.args.device.type == "cuda" else []
             with self.clock.pause(), torch.random.fork_rng(gpus):
-                output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+                output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+                told = self._predict(dataloader.dataset) if self.args.predict_with_generate else {}
             totals = self._tally.reduced(self.accelerator)
         finally:
             self._tally, self._evaluating = of_training, False
@@ -441,8 +456,30 @@ class Seq2SeqTrainer(CommittingTrainer):
             if not math.isfinite(loss):
                 self._stop("the evaluation loss", self.state.global_step)
             output.metrics[f"{metric_key_prefix}_loss"] = loss
-            output.metrics[f"{metric_key_prefix}_acc"] = self._accuracy(totals)
+            if self.tells_accuracy:
+                output.metrics[f"{metric_key_prefix}_acc"] = self._accuracy(totals)
+        if output.metrics is not None:
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in told.items()})
         return output
+
+    def _predict(self, rows: Any) -> dict[str, float]:
+        """What the model answers to the rows of an evaluation, measured; each process answers its share."""
+        started, template = time.perf_counter(), self.template
+        assert template is not None, "checked when the trainer was made"
+        with self.heartbeat.pause():
+            sums = predicting.predict(
+                self.accelerator.unwrap_model(self.model),
+                template,
+                rows,
+                cast(Any, self.args.generation_config),
+                slots=self.args.eval_batch_size,
+                seed=self.args.seed,
+                share=self.share,
+            )
+        total = torch.tensor(sums, dtype=self._tally.sums.dtype, device=self.args.device)
+        if self.args.world_size > 1:
+            total = cast(Tensor, self.accelerator.reduce(total, "sum"))
+        return predicting.means(total.tolist(), started)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log `logs`; a training line also gets accuracy, memory and speed since the line before."""
@@ -451,7 +488,7 @@ class Seq2SeqTrainer(CommittingTrainer):
             self.padding.keep()
             self._tally = Tally(self.args.device, len(self.padding.names))
             seconds, steps = self.clock.lap(self.state.global_step)
-            accuracy = {"acc": self._accuracy(totals)} if totals["tokens"] else {}
+            accuracy = {"acc": self._accuracy(totals)} if totals["tokens"] and self.tells_accuracy else {}
             speed = {STEP_SPEED: steps / seconds, TOKEN_SPEED: totals["inputs"] / seconds}
             logs = {"loss": logs["loss"], **accuracy, **logs, MEMORY: memory_gib(), **speed}
         super().log(logs, start_time)
@@ -476,8 +513,6 @@ def _own_arguments(args: TrainingArguments | None, several_sets: bool) -> OwnTra
     check_steps(args)
     if args.lisa_activated_layers and args.world_size > 1:
         args.ddp_find_unused_parameters = True  # frozen layers get no gradient
-    if args.predict_with_generate:
-        raise ConfigError("CONFIG-02", "predict_with_generate is not there yet", fix="swift infer on the checkpoint")
     if args.world_size != dist.world_size():
         raise ConfigError(
             "CONFIG-03",
@@ -486,7 +521,8 @@ def _own_arguments(args: TrainingArguments | None, several_sets: bool) -> OwnTra
             fix="on CPUs: use_cpu=True",
         )
     if args.metric_for_best_model is None and args.eval_strategy != "no" and not several_sets:
-        args.metric_for_best_model, args.greater_is_better = "loss", False
+        by_answers = args.predict_with_generate
+        args.metric_for_best_model, args.greater_is_better = "rouge-l" if by_answers else "loss", by_answers
     return args
 
 

@@ -21,6 +21,8 @@ from swift.tuners.peft_options import PEFT, Values
 from swift.tuners.targets import find_modules_to_save, find_targets
 
 Config = peft.PeftConfig | SwiftConfig
+TASKS = {"causal_lm": "CAUSAL_LM", "embedding": "FEATURE_EXTRACTION", "seq_cls": "SEQ_CLS", "reranker": "SEQ_CLS"}
+"""What PEFT calls what a model gives; with SEQ_CLS it trains and saves the head `score` too."""
 Choice = Config | dict[str, Config]
 
 
@@ -97,7 +99,7 @@ def _peft_config(
 ) -> peft.PeftConfig:
     row = PEFT[kind]
     values: Values = {field: _whole(getattr(args, option)) for field, option in row.options.items()}
-    values["task_type"] = "CAUSAL_LM"
+    values["task_type"] = TASKS[args.task_type]
     if row.targets is not None:
         targets = getattr(args, row.targets)
         targets = args.lora_target_modules if targets == ["DEFAULT"] else targets

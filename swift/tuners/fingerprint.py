@@ -20,6 +20,7 @@ from swift.tuners.sampled import FINGERPRINT_FILE as FINGERPRINT_FILE
 from swift.tuners.sampled import REMEMBERED, Fingerprint, chosen, places
 from swift.tuners.sampled import check_base as check_base
 
+FRESH = ("score.weight", "score.bias")  # a head that starts at random is none of the base
 WRAPPERS = ("base_layer", "original_module", "token_adapter")
 
 
@@ -40,7 +41,7 @@ def remembered(model: nn.Module) -> Fingerprint:
 def take(model: nn.Module) -> Fingerprint:
     """The fingerprint of `model` without its tuners; what was folded into its weights shows."""
     name = model.__dict__.get("name_or_path") or None
-    found = dict(base_parameters(model))
+    found = {name: values for name, values in base_parameters(model) if name not in FRESH}
     keys = chosen(list(found))
     if not keys or _quantised(model) or not all(_readable(found[key]) for key in keys):
         return Fingerprint(name)

@@ -11,15 +11,27 @@ from dataclasses import dataclass
 class Words:
     """All texts of the page in one language; braces are filled in."""
 
+    code: str
+    other_language: str
     base_model: str
     checkpoint: str
     greeting: str
+    examples: tuple[str, ...]
     ask: str
+    tool_answer: str
+    send: str
     stop: str
     undo: str
     retry: str
     clear: str
+    delete: str
+    save: str
+    open: str
+    dark: str
     settings: str
+    model: str
+    beside: str
+    beside_none: str
     system: str
     system_own: str
     system_none: str
@@ -38,6 +50,10 @@ class Words:
     run: str
     working: str
     waiting: str
+    thinking: str
+    thought: str
+    calls: str
+    returned: str
     done: str
     seeded: str
     stopped: str
@@ -45,20 +61,34 @@ class Words:
     cut: str
     dropped: str
     too_long: str
+    not_a_talk: str
     failed: str
+    gone: str
     login: str
 
 
 ENGLISH = Words(
+    code="en",
+    other_language="中文",
     base_model="base model",
     checkpoint="checkpoint",
     greeting="Ask {name} something.",
+    examples=("Who are you?", "What is 47 + 38?", "What is the capital of Japan?", "Write two lines about the sea."),
     ask="Message",
+    tool_answer="What {name} answers",
+    send="Send",
     stop="Stop",
     undo="Undo",
-    retry="Retry",
+    retry="Try again",
     clear="Clear",
+    delete="Delete this turn",
+    save="Save the conversation",
+    open="Open a conversation",
+    dark="Light or dark",
     settings="Settings",
+    model="Model",
+    beside="Compare with",
+    beside_none="nothing",
     system="System prompt",
     system_own="the template's own",
     system_none="none",
@@ -77,26 +107,44 @@ ENGLISH = Words(
     run="Continue",
     working="writing …",
     waiting="waiting for a free place …",
-    done="{prompt} tokens read, {new} written, {speed:.1f} per second",
+    thinking="Thinking …",
+    thought="Thoughts",
+    calls="Calls {name}",
+    returned="{name} answers",
+    done="{new} tokens · {speed:.1f}/s · {prompt} read",
     seeded="seed {seed}",
     stopped="stopped",
     nothing="The model said nothing.",
     cut="cut off at the longest answer",
     dropped="the model no longer sees the first {count} of {all} rounds",
     too_long="This does not fit: {tokens} tokens, and there is room for {limit}.",
+    not_a_talk="This file holds no conversation: {why}.",
     failed="The answer failed; the server's log says why.",
+    gone="The server does not answer. The conversation goes on when it is back.",
     login="This page is for invited users.",
 )
 CHINESE = Words(
+    code="zh",
+    other_language="English",
     base_model="基础模型",
     checkpoint="检查点",
     greeting="和 {name} 说点什么吧。",
+    examples=("你是谁？", "47 + 38 等于多少？", "日本的首都是哪里？", "写两句关于大海的诗。"),
     ask="输入消息",
+    tool_answer="{name} 的返回结果",
+    send="发送",
     stop="停止",
     undo="撤回",
     retry="重试",
     clear="清空",
+    delete="删除这一轮",
+    save="保存对话",
+    open="打开对话",
+    dark="浅色或深色",
     settings="设置",
+    model="模型",
+    beside="并排对比",
+    beside_none="不对比",
     system="系统提示词",
     system_own="模板自带",
     system_none="无",
@@ -115,14 +163,20 @@ CHINESE = Words(
     run="续写",
     working="正在生成……",
     waiting="正在排队……",
-    done="读入 {prompt} 个词元，生成 {new} 个，每秒 {speed:.1f} 个",
+    thinking="正在思考……",
+    thought="思考过程",
+    calls="调用 {name}",
+    returned="{name} 返回",
+    done="生成 {new} 个词元 · 每秒 {speed:.1f} 个 · 读入 {prompt} 个",
     seeded="种子 {seed}",
     stopped="已停止",
     nothing="模型没有回答。",
     cut="达到最大长度，回答被截断",
     dropped="共 {all} 轮对话，最早的 {count} 轮模型已看不到",
     too_long="放不下：共 {tokens} 个词元，最多 {limit} 个。",
+    not_a_talk="这个文件里没有对话：{why}。",
     failed="生成失败，原因见服务器日志。",
+    gone="服务器没有响应，恢复后可以继续对话。",
     login="本页面仅限受邀用户使用。",
 )
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}

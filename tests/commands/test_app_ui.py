@@ -41,8 +41,9 @@ def test_options_of_infer_are_taken_and_what_has_no_use_is_named(notes: list[str
 
 def test_without_gradio_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "swift.ui.chat_page", raising=False)
-    monkeypatch.delattr(sys.modules["swift.ui"], "chat_page", raising=False)
+    for name in ("page", "server", "chat_page", "completion_page", "parts"):
+        monkeypatch.delitem(sys.modules, f"swift.ui.{name}", raising=False)
+        monkeypatch.delattr(sys.modules["swift.ui"], name, raising=False)
     with pytest.raises(MissingPackageError, match="gradio") as caught:
         load_page()
     assert "pip install 'swift-finetune[ui]'" in str(caught.value)
@@ -52,7 +53,8 @@ def test_without_gradio_the_package_to_install_is_named(monkeypatch: pytest.Monk
 def test_the_title_tells_model_and_checkpoint_apart(tmp_path: Path) -> None:
     def shown(**said: str) -> tuple[str, list[str]]:
         args = AppUIArguments(template_type="auto", dtype="fp32", **said)
-        return app_ui.title(args, ModelSource("my-base", None, tmp_path, {}), ENGLISH)
+        name, describe = app_ui.title(args, ModelSource("my-base", None, tmp_path, {}))
+        return name, describe(ENGLISH)
 
     assert shown()[0] == "my-base"
     assert shown()[1][:3] == ["base model", "auto", "fp32"]
@@ -79,7 +81,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr(app_ui, "load_tuned_model", never)
-    monkeypatch.setattr(app_ui, "load_page", lambda: None)
+    monkeypatch.setattr(app_ui, "load_page", lambda: (None, None))
 
 
 @pytest.mark.usefixtures("no_model")

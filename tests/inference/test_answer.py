@@ -2,13 +2,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swift.inference.answer import Reader
+from swift.inference import answer
+from swift.inference.answer import Following, Reader
+from swift.inference.tokens import Tokens
 from tests.inference.fake import FakeTemplate
-from tests.tiny import tiny_tokenizer
+from tests.tiny import sentencepiece_tokenizer, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 TEMPLATE = FakeTemplate(TOKENIZER)
 END = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
+PIECES = FakeTemplate(sentencepiece_tokenizer())
 
 
 def ids_of(text):
@@ -69,3 +72,54 @@ def test_what_is_shown_only_grows_and_begins_the_whole(stop_words, ids):
 def test_what_is_shown_never_breaks_a_character(text):
     reader, ids = Reader(TEMPLATE, [END]), ids_of(text)
     assert all(text.startswith(reader.so_far(ids[:n])) for n in range(len(ids) + 1))
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, PIECES], ids=["bytes", "pieces"])
+@pytest.mark.parametrize("words", [(), ("e f", "好"), ("ab", "abc", "b")])
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_following_an_answer_shows_what_reading_it_anew_does(template, words, data):
+    reader = Reader(template, template.stop_ids, words)
+    reader.lead = data.draw(st.sampled_from(["", "\n", "ab"]))
+    ids = data.draw(st.lists(st.integers(0, len(template.tokenizer) - 1), max_size=60))
+    ids = ids[: next((n for n in range(1, len(ids)) if reader.ends(ids[:n])), len(ids))]
+    following = Following(reader)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer, "PIECE", 5)
+        for n in data.draw(st.lists(st.integers(1, len(ids) or 1), max_size=30).map(sorted)):
+            assert following.so_far(ids[:n]) == reader.so_far(ids[:n])
+
+
+def test_a_longer_answer_costs_no_more_each_time(monkeypatch):
+    reader, ids = Reader(TEMPLATE, [END]), ids_of("one two three 世界 ") * 200
+    decoded = []
+    plain = type(TOKENIZER).decode
+    monkeypatch.setattr(type(TOKENIZER), "decode", lambda *a, **k: decoded.append(len(a[1])) or plain(*a, **k))
+    following = Following(reader)
+    for n in range(len(ids)):
+        following.so_far(ids[:n])
+    assert max(decoded) < 150 < len(ids)
+    assert following.so_far(ids) == reader.so_far(ids)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, PIECES], ids=["bytes", "pieces"])
+@given(text=st.text(alphabet="ab \n好世😀.é", max_size=20))
+@settings(max_examples=40, deadline=None)
+def test_bytes_of_tokens_are_those_of_the_text(template, text):
+    tokens = Tokens(template.tokenizer)
+    ids = template.tokenizer(text, add_special_tokens=False).input_ids
+    assert b"".join(map(tokens.bytes_of, ids)).decode().removeprefix(" ") == text.removeprefix(" ")
+    assert tokens.text_of(template.stop_ids[0]) == "<|im_end|>"
+    assert tokens.bytes_of(10**6) == b""
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, PIECES], ids=["bytes", "pieces"])
+@given(ids=st.lists(st.integers(0, 200), min_size=1, max_size=30))
+@settings(max_examples=40, deadline=None)
+def test_a_text_ends_with_its_last_token(template, ids):
+    words = ["e f", "好", "ab", "\x01", " t"]
+    reader = Reader(template, [END], words)
+    first = next((n for n in range(1, len(ids) + 1) if reader.ends(ids[:n])), None)
+    decoded = [template.tokenizer.decode(ids[:n]) for n in range(1, len(ids) + 1)]
+    expected = (n for n, text in enumerate(decoded, 1) if ids[n - 1] == END or any(word in text for word in words))
+    assert first == next(expected, None)

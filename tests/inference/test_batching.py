@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
+from swift.inference.angles import angles_by_length
 from swift.inference.answer import Reader
 from swift.inference.batching import Batching, serves
 from swift.inference.engine import BASE, Request
@@ -27,6 +30,13 @@ KINDS = {
     "gemma2": {"sliding_window": 16, "head_dim": 16},
     "phi3": {},
 }
+TURNING = {
+    "llama": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+              "max_position_embeddings": 24},
+    "phi3": {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8,
+                                 "long_factor": [6.0] * 8, "original_max_position_embeddings": 24},
+             "max_position_embeddings": 256, "original_max_position_embeddings": 24},
+}  # fmt: skip
 QUESTIONS = ["What is the capital of France?", "hi", "你好，世界。你是谁？", "one two three four five " * 5, ""]
 
 
@@ -201,3 +211,20 @@ def test_the_same_by_generate(template):
     model = make("llama", template)
     requests = requests_for(model, template, 10)
     assert [e.ids for e in answers(Whole(model, 4), requests)] == [e.ids for e in answers(Batching(model), requests)]
+
+
+@pytest.mark.parametrize("kind", TURNING)
+def test_rows_whose_angles_depend_on_the_longest_are_answered_one_by_one(kind, template, caplog):
+    model = tiny_model(kind, vocab_size=len(template.tokenizer), initializer_range=0.2, **TURNING[kind]).eval()
+    requests = [replace(request, config=copy.deepcopy(request.config)) for request in requests_for(model, template, 8)]
+    for request in requests:
+        request.config.max_new_tokens = 20
+    lengths = [len(request.prompt_ids) for request in requests]
+    assert min(lengths) < 24 < max(lengths)
+    expected = [alone(copy.deepcopy(model), request) for request in requests]  # a row leaves its angles in the model
+    caplog.set_level("INFO")
+    engine = Batching(model, 8, prefixes=Prefixes())
+    assert f"one answer at a time: with {engine.turning} RoPE" in caplog.text
+    assert [each.ids for each in answers(engine, requests)] == expected
+    assert [each.ids for each in answers(Whole(copy.deepcopy(model), 8), requests[:2])] == expected[:2]
+    assert angles_by_length(make("qwen2", template)) is None

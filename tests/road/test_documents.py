@@ -18,7 +18,7 @@ README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 CHINESE = blocks((ROOT / "README_zh.md").read_text(encoding="utf-8"))
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "large")  # see test_large
 QUICK = ("lora", "full", "adapter", "several", "galore")  # the other tuners' are run in the slow tier
-NEEDING_MORE = ("gptq", "gguf")  # packages than the quick tier has
+NEEDING_MORE = ("gptq", "gguf", "lm_eval")  # packages than the quick tier has
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,7 @@ def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("my-model", "chat.jsonl"):
         (directory / name).symlink_to(home / name)
     shutil.copytree(ROOT / "configs", directory / "configs")
+    (directory / "texts.txt").write_text("A kiln is lit at dawn.\nIt burns until noon.\n\n" * 40, encoding="utf-8")
     return directory
 
 
@@ -48,9 +49,11 @@ def marked(page: str) -> list[Any]:
         *marked("docs/self-cognition.md"),
         *marked("docs/customize.md"),
         *marked("docs/data.md"),
+        *marked("docs/pretraining.md"),
         *marked("docs/quantization.md"),
     ],
 )
+        *marked("docs/evaluation.md"),
 def test_block(page: str, block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     if block.info.startswith("skip"):
@@ -89,7 +92,7 @@ def test_the_chinese_readme_shows_the_same() -> None:
 
 
 def config(path: Path) -> ParameterSet:
-    slow = (path.parent.name == "sft" and path.stem not in QUICK) or path.stem in NEEDING_MORE
+    slow = (path.parent.name in ("sft", "pt") and path.stem not in QUICK) or path.stem in NEEDING_MORE
     name = str(path.relative_to(ROOT / "configs"))
     return pytest.param(path, id=name, marks=[pytest.mark.slow] if slow else [])
 
@@ -101,7 +104,13 @@ def test_config(path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert run_swift("swift sft --config configs/sft/lora.yaml --max_steps 1") == 0
     command = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
     assert str(path.relative_to(ROOT)) in command
-    short = {"sft": " --max_steps 1", "infer": " --max_new_tokens 4", "export": ""}[path.parent.name]
+    short = {
+        "sft": " --max_steps 1",
+        "pt": " --max_steps 1",
+        "infer": " --max_new_tokens 4",
+        "eval": " --max_new_tokens 4",
+        "export": "",
+    }[path.parent.name]
     assert run_swift(command + short) == 0
 
 

@@ -12,9 +12,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from swift.commands.deploy import deploy_main
+from swift.inference.answer import Reader
 from swift.inference.constraint import GrammarConstraint
 from swift.serving import guard
 from tests.serving.conftest import MODEL
@@ -39,7 +41,7 @@ def measured(served: Any, name: str) -> float:
         return float(re.search(rf"^{name} (\S+)$", response.read().decode(), re.MULTILINE)[1])  # type: ignore[index]
 
 
-def seconds_until(done: Any, limit: float = 10) -> float:
+def seconds_until(done: Any, limit: float = 30) -> float:
     begun = time.monotonic()
     while not done():
         assert time.monotonic() - begun < limit
@@ -52,7 +54,7 @@ def test_who_does_not_read_is_hung_up_on(served: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(guard, "SECONDS_TO_TAKE", 0.3)
     monkeypatch.setattr(guard, "MOST_SENT", 4096)
     before = measured(served, "swift_slow_readers_total")
-    body = json.dumps({"model": MODEL, "messages": STORY, "temperature": 2, "top_k": 0, "n": 8, "seed": 5,
+    body = json.dumps({"model": MODEL, "messages": STORY, "temperature": 2, "top_k": 0, "n": 8 if stream else 3, "seed": 5,
                        "logprobs": True, "top_logprobs": 20, "stream": stream,
                        "max_tokens": 900 if stream else 120}).encode()  # fmt: skip
     with socket.socket() as lazy:
@@ -85,18 +87,15 @@ SHAPE = {"type": "json_schema", "json_schema": {"name": "x", "schema": {
 
 
 def test_a_grammar_is_read_once_and_not_by_the_engine(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    llguidance = pytest.importorskip("llguidance")
+    pytest.importorskip("llguidance")
     read: list[str] = []
-    plain = llguidance.LLMatcher
+    plain = GrammarConstraint.__init__
 
-    class Counted:
-        grammar_from_json_schema, validate_grammar = plain.grammar_from_json_schema, plain.validate_grammar
+    def counted(*args: Any) -> None:
+        read.append(threading.current_thread().name)
+        plain(*args)
 
-        def __new__(cls, *args: Any) -> Any:
-            read.append(threading.current_thread().name)
-            return plain(*args)
-
-    monkeypatch.setattr(llguidance, "LLMatcher", Counted)
+    monkeypatch.setattr(GrammarConstraint, "__init__", counted)
     body = {"model": MODEL, "messages": STORY, "n": 4, "temperature": 1.5, "response_format": SHAPE, "max_tokens": 120}
     status, answer = post(served, body)
     assert status == 200, answer
@@ -118,3 +117,63 @@ def test_a_grammar_that_fails_is_an_error_of_that_answer(served: Any, monkeypatc
     status, answer = post(served, {"model": MODEL, "messages": STORY, "response_format": SHAPE, "max_tokens": 120})
     assert (status, answer["error"]["type"]) == (500, "server_error")
     assert post(served, {"model": MODEL, "messages": STORY, "max_tokens": 2})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"stop": ["the end", "。我"]}, {"n": 3, "seed": 4, "temperature": 1.5},
+     {"tools": [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]},
+     {"messages": [{"role": "user", "content": "你是谁？"}], "max_tokens": 40}],
+    ids=["stop words", "choices", "tools", "characters"],
+)  # fmt: skip
+def test_each_token_of_a_stream_is_told_of_once(served: Any, change: dict[str, Any]) -> None:
+    client = openai.OpenAI(base_url=f"{served.url}v1", api_key="none", max_retries=0)
+    body = {"model": MODEL, "messages": STORY, "temperature": 0, "max_tokens": 60, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(**body | change)
+    told: list[list[Any]] = [[] for _ in whole.choices]
+    said = ["" for _ in whole.choices]
+    for chunk in client.chat.completions.create(**body | change, stream=True):
+        for choice in chunk.choices:
+            told[choice.index] += choice.logprobs.content if choice.logprobs else []
+            said[choice.index] += choice.delta.content or ""
+    for choice, entries, text in zip(whole.choices, told, said, strict=True):
+        expected = choice.logprobs.content
+        assert [(each.token, each.bytes) for each in entries] == [(each.token, each.bytes) for each in expected]
+        assert [each.logprob for each in entries] == pytest.approx([each.logprob for each in expected], abs=1e-3)
+        assert text == choice.message.content
+        assert b"".join(bytes(each.bytes) for each in entries).decode("utf-8", "ignore").startswith(text)
+    assert "characters" not in change or any("\ufffd" in each.token for each in told[0])
+
+
+def test_tokens_of_continued_texts_are_told_of_once() -> None:
+    served = deploy_main(["--model_type", "demo-base", "--port", "0"], prevent_thread_lock=True)
+    client = openai.OpenAI(base_url=f"{served.url}v1", api_key="none", max_retries=0)
+    body = {"model": "demo-base", "prompt": "你好", "temperature": 0, "max_tokens": 30, "logprobs": 2}
+    (whole,) = client.completions.create(**body).choices
+    pieces = [chunk.choices[0] for chunk in client.completions.create(**body, stream=True)]
+    found = [piece.logprobs for piece in pieces if piece.logprobs]
+    assert len(found) > 1
+    assert "".join(piece.text for piece in pieces) == whole.text
+    for name in ("tokens", "text_offset"):
+        assert [value for each in found for value in getattr(each, name)] == getattr(whole.logprobs, name)
+    for token, offset in zip(whole.logprobs.tokens, whole.logprobs.text_offset, strict=True):
+        assert "\ufffd" in token or whole.text[offset:].startswith(token[: len(whole.text) - offset])
+    served.close()
+
+
+def test_calls_are_read_beside_the_loop_that_answers_everybody(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    for name in ("whole", "stopped"):
+        plain = getattr(Reader, name)
+        monkeypatch.setattr(
+            Reader, name, lambda *a, plain=plain: read.append(threading.current_thread().name) or plain(*a)
+        )
+    monkeypatch.setattr("swift.serving.asking.read_calls",
+                        lambda text, *_: (read.append(threading.current_thread().name) or text, []))  # fmt: skip
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    body = {"model": MODEL, "messages": STORY, "max_tokens": 9, "tools": [tool]}
+    assert post(served, body)[0] == 200
+    client = openai.OpenAI(base_url=f"{served.url}v1", api_key="none", max_retries=0)
+    assert list(client.chat.completions.create(**body, stream=True))
+    assert len(read) == 4
+    assert all("AnyIO" in name for name in read)

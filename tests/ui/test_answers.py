@@ -15,23 +15,38 @@ from hypothesis import strategies as st
 from swift.arguments.app_ui import AppUIArguments
 from swift.inference.generate import inference
 from swift.templates.template import get_template
-from swift.ui.answers import LONGEST_MESSAGE, Answers, Talk, View, fit_history
+from swift.ui.answers import LONGEST_MESSAGE, Answers, Person, fit_history
+from swift.ui.talk import Facts, Reply, Round, Talk, View
 from swift.ui.words import ENGLISH
 from tests.tiny import tiny_model, tiny_tokenizer
 
-ME = "tab"
+ME = Person("tab")
 
 
 def make(template_type: str = "auto", **options: Any) -> Answers:
     args = AppUIArguments(**{"max_new_tokens": 12, "do_sample": False, **options})
     model = tiny_model(initializer_range=0.2).eval()
-    return Answers(args, model, get_template(template_type, tiny_tokenizer(), args.system), ENGLISH)
+    return Answers(args, model, get_template(template_type, tiny_tokenizer(), args.system))
 
 
-def say(answers: Answers, text: str, talk: Talk | None = None, who: str = ME, **settings: Any) -> list[View]:
+def say(answers: Answers, text: str, talk: Talk | None = None, who: Person = ME, **settings: Any) -> list[View]:
     asked = answers.ask(text, talk or Talk(), who)
     chosen = replace(answers.settings(), **settings)
     return [asked, *answers.answer(asked.talk, chosen, who)]
+
+
+def talk_of(*pairs: tuple[str, str]) -> Talk:
+    return Talk(tuple(Round(asked, (Reply("", said),)) for asked, said in pairs))
+
+
+def pairs_of(talk: Talk) -> list[list[str]]:
+    return [[turn.asked, turn.reply(0).text] for turn in talk.rounds]
+
+
+def facts_of(view: View) -> Facts:
+    facts = view.talk.rounds[-1].reply(0).facts
+    assert facts is not None
+    return facts
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +71,25 @@ def test_an_answer_grows_and_is_that_of_infer(answers: Answers) -> None:
         answers.model, answers.template, "hi", generation_config=answers.settings().generation_config()
     )
     last = views[-1]
-    assert last.talk.rounds == history == [["hi", expected]]
+    assert pairs_of(last.talk) == history == [["hi", expected]]
     assert [view.busy for view in views] == [True] * (len(views) - 1) + [False]
-    assert views[0].talk.messages() == [{"role": "user", "content": "hi"}]
+    assert views[0].talk.going == Round("hi")
     assert views[0].box == ""
     assert last.box is None
-    assert last.status.endswith(ENGLISH.cut)
-    assert "seed" not in last.status
+    assert last.status == ""
+    assert facts_of(last).line(ENGLISH).endswith(ENGLISH.cut)
+    assert "seed" not in facts_of(last).line(ENGLISH)
+    assert facts_of(last).new == 12
     assert not answers.running.stops
 
 
 def test_answers_are_shown_while_they_grow(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swift.ui.answers.SECONDS_BETWEEN_VIEWS", 0.0)
-    shown = [view.talk.answer for view in say(answers, "hi")[1:-1]]
+    shown = [view.talk.going.reply(0).text for view in say(answers, "hi")[1:-1] if view.talk.going]
     assert len(set(shown)) > 3
     assert all(later.startswith(earlier) for earlier, later in pairwise(shown))
     whole = make(stream=False)
-    assert len({view.talk.answer for view in say(whole, "hi")[1:-1]}) == 2
+    assert len(say(whole, "hi")) == 3
 
 
 def test_the_conversation_goes_on(answers: Answers) -> None:
@@ -80,29 +97,28 @@ def test_the_conversation_goes_on(answers: Answers) -> None:
     second = say(answers, "and you?", first.talk)[-1]
     alone = say(answers, "and you?")[-1]
     assert second.talk.rounds[0] == first.talk.rounds[0]
-    assert second.talk.rounds[1] != alone.talk.rounds[0]
-    assert [message["role"] for message in second.talk.messages()] == ["user", "assistant"] * 2
+    assert second.talk.rounds[1].reply(0).text != alone.talk.rounds[0].reply(0).text
 
 
 def test_the_system_prompt_and_the_sampling_are_those_chosen(answers: Answers) -> None:
-    plain = say(answers, "hi")[-1].talk.rounds
-    assert say(answers, "hi", system="be kind")[-1].talk.rounds != plain
+    plain = pairs_of(say(answers, "hi")[-1].talk)
+    assert pairs_of(say(answers, "hi", system="be kind")[-1].talk) != plain
     drawn = [say(answers, "hi", temperature=2.0, top_k=0, top_p=1.0, seed=seed)[-1] for seed in (1, 1, 2)]
-    assert drawn[0].talk == drawn[1].talk != drawn[2].talk
-    assert "seed 2" in drawn[2].status
-    assert say(answers, "hi", max_new_tokens=2)[-1].talk.rounds != plain
+    assert pairs_of(drawn[0].talk) == pairs_of(drawn[1].talk) != pairs_of(drawn[2].talk)
+    assert "seed 2" in facts_of(drawn[2]).line(ENGLISH)
+    assert pairs_of(say(answers, "hi", max_new_tokens=2)[-1].talk) != plain
 
 
 def test_an_open_seed_is_a_new_one_each_time_and_is_told(answers: Answers) -> None:
-    told = {say(answers, "hi", temperature=1.0)[-1].status.partition("seed ")[2] for _ in range(2)}
+    told = {facts_of(say(answers, "hi", temperature=1.0)[-1]).seed for _ in range(2)}
     assert len(told) == 2
 
 
 def test_a_system_prompt_that_was_said_is_on_the_page_and_can_be_emptied() -> None:
     answers = make(system="be kind")
     assert answers.settings().system == "be kind"
-    kind, none = say(answers, "hi")[-1].talk.rounds, say(answers, "hi", system="")[-1].talk.rounds
-    assert none == say(make(), "hi")[-1].talk.rounds != kind
+    kind, none = pairs_of(say(answers, "hi")[-1].talk), pairs_of(say(answers, "hi", system="")[-1].talk)
+    assert none == pairs_of(say(make(), "hi")[-1].talk) != kind
 
 
 def test_undo_gives_the_message_back_and_retry_asks_it_again(answers: Answers) -> None:
@@ -112,7 +128,7 @@ def test_undo_gives_the_message_back_and_retry_asks_it_again(answers: Answers) -
     assert back.box == "two"
     again = answers.retry(talk, ME)
     assert again.busy
-    assert list(answers.answer(again.talk, answers.settings(), ME))[-1].talk == talk
+    assert pairs_of(list(answers.answer(again.talk, answers.settings(), ME))[-1].talk) == pairs_of(talk)
     for view in (answers.undo(Talk()), answers.retry(Talk(), ME), answers.ask(" \n", Talk(), ME)):
         assert view == View(Talk())
     assert list(answers.answer(Talk(), answers.settings(), ME)) == []
@@ -125,14 +141,14 @@ def test_stopping_ends_with_the_token_at_work_and_keeps_what_there_is(answers: A
     def count(*_: Any) -> None:
         steps.append(1)
         if len(steps) == 9:
-            answers.running.stop(ME)
+            answers.running.stop(ME.tab)
 
     handle = answers.model.register_forward_hook(count)
     last = say(answers, "hi", max_new_tokens=300)[-1]
     handle.remove()
     assert len(steps) == 9
-    assert ENGLISH.stopped in last.status
-    assert last.talk.rounds[0][1]
+    assert ENGLISH.stopped in facts_of(last).line(ENGLISH)
+    assert last.talk.rounds[0].reply(0).text
     answers.running.stop("nobody")
     answers.running.leave("nobody")
 
@@ -149,40 +165,37 @@ def test_an_answer_whose_reader_left_does_not_end_the_next_one(answers: Answers)
     asked = answers.ask("hi", Talk(), ME)
     old = answers.answer(asked.talk, answers.settings(), ME)
     next(old)
-    answers.running.leave(ME)
-    new = answers.running.begin(ME)
+    answers.running.leave(ME.tab)
+    new = answers.running.begin(ME.tab)
     old.close()
-    assert answers.running.stops == {ME: new}
+    assert answers.running.stops == {ME.tab: new}
     assert not new.is_set()
-    answers.running.leave(ME)
+    answers.running.leave(ME.tab)
 
 
 def test_a_long_history_is_trimmed_for_the_model_and_still_shown() -> None:
     answers = make(max_length=80)
-    rounds = [[f"question {k}", "one two three four five"] for k in range(8)]
-    last = say(answers, "hi", Talk(rounds))[-1]
-    assert last.talk.rounds[:-1] == rounds
+    pairs = [(f"question {k}", "one two three four five") for k in range(8)]
+    last = say(answers, "hi", talk_of(*pairs))[-1]
+    assert pairs_of(last.talk)[:-1] == list(map(list, pairs))
     kept = next(
-        k
-        for k in range(9)
-        if len(answers.template.encode({"query": "hi", "history": rounds[k:]})[0]["input_ids"]) <= 80
+        k for k in range(9) if len(answers.template.encode({"query": "hi", "history": pairs[k:]})[0]["input_ids"]) <= 80
     )
     assert 0 < kept < 8
-    assert f"first {kept} of 8 rounds" in last.status
-    assert last.talk.rounds[-1] == say(answers, "hi", Talk(rounds[kept:]))[-1].talk.rounds[-1]
+    assert f"first {kept} of 8 rounds" in facts_of(last).line(ENGLISH)
+    assert pairs_of(last.talk)[-1] == pairs_of(say(answers, "hi", talk_of(*pairs[kept:]))[-1].talk)[-1]
 
 
 def test_the_models_own_length_leaves_room_for_an_answer(answers: Answers) -> None:
-    rounds = [["one two three four five six seven", "eight nine ten"] for _ in range(60)]
-    last = say(answers, "hi", Talk(rounds), max_new_tokens=400)[-1]
+    rounds = [("one two three four five six seven", "eight nine ten")] * 60
+    last = say(answers, "hi", talk_of(*rounds), max_new_tokens=400)[-1]
     assert len(last.talk.rounds) == 61
-    assert "rounds" in last.status
-    tokens = int(last.status.split()[0])
-    assert 512 * 0.6 < tokens <= 512 - 128
+    assert facts_of(last).dropped
+    assert 512 * 0.6 < facts_of(last).prompt <= 512 - 128
 
 
 def test_a_message_that_does_not_fit_comes_back_with_the_reason(answers: Answers) -> None:
-    before = Talk([["a", "b"]])
+    before = talk_of(("a", "b"))
     for text in ("one two three " * 400, "x" * (LONGEST_MESSAGE + 1)):
         last = say(answers, text, before)[-1]
         assert last.talk == before
@@ -195,8 +208,10 @@ def test_without_any_limit_all_of_the_history_is_read(monkeypatch: pytest.Monkey
     answers = make()
     answers.model_length = None
     assert answers.settings().max_new_tokens == 12
-    rounds = [["q", "a"]] * 3
-    assert say(answers, "hi", Talk(rounds))[-1].talk.rounds[:3] == rounds
+    before = talk_of(*[("q", "a")] * 3)
+    last = say(answers, "hi", before)[-1]
+    assert last.talk.rounds[:3] == before.rounds
+    assert facts_of(last).dropped == 0
 
 
 def test_an_unexpected_error_is_recovered_from(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,26 +219,28 @@ def test_an_unexpected_error_is_recovered_from(answers: Answers, monkeypatch: py
         raise RuntimeError("boom")
 
     monkeypatch.setattr(answers.model, "forward", broken)
-    asked = answers.ask("hi", Talk([["a", "b"]]), ME)
+    before = talk_of(("a", "b"))
+    asked = answers.ask("hi", before, ME)
     with pytest.raises(RuntimeError):
         list(answers.answer(asked.talk, answers.settings(), ME))
     assert not answers.running.stops
-    view = answers.recover(asked.talk)
-    assert view == View(Talk([["a", "b"]]), ENGLISH.failed, "hi")
-    assert answers.recover(Talk([["a", "b"]])) is None
+    view = answers.recover(asked.talk, ENGLISH)
+    assert view == View(before, ENGLISH.failed, "hi")
+    assert answers.recover(before, ENGLISH) is None
 
 
 def test_an_empty_answer_is_said_to_be_one(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swift.ui.answers.inference_stream", lambda *a, **k: iter([("", [["hi", ""]])]))
+    monkeypatch.setattr("swift.ui.answers.Reader.whole", lambda *_: "")
+    monkeypatch.setattr("swift.ui.answers.Reader.so_far", lambda *_: "")
     assert say(answers, "hi")[-1] == View(Talk(), ENGLISH.nothing, "hi")
 
 
 def test_several_people_at_once_keep_their_own_conversations(answers: Answers) -> None:
-    people = [f"tab {k}" for k in range(5)]
+    people = [Person(f"tab {k}") for k in range(5)]
 
-    def talk(who: str) -> Talk:
-        first = say(answers, f"I am {who}", who=who, temperature=1.0, seed=7)[-1]
-        return say(answers, "who am I?", first.talk, who=who, temperature=1.0, seed=7)[-1].talk
+    def talk(who: Person) -> list[list[str]]:
+        first = say(answers, f"I am {who.tab}", who=who, temperature=1.0, seed=7)[-1]
+        return pairs_of(say(answers, "who am I?", first.talk, who=who, temperature=1.0, seed=7)[-1].talk)
 
     alone = [talk(who) for who in people]
     with ThreadPoolExecutor(5) as pool:
@@ -234,10 +251,8 @@ def test_several_people_at_once_keep_their_own_conversations(answers: Answers) -
 
 def test_a_text_is_continued() -> None:
     answers = make("default-generation")
-    shown = list(answers.complete("one two", answers.settings(), ME))
+    last = say(answers, "one two")[-1]
     expected, _ = inference(
         answers.model, answers.template, "one two", generation_config=answers.settings().generation_config()
     )
-    assert shown[-1][0] == expected
-    assert shown[0] == ("", ENGLISH.working)
-    assert "tokens read" in shown[-1][1]
+    assert pairs_of(last.talk) == [["one two", expected]]

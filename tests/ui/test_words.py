@@ -14,8 +14,9 @@ def test_both_languages_fill_in_the_same() -> None:
     def filled(text: str) -> set[str | None]:
         return {field for _, field, _, _ in string.Formatter().parse(text) if field}
 
-    chinese = asdict(CHINESE)
-    for name, text in asdict(ENGLISH).items():
+    english, chinese = asdict(ENGLISH), asdict(CHINESE)
+    assert len(english.pop("examples")) == len(chinese.pop("examples"))
+    for name, text in english.items():
         assert filled(text) == filled(chinese[name]), name
         assert text
         assert chinese[name]

@@ -1,0 +1,1 @@
+"""Models that score, classify or embed texts: their losses, rows, batches, trainer and files."""

@@ -1,0 +1,1 @@
+"""Learning from preferences: pairs and single answers, their losses, the reference, and the trainer."""

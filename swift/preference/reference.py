@@ -1,0 +1,151 @@
+"""What the reference says: the model with its tuners turned off, another model, or numbers that were kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import nn
+
+from swift import dist, storage
+from swift.datasets import cache
+from swift.datasets.digest import digest_of_rows
+from swift.errors import ConfigError, DiskError, OutputError
+from swift.log import get_logger
+from swift.preference.rows import PreferenceRows
+from swift.trainers.sameness import versions
+from swift.tuners.fingerprint import base_parameters
+
+logger = get_logger()
+VALUES = "values.npy"
+KIND = "reference log-probabilities"
+FOLDED = ("pissa", "olora", "loftq", "corda", "eva", "lora_ga")
+"""Starts of LoRA that take something out of the base, which is another one then."""
+
+
+class Reference:
+    """The model that changes are measured against.
+
+    Args:
+        model: a model of its own; None is the policy with its tuners turned off.
+    """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self.model = model
+        if model is not None:
+            model.eval().requires_grad_(False)
+
+    @contextmanager
+    def of(self, policy: Any) -> Iterator[Any]:
+        """The reference for a policy, without dropout and noise, inside the block."""
+        if self.model is not None:
+            yield self.model
+            return
+        training = policy.training
+        policy.eval()
+        try:
+            with policy.disable_adapter():
+                yield policy
+        finally:
+            policy.train(training)
+
+
+def check_stays(policy: Any, starts: str) -> None:
+    """Make sure that the policy with its tuners turned off stays the model that it was.
+
+    Args:
+        policy: the model with its tuners.
+        starts: how LoRA starts.
+
+    Raises:
+        ConfigError: something that trains is still there then, or the tuner has changed the base.
+    """
+    fix = "--ref_model_id_or_path <the model>, which keeps a second one in memory"
+    if any(starts.startswith(name) for name in FOLDED):
+        what = f"--init_lora_weights {starts} changes the base: the model without LoRA is not the one it was"
+        raise ConfigError("CONFIG-02", what, fix=fix)
+    device = next(policy.parameters()).device
+    ids_BT = torch.zeros(1, 2, dtype=torch.long, device=device)
+    with Reference().of(policy) as base, torch.enable_grad():
+        logits = base(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), use_cache=False).logits
+    if logits.requires_grad:
+        what = "something that trains is not turned off with the tuner: there is no reference to measure against"
+        raise ConfigError("CONFIG-02", what, fix=fix)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """The SHA-256 of a model's parameters without its tuners', in order of their names."""
+    seen = hashlib.sha256()
+    for name, parameter in sorted(base_parameters(model)):
+        data = parameter.detach().contiguous().flatten().view(torch.uint8).cpu().numpy()
+        seen.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        seen.update(data.data)
+    return seen.hexdigest()
+
+
+def key_of(model: nn.Module, rows: PreferenceRows) -> dict[str, Any]:
+    """All that decides what the reference says of these rows."""
+    partners = None if rows.partner is None else hashlib.sha256(rows.partner[rows.used].tobytes()).hexdigest()
+    return {
+        "weights": weights_digest(model),
+        "rows": digest_of_rows(rows),
+        "partners": partners,
+        "limit": rows.limit,
+        "versions": versions(),
+    }
+
+
+def place_of(key: dict[str, Any]) -> Path:
+    """Where the numbers for a key are kept."""
+    return cache.cache_directory().with_name("reference") / cache.digest(key)[:32]
+
+
+def read(key: dict[str, Any], rows: PreferenceRows) -> np.ndarray | None:
+    """The kept numbers for a key, None where there are none that are whole."""
+    place = place_of(key)
+    if not place.is_dir():
+        return None
+    problems = storage.verify(place)
+    if problems or storage.read_manifest(place).get("key") != key:
+        logger.warning(f"{place}: {problems[0] if problems else 'made of something else'}; computed anew")
+        storage.remove(place)
+        return None
+    values = np.load(place / VALUES, allow_pickle=False)
+    return values if len(values) == len(rows.rows) else None
+
+
+def keep(key: dict[str, Any], values: np.ndarray) -> None:
+    """Keep numbers for later runs; where nothing can be written, which stops nobody, it is said."""
+    place = place_of(key)
+    try:
+        storage.make_directory(place.parent)
+        with storage.staged_directory(place, {"kind": KIND, "key": key}) as stage:
+            np.save(stage / VALUES, values, allow_pickle=False)
+    except (DiskError, OutputError, OSError) as error:
+        logger.warning(f"what the reference says is not kept for the next run: {error}")
+
+
+def batches(rows: PreferenceRows, size: int) -> Iterator[np.ndarray]:
+    """The different rows, those of like length together, `size` at a time, of this process."""
+    used = rows.used
+    lengths = rows.rows.lengths[used]
+    ordered = used[np.argsort(-lengths, kind="stable")]
+    parts = np.split(ordered, range(size, len(ordered), size))
+    yield from parts[dist.rank() :: dist.world_size()]
+
+
+def together(values: np.ndarray) -> np.ndarray:
+    """The numbers of all processes, each of which has those of its own rows and nothing elsewhere."""
+    if dist.world_size() == 1:
+        return values
+    whole = torch.from_numpy(np.nan_to_num(values))
+    if torch.distributed.get_backend() == "nccl":  # needs-cuda
+        whole = whole.cuda()
+    torch.distributed.all_reduce(whole)
+    return whole.cpu().numpy()

@@ -1,0 +1,91 @@
+"""Nothing outside the workspace is read or written, whatever a file is called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from swift.errors import SwiftError
+from swift.studio import workspace as workspaces
+from swift.studio.workspace import Workspace, free_name, safe_name
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.at(str(tmp_path))
+
+
+def upload(tmp_path: Path, name: str, text: str = "{}\n") -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_workspace_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(SwiftError, match="no directory"):
+        Workspace.at(str(tmp_path / "none"))
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert Workspace.at(str(tmp_path / "link")).root == tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [("a.jsonl", "a.jsonl"), ("../../a.jsonl", "a.jsonl"), (".bashrc.jsonl", "bashrc.jsonl"), ("-x y;$(z).json", "x_y_z_.json"), ("数据.csv", "数据.csv"), ("a" * 300 + ".jsonl", "a" * 80 + ".jsonl"), ("a\nb.jsonl", "a_b.jsonl")],
+)  # fmt: skip
+def test_names_are_safe(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+def test_an_upload_lands_in_data_and_replaces_nothing(workspace: Workspace, tmp_path: Path) -> None:
+    first = workspace.take(upload(tmp_path, "my rows.jsonl", "1"))
+    second = workspace.take(upload(tmp_path, "my rows.jsonl", "2"))
+    assert (first, second) == ("data/my_rows.jsonl", "data/my_rows-2.jsonl")
+    assert (workspace.root / first).read_text() == "1"
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert workspace.data_files()[:2] in ([first, second], [second, first])
+
+
+@pytest.mark.parametrize("name", ["evil.py", "sft_args.exe", "x.sh", "noending", "a.jsonl.py"])
+def test_only_data_is_taken(workspace: Workspace, tmp_path: Path, name: str) -> None:
+    with pytest.raises(SwiftError, match="no data file"):
+        workspace.take(upload(tmp_path, name))
+    assert not (workspace.root / "data").exists()
+
+
+def test_an_uploaded_file_is_no_run(workspace: Workspace, tmp_path: Path) -> None:
+    assert workspace.take(upload(tmp_path, "sft_args.json", "{}")) == "data/upload-sft_args.json"
+    assert workspace.take(upload(tmp_path, "manifest.json", "{}")) == "data/upload-manifest.json"
+
+
+def test_a_large_upload_is_refused(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspaces, "LARGEST_UPLOAD", 10)
+    with pytest.raises(SwiftError, match="larger"):
+        workspace.take(upload(tmp_path, "a.jsonl", "x" * 11))
+
+
+def test_data_through_a_link_is_not_offered(workspace: Workspace) -> None:
+    (workspace.root / "etc").symlink_to("/etc")
+    (workspace.root / "a.jsonl").write_text("")
+    (workspace.root / ".hidden").mkdir()
+    (workspace.root / ".hidden" / "b.jsonl").write_text("")
+    assert workspace.data_files() == ["a.jsonl"]
+    assert not workspace.holds("etc/hosts.jsonl")
+    assert not workspace.holds("etc/*")
+    assert workspace.holds("not/yet/there")
+
+
+def test_looking_around_ends(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspaces, "MOST_FILES", 20)
+    for k in range(50):
+        (workspace.root / f"{k:02}.jsonl").write_text("")
+    deep = workspace.root
+    for _ in range(10):
+        deep /= "d"
+        os.mkdir(deep)
+    (deep / "z.jsonl").write_text("")
+    assert len(list(workspace.walk())) <= 51
+    assert free_name(workspace.root, "00.jsonl").name == "00-2.jsonl"
