@@ -10,8 +10,9 @@ from typing import Any
 
 from swift.arguments.eval import EvalArguments
 from swift.arguments.infer import InferArguments
-from swift.commands.infer import in_file_order, load_rows
+from swift.commands.infer import load_rows
 from swift.datasets.ledger import Ledger
+from swift.datasets.places import in_file_order
 from swift.errors import ConfigError, NotFoundError, UsageError
 from swift.evaluation.items import Item, make_items
 
