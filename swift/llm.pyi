@@ -16,6 +16,7 @@ from swift.commands.export import merge_lora_main as merge_lora_main
 from swift.commands.infer import infer_main as infer_main
 from swift.commands.merge import merge_lora as merge_lora
 from swift.commands.prepare import prepare_model_template as prepare_model_template
+from swift.commands.prepare import prepare_vllm_engine_template as prepare_vllm_engine_template
 from swift.commands.prepare import quiet_libraries as quiet_libraries
 from swift.commands.pt import pt_main as pt_main
 from swift.commands.rlhf import dpo_main as dpo_main
@@ -34,6 +35,11 @@ from swift.inference.client import inference_client as inference_client
 from swift.inference.generate import inference as inference
 from swift.inference.generate import inference_stream as inference_stream
 from swift.inference.generate import to_device as to_device
+from swift.inference.vllm import LoRARequest as LoRARequest
+from swift.inference.vllm import VllmGenerationConfig as VllmGenerationConfig
+from swift.inference.vllm import get_vllm_engine as get_vllm_engine
+from swift.inference.vllm import inference_stream_vllm as inference_stream_vllm
+from swift.inference.vllm import inference_vllm as inference_vllm
 from swift.models import MODELS as MODELS
 from swift.models import ModelRecord as ModelRecord
 from swift.models import ModelType as ModelType
