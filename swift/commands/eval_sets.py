@@ -72,7 +72,7 @@ def read_items(args: EvalArguments, sets: Sets, options: InferArguments, *, answ
     """What is asked, and the account of every row; with `answers`, each row has to have one."""
     inherited = not sets.specs
     specs = [*sets.specs, *sets.examples.values()]
-    reading = options if inherited else replace(options, dataset=[], val_dataset=specs)
+    reading = options if inherited else replace(options, dataset=specs, val_dataset=[])
     loaded = load_rows(reading, inherited=inherited, answers=answers)
     rows = in_file_order(loaded.val or [])
     few, limit = args.eval_few_shot, args.eval_limit

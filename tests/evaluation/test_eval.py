@@ -259,8 +259,9 @@ def test_a_server_answers_as_the_model_does(options, place, plain, served) -> No
 def test_a_server_is_asked_for_letters_and_for_one_of_its_models(options, place, served) -> None:
     del options["model_id_or_path"]
     options |= {"eval_url": f"{served.url}v1", "eval_nproc": 3}
-    (report,) = eval_main(**options, eval_model=["one"], eval_metrics=["exact"])
+    (report,) = eval_main(**options, eval_model=["one"], eval_metrics=["exact"], eval_token="a-secret-key")
     assert report["model"] == "one"
+    assert "a-secret-key" not in (Path(options["eval_output_dir"]) / "it" / "results.json").read_text()
     options |= {"eval_dataset": [str(place / "mc.jsonl")]}
     found = eval_main(**options)
     assert list(next(iter(found[0]["datasets"].values()))) == ["letter"]
@@ -339,7 +340,14 @@ def seen(options: dict[str, Any], **said: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("answer_regex", "(.)"), ("eval_few_shot", 1), ("eval_limit", 2), ("bootstrap_samples", 150), ("seed", 5)],
+    [
+        ("answer_regex", "(.)"),
+        ("eval_few_shot", 1),
+        ("eval_limit", 2),
+        ("bootstrap_samples", 150),
+        ("seed", 5),
+        ("dataset_test_ratio", 0.5),
+    ],
 )
 def test_options_of_its_own_change_something(options, name, value) -> None:
     common = {"custom_metric": [], "eval_metrics": ["rouge-1", "loss"]}
