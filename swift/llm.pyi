@@ -2,6 +2,8 @@ from swift.arguments.app_ui import AppUIArguments as AppUIArguments
 from swift.arguments.deploy import DeployArguments as DeployArguments
 from swift.arguments.eval import EvalArguments as EvalArguments
 from swift.arguments.export import ExportArguments as ExportArguments
+from swift.arguments.hub import PullArguments as PullArguments
+from swift.arguments.hub import PushArguments as PushArguments
 from swift.arguments.infer import InferArguments as InferArguments
 from swift.arguments.pt import PtArguments as PtArguments
 from swift.arguments.rlhf import RLHFArguments as RLHFArguments
@@ -19,6 +21,8 @@ from swift.commands.prepare import prepare_model_template as prepare_model_templ
 from swift.commands.prepare import prepare_vllm_engine_template as prepare_vllm_engine_template
 from swift.commands.prepare import quiet_libraries as quiet_libraries
 from swift.commands.pt import pt_main as pt_main
+from swift.commands.pull import pull_main as pull_main
+from swift.commands.push import push_main as push_main
 from swift.commands.rlhf import dpo_main as dpo_main
 from swift.commands.rlhf import orpo_main as orpo_main
 from swift.commands.rlhf import rlhf_main as rlhf_main
