@@ -8,6 +8,7 @@ from swift.arguments.infer import InferArguments as InferArguments
 from swift.arguments.pt import PtArguments as PtArguments
 from swift.arguments.rlhf import RLHFArguments as RLHFArguments
 from swift.arguments.sft import SftArguments as SftArguments
+from swift.arguments.web_ui import WebUIArguments as WebUIArguments
 from swift.commands.app_ui import app_ui_main as app_ui_main
 from swift.commands.app_ui import gradio_chat_demo as gradio_chat_demo
 from swift.commands.app_ui import gradio_generation_demo as gradio_generation_demo
@@ -27,6 +28,7 @@ from swift.commands.rlhf import dpo_main as dpo_main
 from swift.commands.rlhf import orpo_main as orpo_main
 from swift.commands.rlhf import rlhf_main as rlhf_main
 from swift.commands.sft import sft_main as sft_main
+from swift.commands.web_ui import web_ui_main as web_ui_main
 from swift.datasets import DATASETS as DATASETS
 from swift.datasets import DatasetName as DatasetName
 from swift.datasets import DatasetRecord as DatasetRecord
