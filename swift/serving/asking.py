@@ -143,7 +143,7 @@ class Asking:
         if not prompt:
             raise ApiError(400, "the prompt is empty", param="prompt")
         said = settings(self.args, body)
-        said.max_new_tokens = longest or (None if self.limit is None else self.limit - prompt)
+        said.max_new_tokens = longest or self.args.max_new_tokens
         config = prepare_generation_config(self.model, self.template, said, num_prompt_tokens=prompt)
         if config.max_new_tokens < 1 or (longest is not None and config.max_new_tokens < longest):
             raise self._too_long(f"{prompt} tokens", longest)
@@ -223,7 +223,12 @@ def settings(args: DeployArguments, body: Asked) -> GenerationConfig:
         said["top_k"] = 0
     sampled = body.temperature > 0 if body.temperature is not None else args.do_sample and args.temperature > 0
     penalty = body.repetition_penalty or args.repetition_penalty
-    return GenerationConfig(do_sample=sampled, repetition_penalty=penalty, **(said if sampled else {}))
+    return GenerationConfig(
+        do_sample=sampled,
+        repetition_penalty=penalty,
+        prompt_lookup_num_tokens=args.prompt_lookup_num_tokens,
+        **(said if sampled else {}),
+    )
 
 
 def tool_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:
