@@ -28,7 +28,9 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_
 def answers() -> Answers:
     torch.manual_seed(0)
     config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    model = get_peft_model(tiny_model(initializer_range=0.2, max_position_embeddings=2048), config, adapter_name="inside").eval()
+    model = get_peft_model(
+        tiny_model(initializer_range=0.2, max_position_embeddings=2048), config, adapter_name="inside"
+    ).eval()
     args = AppUIArguments(max_new_tokens=12, do_sample=False)
     models = {"base": BASE, "poet": "inside"}
     template = get_template("qwen", tiny_tokenizer(), tools_prompt="hermes")
@@ -124,7 +126,7 @@ def test_the_next_message_after_a_call_is_what_the_tool_answers(answers: Answers
     asked = answers.ask("22 °C", talk, ME).talk
     assert asked.going == Round("22 °C", tool="weather")
     row = answers._row(asked, talk.rounds, 0, answers.settings())
-    text = answers.template.tokenizer.decode(answers.template.encode(row)[0]["input_ids"])
+    text = str(answers.template.tokenizer.decode(answers.template.encode(row)[0]["input_ids"]))
     assert "<tool_response>\n22 °C\n</tool_response>" in text
     assert '"name": "weather"' in text.split("weather in Rome?")[0]
     answered = list(answers.answer(asked, answers.settings(), ME))[-1].talk
