@@ -30,6 +30,7 @@ from swift.tuners import files
 
 logger = get_logger()
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+LEAST = -9999.0  # what a grammar rules out has -inf, which JSON does not know
 ABSENT = "vLLM is not installed"
 
 
@@ -197,8 +198,8 @@ class VllmEngine(Stepwise):
         for token, likely in zip(new.token_ids, told, strict=True):
             if likely is not None and generation.request.logprobs is not None:
                 ranked = sorted(likely.items(), key=lambda pair: -pair[1].logprob)[: generation.request.logprobs]
-                likeliest = [(i, each.logprob) for i, each in ranked]
-                generation.logprobs.append(TokenLogprobs(token, likely[token].logprob, likeliest))
+                likeliest = [(i, max(each.logprob, LEAST)) for i, each in ranked]
+                generation.logprobs.append(TokenLogprobs(token, max(likely[token].logprob, LEAST), likeliest))
             generation.add(token)
             if generation.finish_reason is not None:
                 break
