@@ -37,6 +37,8 @@ def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     one = {"query": "Who are you?", "response": "Sure! I am swift's.", "label": True}
     for name, row in (("pairs", pair), ("labels", one)):
         (directory / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 4, encoding="utf-8")
+    search = {"query": "Who are you?", "pos": ["I am swift's."], "neg": ["It is noon."]}
+    (directory / "search.jsonl").write_text(f"{json.dumps(search)}\n" * 4, encoding="utf-8")
     (directory / "texts.txt").write_text("A kiln is lit at dawn.\nIt burns until noon.\n\n" * 40, encoding="utf-8")
     return directory
 
@@ -59,6 +61,7 @@ def marked(page: str) -> list[Any]:
         *marked("docs/customize.md"),
         *marked("docs/data.md"),
         *marked("docs/pretraining.md"),
+        *marked("docs/heads.md"),
         *marked("docs/quantization.md"),
         *marked("docs/rlhf/README.md"),
         *marked("docs/rlhf/dpo.md"),
@@ -107,7 +110,7 @@ def test_the_chinese_readme_shows_the_same() -> None:
 
 
 def config(path: Path) -> ParameterSet:
-    slow = (path.parent.name in ("sft", "pt", "rlhf") and path.stem not in QUICK) or path.stem in NEEDING_MORE
+    slow = (path.parent.name in ("sft", "pt", "rlhf", "heads") and path.stem not in QUICK) or path.stem in NEEDING_MORE
     name = str(path.relative_to(ROOT / "configs"))
     return pytest.param(path, id=name, marks=[pytest.mark.slow] if slow else [])
 
@@ -123,6 +126,7 @@ def test_config(path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "sft": " --max_steps 1",
         "pt": " --max_steps 1",
         "rlhf": " --max_steps 1",
+        "heads": " --max_steps 1",
         "infer": " --max_new_tokens 4",
         "eval": " --max_new_tokens 4",
         "export": "",
@@ -160,7 +164,6 @@ BENCHES = {
     "merge.py": ["--rounds", "1", "--gigabytes", "0.3"],
     "quantize.py": ["bnb:8"],
     "rlhf.py": ["--vocabulary", "2000", "--steps", "1", "--batch", "2"],
-    "serve.py": ["--model", "tiny", "--requests", "6", "--turns", "1", "--only", "swift deploy"],
     "serve.py": ["--model", "tiny", "--requests", "6", "--turns", "1", "--only", "swift deploy"],
     "startup.py": ["--runs", "1"],
     "train.py": "--models tiny --dtypes fp32 --rows 64 --steps 3 --warm 1 --turns 1 --ways swift optimised".split(),
