@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from swift.arguments.fields import options_of
+from swift.arguments.rlhf import RLHFArguments
+from swift.arguments.values import spelt
 from swift.errors import ConfigError
-from tests.preference.conftest import Run, furthest
+from tests.preference.conftest import Run, furthest, weights_of
 
 METRICS = {"rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected"}
 PAIRED = {"dpo": {}, "orpo": {}, "simpo": {"label_smoothing": 0.1}, "cpo": {"loss_type": "hinge"}}
@@ -34,7 +40,22 @@ CUTS = {
 
 @pytest.mark.parametrize(
     ("method", "cut"),
-    [*(("dpo", cut) for cut in CUTS), ("orpo", "one by one"), ("kto", "one by one"), ("kto", "known beforehand")],
+    [
+        ("dpo", "one by one"),
+        ("dpo", "shared prompts without padding"),
+        ("kto", "one by one"),
+        *(
+            pytest.param(method, cut, marks=pytest.mark.slow)
+            for method, cut in [
+                ("dpo", "padding free"),
+                ("dpo", "shared prompts"),
+                ("dpo", "whole logits"),
+                ("dpo", "known beforehand"),
+                ("orpo", "one by one"),
+                ("kto", "known beforehand"),
+            ]
+        ),
+    ],
 )
 def test_however_a_step_is_cut_it_is_the_same(
     method: str, cut: str, run: Run, whole: dict[str, dict[str, Any]]
@@ -74,6 +95,7 @@ def test_adapters_off_are_a_separate_base_bit_for_bit(
     assert other["losses"] == whole["dpo"]["losses"]
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_for_bit(run: Run) -> None:
     for method in ("dpo", "kto"):
         said = {
@@ -91,6 +113,7 @@ def test_it_goes_on_bit_for_bit(run: Run) -> None:
             run(method, **said, beta=0.5, resume_from_checkpoint=str(straight["place"] / "checkpoint-1"))
 
 
+@pytest.mark.slow
 def test_full_training_is_measured_against_a_copy(run: Run) -> None:
     report = run("dpo", sft_type="full", learning_rate=0.05, rpo_alpha=0.0, padding_free=True)
     lines = [line for line in report["log_history"] if "loss" in line]
@@ -101,6 +124,7 @@ def test_full_training_is_measured_against_a_copy(run: Run) -> None:
     assert furthest(report, cut) < 2e-6
 
 
+@pytest.mark.slow
 def test_what_the_reference_said_is_kept_and_checked(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     from swift.datasets import cache
 
@@ -120,11 +144,35 @@ def test_what_the_reference_said_is_kept_and_checked(run: Run, caplog: pytest.Lo
     assert furthest(first, mended) == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_against_is_refused(run: Run) -> None:
     with pytest.raises(ConfigError, match="changes the base"):
         run("dpo", init_lora_weights="pissa")
     with pytest.raises(ConfigError, match="not turned off"):
         run("dpo", lora_bias_trainable="all", lora_target_modules=["q_proj"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_two_processes_are_one(method: str, run: Run, whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    one = whole[method]
+    saved = json.loads((one["place"] / "sft_args.json").read_text())
+    names = options_of(RLHFArguments)
+    said = {
+        **{name: value for name, value in saved.items() if name in names and value != names[name].default},
+        "batch_size": 4,
+        "eval_batch_size": 3,
+        "output_dir": str(tmp_path),
+    }
+    words = [word for name, value in said.items() for word in spelt(name, value)]
+    env = {**os.environ, "NPROC_PER_NODE": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-m", "swift.cli", method, *words], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    other = [json.loads(line) for line in (tmp_path / "logging.jsonl").read_text().splitlines()]
+    assert furthest(one, {"weights": weights_of(str(tmp_path / "checkpoint-3"))}) < 2e-6
+    for name in ("loss", "eval_loss", "rewards/margins", "eval_rewards/margins", "eval_logps/chosen"):
+        expected = [line[name] for line in one["log_history"] if name in line]
+        assert [line[name] for line in other if name in line] == pytest.approx(expected, abs=1e-4), name
 
 
 def test_a_head_that_trains_gets_its_gradient() -> None:
