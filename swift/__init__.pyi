@@ -23,6 +23,7 @@ from peft import get_peft_model_state_dict as get_peft_model_state_dict
 
 from swift._version import __version__ as __version__
 from swift.log import get_logger as get_logger
+from swift.publish.push import push_to_hub as push_to_hub
 from swift.trainers.arguments import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
 from swift.trainers.galore import GaLoreConfig as GaLoreConfig
 from swift.trainers.optimizers import create_galore_optimizer as create_galore_optimizer

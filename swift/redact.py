@@ -9,7 +9,7 @@ from typing import Any
 HIDDEN = "***"
 
 SECRET_KEY = re.compile(
-    r"(^|_)((hub|api|auth|access|hf|ms|wandb|swanlab)_?(token|key)|secret(_key)?|password|passwd|credentials?|webhook|cookie)$",
+    r"(^|_)((hub|api|auth|access|hf|ms|wandb|swanlab|eval)_?(token|key)|secret(_key)?|password|passwd|credentials?|webhook|cookie)$",
     re.I,
 )
 SECRET_VALUE = re.compile(

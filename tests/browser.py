@@ -26,7 +26,7 @@ FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-ba
     --disable-component-update --disable-sync""".split()
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-PATIENCE = 60_000  # milliseconds; the machine may be busy
+PATIENCE = int(os.environ.get("PATIENCE", 60_000))  # milliseconds; the machine may be busy
 ELSEWHERE = re.compile(r"^(?!https?://(127\.0\.0\.1|localhost|\[::1\])[:/]|data:|blob:|about:)")
 ACCESSIBILITY = Path(__file__).with_name("accessibility.js").read_text(encoding="utf-8")
 AXE_PLACES = (ROOT, Path("/usr/local/lib"), Path("/usr/lib"))

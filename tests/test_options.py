@@ -16,7 +16,9 @@ from torch import nn
 
 from swift import dist, hub, launch
 from swift.arguments.fields import options_of
+from swift.arguments.infer import InferArguments
 from swift.arguments.sft import SftArguments
+from swift.arguments.vllm import VllmOptions
 from swift.commands import prepare, ready, rows, run, sft
 from swift.commands import training as road
 from swift.commands.heads import kind_of
@@ -26,6 +28,7 @@ from swift.datasets.encode import encode
 from swift.datasets.stream import Stream
 from swift.decide import decide_sft
 from swift.errors import RefusedError
+from swift.inference.settings import generation_config
 from swift.models.load import TORCH_DTYPES
 from swift.models.quantised import config_for, hqq_settings
 from swift.publish import token
@@ -33,6 +36,7 @@ from swift.publish.during import Job, Pushing, wanted
 from swift.trainers import zero
 from swift.trainers.arguments import training_arguments
 from swift.tuners.choose import choose_tuner
+from tests.inference import fake_vllm
 from tests.road.conftest import conversations, write_jsonl
 from tests.tiny import CHATML, tiny_model
 
@@ -605,3 +609,45 @@ def _observed(observe: Observe, args: SftArguments, place: Path) -> Any:
     """What is seen; a mistake in the options is seen too, so that a missing default does not count as an effect."""
     found = observe(args, place)
     return found.state_dict() if isinstance(found, nn.Module) else found
+
+
+def of_vllm(field: str, **more: Any) -> Callable[[InferArguments, pytest.MonkeyPatch], Any]:
+    """What vLLM is told when it starts."""
+
+    def observe(args: InferArguments, patch: pytest.MonkeyPatch) -> Any:
+        fake_vllm.install(patch)
+        engine = prepare.prepare_model_template(replace(args, infer_backend="vllm", **more)).model.engine.engine
+        return getattr(engine.args, field)
+
+    return observe
+
+
+def engine_of(args: InferArguments, patch: pytest.MonkeyPatch) -> str:
+    fake_vllm.install(patch)
+    return type(prepare.prepare_model_template(args).model).__name__
+
+
+INFER_EFFECTS: dict[str, tuple[Any, Callable[[InferArguments, pytest.MonkeyPatch], Any]]] = {
+    "infer_backend": ("vllm", engine_of),
+    "prompt_lookup_num_tokens": (3, lambda args, patch: generation_config(args).prompt_lookup_num_tokens),
+    "gpu_memory_utilization": (0.5, of_vllm("gpu_memory_utilization")),
+    "tensor_parallel_size": (2, of_vllm("tensor_parallel_size")),
+    "max_model_len": (100, of_vllm("max_model_len")),
+    "max_num_seqs": (3, of_vllm("max_num_seqs")),
+    "enforce_eager": (True, of_vllm("enforce_eager")),
+    "disable_custom_all_reduce": (False, of_vllm("disable_custom_all_reduce")),
+    "max_logprobs": (3, of_vllm("max_logprobs")),
+    "vllm_enable_lora": (True, of_vllm("enable_lora")),
+    "vllm_max_lora_rank": (32, of_vllm("max_lora_rank", vllm_enable_lora=True)),
+}
+
+
+def test_no_option_of_vllm_is_without_an_effect() -> None:
+    assert set(options_of(VllmOptions)) <= INFER_EFFECTS.keys()
+
+
+@pytest.mark.parametrize("name", INFER_EFFECTS)
+def test_it_changes_an_answer_or_what_gives_it(name: str, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value, observe = INFER_EFFECTS[name]
+    plain = InferArguments(model_id_or_path=str(tiny_dir))
+    assert observe(plain, monkeypatch) != observe(replace(plain, **{name: value}), monkeypatch)

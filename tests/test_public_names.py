@@ -11,7 +11,8 @@ SEED_NAMES = {
     "swift.llm": """
         DatasetName InferArguments ModelType SftArguments ExportArguments infer_main sft_main app_ui_main export_main
         get_model_tokenizer get_template inference inference_stream get_default_template_type TemplateType to_device
-        merge_lora
+        merge_lora get_vllm_engine inference_vllm inference_stream_vllm VllmGenerationConfig prepare_vllm_engine_template
+        LoRARequest
     """.split(),
     "swift.peft": "AutoModelForCausalLM LoRAConfig LoRAModel PrefixConfig PrefixModel PrefixModelForCausalLM".split(),
     "swift.tuners": "Swift SwiftModel SwiftConfig LoraConfig AdapterConfig".split(),

@@ -36,3 +36,11 @@ class GenerationOptions(SamplingOptions):
         group="Generation",
         help="Write these settings into the generation_config.json of the checkpoint, or of the model without one.",
     )
+    prompt_lookup_num_tokens: int | None = option(
+        None,
+        group="Generation",
+        minimum=1,
+        unit="tokens",
+        help="Guess so many tokens ahead from what stood before and check them in one pass: sooner where answers copy.",
+        none="guess nothing",
+    )

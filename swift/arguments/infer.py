@@ -10,6 +10,7 @@ from swift.arguments.fields import option
 from swift.arguments.generation import GenerationOptions
 from swift.arguments.model import ModelOptions
 from swift.arguments.quantised import QuantisedOptions
+from swift.arguments.vllm import VllmOptions
 
 
 @dataclass(kw_only=True)
@@ -38,7 +39,9 @@ class CheckpointOptions(ModelOptions):
 
 
 @dataclass(kw_only=True)
-class InferArguments(CheckpointOptions, GenerationOptions, DataOptions, QuantisedOptions, DeviceOptions, ModelOptions):
+class InferArguments(
+    CheckpointOptions, GenerationOptions, VllmOptions, DataOptions, QuantisedOptions, DeviceOptions, ModelOptions
+):
     """Chat with a model, or let it answer a data set."""
 
     query: str | None = option(
@@ -60,7 +63,10 @@ class InferArguments(CheckpointOptions, GenerationOptions, DataOptions, Quantise
         -1, group="Data", minimum=-1, unit="tokens", help="Longest prompt; -1 is the model's own limit."
     )
     infer_backend: str = option(
-        "AUTO", group="Generation", choices=("AUTO", "pt"), help="What generates: transformers on PyTorch."
+        "AUTO",
+        group="Generation",
+        choices=("AUTO", "pt", "vllm"),
+        help="What generates: the engine on PyTorch, which AUTO is too, or vLLM where it is installed.",
     )
     batch_size: int = option(
         64, group="Generation", minimum=1, unit="rows", help="Rows answered at once in a data set."

@@ -196,7 +196,9 @@ def launch_line(said: SftArguments, words: Sequence[str] | None) -> str:
         words = [word for info in different for word in spelt(info.name, getattr(said, info.name))]
     else:
         in_a_file = places_of(task.arguments, words).get("dry_run", "command line") != "command line"
-        words = without_dry_run(words) + (["--dry_run", "false"] if in_a_file else [])
+        by_verb = [name for name in task.of_verb if name not in places_of(task.arguments, words)]
+        of_verb = [word for name in by_verb for word in spelt(name, getattr(said, name))]
+        words = of_verb + without_dry_run(words) + (["--dry_run", "false"] if in_a_file else [])
     variables = [f"{name}={shlex.quote(os.environ[name])}" for name in LAUNCH_NAMES if os.environ.get(name)]
     return redact_text(" ".join([*variables, f"swift {task.verb}", shlex.join(without_secrets(words))]).strip())
 

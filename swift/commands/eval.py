@@ -61,7 +61,10 @@ def eval_main(said: EvalArguments | list[str] | None = None, **options: Any) -> 
     plans = make_plans(args, items, custom)
     logger.info(ledger.summary())
     directory = results.open_directory(args.eval_output_dir, args.name)
-    models = [measure(args, subject, plans) for subject in subjects]
+    models = []
+    for subject in subjects:
+        _free(models)
+        models.append(measure(args, subject, plans))
     return _finish(args, directory, [subject.name for subject in subjects], models, {"rows": ledger.to_json()})
 
 
@@ -126,7 +129,7 @@ def make_plans(args: EvalArguments, items: Sequence[Item], custom: Mapping[str, 
 
 
 def measure(args: EvalArguments, subject: Subject, plans: Sequence[Plan]) -> list[Scored]:
-    """Ask one model everything; it is gone from memory afterwards."""
+    """Ask one model everything."""
     logger.info(f"measuring {subject.name}")
     if args.eval_url:
         asked: Asked = remote(args, subject)
@@ -137,10 +140,7 @@ def measure(args: EvalArguments, subject: Subject, plans: Sequence[Plan]) -> lis
         own = [replace(plan, items=[_of_template(item, template) for item in plan.items]) for plan in plans]
         asked = local(args, subject, template)
     pattern = _pattern(args)
-    scored = [score(asked, plan, pattern) for plan in own]
-    del asked
-    _free()
-    return scored
+    return [score(asked, plan, pattern) for plan in own]
 
 
 def _of_template(item: Item, template: Template) -> Item:
@@ -167,6 +167,7 @@ def _with_harness(args: EvalArguments) -> list[dict[str, Any]]:
     directory = results.open_directory(args.eval_output_dir, args.name)
     models, own = [], {}
     for subject in subjects:
+        _free(models)
         assert subject.source is not None
         logger.info(f"measuring {subject.name}")
         template = load_template(subject.args, subject.source)
@@ -183,7 +184,6 @@ def _with_harness(args: EvalArguments) -> list[dict[str, Any]]:
             max_length=template.max_length,
         )
         models.append(scored)
-        _free()
     return _finish(args, directory, [subject.name for subject in subjects], models, {"lm_eval": own})
 
 
@@ -229,7 +229,9 @@ def _finish(
     return results.reports(names, rows)
 
 
-def _free() -> None:
-    gc.collect()
+def _free(measured: Sequence[Any]) -> None:
+    """Let go of the model that was measured before another one is loaded."""
+    if measured:
+        gc.collect()
     if torch.cuda.is_available():  # needs-cuda
         torch.cuda.empty_cache()

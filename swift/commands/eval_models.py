@@ -20,7 +20,8 @@ from swift.commands.chosen import find_checkpoint, read_saved
 from swift.commands.deploy import deploy_main
 from swift.commands.merge import merge_lora
 from swift.commands.prepare import find_decided, load_tuned_model
-from swift.errors import UsageError
+from swift.commands.score import head_of
+from swift.errors import ConfigError, UsageError
 from swift.evaluation.answers import Kept, fingerprint, key_of
 from swift.evaluation.asking import Local, Remote
 from swift.inference.client import KEY, XRequestConfig, ask_server
@@ -45,7 +46,7 @@ def find_subjects(args: EvalArguments) -> list[Subject]:
     if args.eval_url:
         return [Subject(name, of_one(args, None)) for name in args.eval_model or _served(args)]
     if not args.ckpt_dir:
-        decided, source = find_decided(of_one(args, None))
+        decided, source = _decided(of_one(args, None))
         return [Subject(source.name, decided, source)]
     found = [_checkpoint(args, said) for said in args.ckpt_dir]
     if args.with_base:
@@ -61,10 +62,23 @@ def of_one(args: EvalArguments, ckpt_dir: str | None) -> InferArguments:
     return InferArguments(**{**said, "ckpt_dir": ckpt_dir, "merge_lora": False})
 
 
+def _decided(args: InferArguments) -> tuple[InferArguments, ModelSource]:
+    """The decided options of a model that writes text.
+
+    Raises:
+        ConfigError: it has a head in the place of that.
+    """
+    decided, source = find_decided(args)
+    if head_of(decided, source) is not None:
+        what = f"{decided.ckpt_dir or source.path} scores or classifies texts, and writes none"
+        raise ConfigError("CONFIG-02", what, fix="swift infer on rows with labels measures it")
+    return decided, source
+
+
 def _checkpoint(args: EvalArguments, said: str) -> Subject:
     if args.merge_lora:
         said = merge_lora(of_one(args, said))
-    decided, source = find_decided(of_one(args, said))
+    decided, source = _decided(of_one(args, said))
     return Subject(str(decided.ckpt_dir), decided, source)
 
 
@@ -82,7 +96,7 @@ def _base(args: EvalArguments, first: Subject) -> Subject:
     if not (named or kind):
         raise UsageError("USAGE-03", "--with_base: the checkpoint does not name its model", fix="--model_id_or_path")
     of_first = replace(first.args, ckpt_dir=None, model_id_or_path=named, model_type=kind, sft_type=None)
-    decided, source = find_decided(of_first)
+    decided, source = _decided(of_first)
     return Subject(f"base: {source.name}", decided, source)
 
 

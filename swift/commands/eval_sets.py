@@ -10,8 +10,9 @@ from typing import Any
 
 from swift.arguments.eval import EvalArguments
 from swift.arguments.infer import InferArguments
-from swift.commands.infer import in_file_order, load_rows
+from swift.commands.infer import load_rows
 from swift.datasets.ledger import Ledger
+from swift.datasets.places import in_file_order
 from swift.errors import ConfigError, NotFoundError, UsageError
 from swift.evaluation.items import Item, make_items
 
@@ -71,7 +72,7 @@ def read_items(args: EvalArguments, sets: Sets, options: InferArguments, *, answ
     """What is asked, and the account of every row; with `answers`, each row has to have one."""
     inherited = not sets.specs
     specs = [*sets.specs, *sets.examples.values()]
-    reading = options if inherited else replace(options, dataset=[], val_dataset=specs)
+    reading = options if inherited else replace(options, dataset=specs, val_dataset=[])
     loaded = load_rows(reading, inherited=inherited, answers=answers)
     rows = in_file_order(loaded.val or [])
     few, limit = args.eval_few_shot, args.eval_limit

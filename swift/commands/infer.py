@@ -25,7 +25,8 @@ from swift.datasets.load import Loaded, load_datasets
 from swift.datasets.places import in_file_order
 from swift.decide import tidy
 from swift.errors import ConfigError, DataError, NotFoundError
-from swift.inference.generate import generate_batch, inference, inference_stream
+from swift.inference.engine import Engine
+from swift.inference.generate import generate_batch, inference, inference_stream, shared_engine
 from swift.inference.prompt import History
 from swift.inference.results import Results, begin_rows, find_unfinished, open_results
 from swift.inference.settings import generation_config, prepare_generation_config
@@ -165,7 +166,7 @@ def load_rows(args: InferArguments, *, inherited: bool, answers: bool) -> Loaded
 def answer_query(args: InferArguments, model: Any, template: Template, results: Results) -> None:
     """Answer `--query` on stdout."""
     query, text = str(args.query), ""
-    for longer, _ in ask(args, model, template, query, [], None):
+    for longer, _ in ask(args, model, template, query, [], None, tools_of(args.tools)):
         say(longer[len(text) :], end="")
         text = longer
     say("")
@@ -173,22 +174,31 @@ def answer_query(args: InferArguments, model: Any, template: Template, results: 
 
 
 def chat(args: InferArguments, model: Any, template: Template, results: Results) -> None:
-    """Answer whoever types."""
+    """Answer whoever types; what was read of the conversation is not read again."""
+    settings = prepare_generation_config(model, template, generation_config(args))
+    engine = shared_engine(model, settings, 1)
 
-    def answer(query: str, history: History, system: str | None) -> Growing:
-        return ask(args, model, template, query, history, system)
+    def answer(query: str, history: History, system: str | None, tools: Sequence[Tool]) -> Growing:
+        return ask(args, model, template, query, history, system, tools, engine)
 
-    Chat(answer, results.add, single_round=template.generation).run()
+    Chat(answer, results.add, template.generation, tools_of(args.tools), tools_of).run()
 
 
 def ask(
-    args: InferArguments, model: Any, template: Template, query: str, history: History, system: str | None
+    args: InferArguments,
+    model: Any,
+    template: Template,
+    query: str,
+    history: History,
+    system: str | None,
+    tools: Sequence[Tool],
+    engine: Engine | None = None,
 ) -> Growing:
     """The answer as it grows, or whole and once without `--stream`."""
     settings: dict[str, Any] = {"generation_config": generation_config(args), "stop_words": args.stop_words}
-    settings["tools"] = tools_of(args.tools)
+    settings["tools"] = list(tools)
     if args.stream:
-        yield from inference_stream(model, template, query, history, system, **settings)
+        yield from inference_stream(model, template, query, history, system, engine=engine, **settings)
     else:
         yield inference(model, template, query, history, system, **settings)
 

@@ -26,6 +26,7 @@ from swift.models.source import ModelSource, find_model, with_weights
 from swift.tuners import layout, sampled
 
 logger = get_logger()
+HEAD = "head.json"  # as swift.heads.files calls it
 HEADROOM = 1.02
 REPORT = "merge_report.json"
 
@@ -163,6 +164,8 @@ def _quantised(merge: Merge) -> str | None:
 
 def _why_not(merge: Merge) -> str | None:
     """Why the merge has to be made in the model, None when it can be made by rows."""
+    if (merge.checkpoint / HEAD).is_file():
+        return "it has a head of its own"
     for directory in (merge.checkpoint, *merge.others):
         configs = [layout.read_json(folder / layout.CONFIG_FILE) for folder in layout.folders(directory).values()]
         why = next((why for config in configs if (why := adapters.why_not(config))), None)

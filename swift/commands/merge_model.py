@@ -18,6 +18,8 @@ from swift.commands.chosen import read_saved
 from swift.commands.merge import REPORT
 from swift.commands.prepare import add_saved_rows, add_saved_tokens, quiet_libraries, use_chat_template
 from swift.errors import ConfigError, DataError, brief
+from swift.heads.files import Head, write_recipe
+from swift.heads.model import loading, settle
 from swift.log import get_logger
 from swift.models import new_tokens
 from swift.models.load import TORCH_DTYPES, load_model, load_tokenizer, saved_dtype
@@ -89,7 +91,10 @@ def merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, output
 def _load(
     args: CheckpointOptions, source: ModelSource, checkpoint: Path, device: str, names: list[str] | None = None
 ) -> Any:
-    base: Any = load_model(source, torch.float32, device_map=device)
+    head = Head.read(checkpoint)
+    base: Any = load_model(source, torch.float32, device_map=device, **(loading(head, fresh=True) if head else {}))
+    if head is not None:
+        settle(base, head, source)
     if source.config.get("quantization_config"):
         base = dequantised(base)
     add_saved_rows(base, checkpoint)
@@ -168,18 +173,25 @@ def merge_checked(tuned: Any, dtype: torch.dtype, vocab_size: int) -> tuple[Any,
     _check_mergeable(tuned)
     probe_BT = probe(vocab_size, next(tuned.parameters()).device)
     with torch.inference_mode():
-        before_BTV = tuned(input_ids=probe_BT).logits.float()
+        before_BTV = said(tuned, probe_BT)
         Swift.merge_and_unload(tuned)
         merged = tuned.model
-        after_BTV = merged(input_ids=probe_BT).logits.float()
+        after_BTV = said(merged, probe_BT)
     merged = merged.to(dtype)
     with torch.inference_mode():
-        cast_BTV = merged(input_ids=probe_BT).logits.float()
+        cast_BTV = said(merged, probe_BT)
     difference = float((after_BTV - before_BTV).abs().max() / before_BTV.abs().max().clamp_min(1.0))
     agreement = float((cast_BTV.argmax(-1) == before_BTV.argmax(-1)).float().mean())
     if not difference <= LARGEST_DIFFERENCE:
         raise DataError("MERGE-01", f"the merged model differs from the unmerged one: logits by {difference:.1e}")
     return merged, Equality(difference, agreement)
+
+
+def said(model: Any, ids_BT: torch.Tensor) -> torch.Tensor:
+    """What a model says of tokens, in float32: logits, or hidden states where it has no more."""
+    outputs = model(input_ids=ids_BT)
+    found = outputs.get("logits")
+    return (outputs.last_hidden_state if found is None else found).float()
 
 
 def _check_mergeable(tuned: Any) -> None:
@@ -209,3 +221,10 @@ def _save_side_files(args: CheckpointOptions, source: ModelSource, checkpoint: P
     if (checkpoint / new_tokens.FILE).is_file():
         shutil.copy2(checkpoint / new_tokens.FILE, stage)
     merge_files.write_options(args, checkpoint, stage)
+    head = Head.read(checkpoint)
+    if head is not None:
+        head.write(stage)
+        if head.task_type == "embedding":
+            limit = read_saved(checkpoint).get("max_length")
+            size = source.config.get("text_config", source.config)["hidden_size"]
+            write_recipe(head, stage, size, limit if limit and limit > 0 else None)

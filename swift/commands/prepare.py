@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +14,16 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.arguments.model import ModelOptions, NewTokenOptions
+from swift.arguments.vllm import VllmOptions
 from swift.commands.chosen import find_checkpoint as find_checkpoint
 from swift.commands.chosen import from_checkpoint, load_plugins
 from swift.commands.chosen import read_saved as read_saved
 from swift.decide import decide_infer, tidy
 from swift.errors import ConfigError
+from swift.inference import vllm_engine
 from swift.inference.embedding import Embedder, read_recipe
+from swift.inference.vllm import InferenceEngine, VllmGenerationConfig, engine_of
+from swift.inference.vllm_engine import VllmModel
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, detect_hardware, get_max_model_len, load_model, load_tokenizer
 from swift.models.new_tokens import add_tokens, read, restore
@@ -34,6 +38,8 @@ from swift.tuners import Swift, files
 
 logger = get_logger()
 C = TypeVar("C", bound=CheckpointOptions)
+OWN = "default-lora"  # the adapter of --ckpt_dir
+MOST_LORAS = 4  # adapters whose rows vLLM puts into one batch; others wait
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,29 @@ def prepare_model_template(said: InferArguments) -> Prepared:
     args, source = find_decided(said)
     template = load_template(args, source)
     return Prepared(args, source, load_tuned_model(args, source), template.tokenizer, template)
+
+
+def prepare_vllm_engine_template(said: InferArguments, use_async: bool = False) -> tuple[InferenceEngine, Template]:
+    """What `inference_vllm` takes, as `said` asks for it: a model, or a checkpoint's model with its adapter.
+
+    Args:
+        said: options; vLLM answers where it is installed, else our own engine, which is said in a line.
+        use_async: means nothing: one engine answers lists and streams.
+    """
+    prepared = prepare_model_template(replace(said, infer_backend="vllm"))
+    engine = engine_of(
+        prepared.model, prepared.tokenizer, allow_lora=said.vllm_enable_lora, slots=prepared.args.batch_size
+    )
+    engine.generation_config = VllmGenerationConfig(
+        max_new_tokens=prepared.args.max_new_tokens,
+        temperature=prepared.args.temperature if prepared.args.do_sample else 0.0,
+        top_k=prepared.args.top_k,
+        top_p=prepared.args.top_p,
+        repetition_penalty=prepared.args.repetition_penalty,
+        num_beams=prepared.args.num_beams,
+        stop=prepared.args.stop_words,
+    )
+    return engine, prepared.template
 
 
 def load_template(args: DataOptions, source: ModelSource) -> Template:
@@ -114,7 +143,20 @@ def find_decided(said: InferArguments) -> tuple[InferArguments, ModelSource]:
     args = from_checkpoint(tidy(said))
     load_plugins(args.custom_register_path)
     source = find_source(args)
-    return decide_infer(args, detect_hardware(), source), source
+    return decide_infer(choose_backend(args), detect_hardware(), source), source
+
+
+def choose_backend(said: InferArguments) -> InferArguments:
+    """`said` with an engine that is there: where vLLM is asked for and absent, our own, which says so."""
+    absent = vllm_engine.missing() if said.infer_backend == "vllm" else None
+    if absent:
+        logger.warning(f"{absent} (the extra vllm brings it): swift's own engine answers")
+        return replace(said, infer_backend="pt")
+    plain = InferArguments()
+    names = [field.name for field in fields(VllmOptions) if getattr(said, field.name) != getattr(plain, field.name)]
+    if names and said.infer_backend != "vllm":
+        logger.warning(f"only --infer_backend vllm looks at {', '.join(f'--{name}' for name in names)}")
+    return said
 
 
 def find_source(args: ModelOptions) -> ModelSource:
@@ -130,7 +172,9 @@ def find_source(args: ModelOptions) -> ModelSource:
 
 
 def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedModel | Any:
-    """The model in its decided dtype, with the checkpoint's adapters on, ready to answer."""
+    """The model in its decided dtype, with the checkpoint's adapters on, ready to answer; or vLLM with it."""
+    if isinstance(args, InferArguments) and args.infer_backend == "vllm":
+        return start_vllm(args, source)
     model = load_model(
         source,
         TORCH_DTYPES[args.dtype],
@@ -143,6 +187,24 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
         allowed = args.allow_other_base
         model = Swift.from_pretrained(model, args.ckpt_dir, inference_mode=True, allow_other_base=allowed)
     return model.eval()
+
+
+def start_vllm(args: InferArguments, source: ModelSource) -> VllmModel:
+    """Start vLLM with the model, and with the checkpoint's adapter where there is one.
+
+    Raises:
+        MissingPackageError: vLLM cannot be imported.
+        ConfigError: it cannot serve the model, or the adapter.
+    """
+    if args.ckpt_dir and read(args.ckpt_dir) is not None and files.folders(Path(args.ckpt_dir)):
+        raise ConfigError("CONFIG-02", "vLLM knows no tokens that an adapter brings along", fix="--merge_lora true")
+    model = vllm_engine.start(
+        source, args.dtype, args, seed=args.seed or 0, max_loras=MOST_LORAS, lookup=args.prompt_lookup_num_tokens
+    )
+    if args.ckpt_dir and files.folders(Path(args.ckpt_dir)):
+        model.engine.add_adapter(OWN, Path(args.ckpt_dir))
+        model.engine.active = OWN
+    return model
 
 
 def load_embedder(args: InferArguments, source: ModelSource) -> Embedder:

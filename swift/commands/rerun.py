@@ -14,7 +14,7 @@ from swift.arguments.sft import SftArguments
 from swift.arguments.verbs import RerunArguments
 from swift.commands.receipt import FACTS, RECEIPT, first_difference, read_receipt
 from swift.commands.run import next_version
-from swift.commands.task import find_task
+from swift.commands.task import find_task, task_of
 from swift.commands.training import train
 from swift.errors import ConfigError, InternalError
 from swift.log import get_logger
@@ -38,7 +38,7 @@ def rerun_main(args: RerunArguments) -> dict[str, Any]:
         )
     task = find_task(then.get("command", "sft"))
     said = options_to_repeat(then["arguments"], args.output_dir, task.arguments)
-    train(said, task)
+    train(said, task_of(said))
     if not dist.is_main():
         return {}
     now = read_receipt(str(Path(said.output_dir) / RECEIPT))

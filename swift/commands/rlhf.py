@@ -157,5 +157,6 @@ RLHF = Task(
     trainer=trainer_of,
     further=further,
     before=know_reference,
+    of_verb=("rlhf_type",),
     unsized=unsized,
 )

@@ -61,6 +61,7 @@ class Task:
         further: what its constructor is given besides, or in place of, what every trainer gets; called when rows and
             model are there and the processes have met.
         before: what is left to do with the trainer before it trains.
+        of_verb: options that short names of the command set.
         unsized: why memory and disk of a run cannot be estimated; None where they can.
     """
 
@@ -73,6 +74,7 @@ class Task:
     trainer: Callable[[torch.nn.Module], type[Seq2SeqTrainer]] = trainer_of
     further: Callable[[Any, ModelSource, torch.nn.Module, Data], Mapping[str, Any]] = nothing_further
     before: Callable[[Any, Any], None] = nothing_before
+    of_verb: tuple[str, ...] = ()
     unsized: Callable[[Any, ModelSource], str | None] = unknown_size
 
 

@@ -127,8 +127,9 @@ def _train(args: SftArguments, source: ModelSource, task: Task) -> dict[str, Any
     report = write_report(args, trainer, data.ledger)
     write_receipt(args, trainer, template, order.digest, task.verb)
     leave_group()
-    for pushes in pushing:
-        report["pushes"] = pushes.finish(report)
+    with going_on(pushing):
+        for pushes in pushing:
+            report["pushes"] = pushes.finish(report)
     return report
 
 

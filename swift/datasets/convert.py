@@ -169,7 +169,10 @@ def _reject(converted: Conversation, row: Row) -> None:
     if rejected is None:
         return
     if not isinstance(rejected, list | tuple):
-        converted["rejected_response"] = text_of(row, key)
+        text = text_of(row, key)
+        if key == "rejected" and isinstance(row.get("chosen"), str) and first_of(row, QUESTIONS) is None:
+            text = text[len(_beginning(row["chosen"], text)[0]) :]  # the prompt is the beginning of both
+        converted["rejected_response"] = text
         return
     others = listed(rejected, key)
     asked = [m["content"] for m in converted["messages"][:-1] if m["role"] != "system"]
@@ -231,6 +234,9 @@ def _preferred(row: Row) -> list[Message]:
     """The prompt, where there is one, and the answer that was chosen; either is text or a list of messages."""
     key = first_of(row, QUESTIONS)
     chosen = row.get("chosen")
+    if key is None and isinstance(chosen, str) and isinstance(row.get("rejected"), str):
+        prompt, answer = _beginning(chosen, row["rejected"])
+        return [*system_of(row), said("user", prompt), said("assistant", answer)]
     if chosen is None:
         answered = []
     else:
@@ -245,6 +251,16 @@ def _preferred(row: Row) -> list[Message]:
     messages = asked + answered
     check_order(messages, "chosen" if whole else "prompt")
     return messages if messages[0]["role"] == "system" else system_of(row) + messages
+
+
+def _beginning(chosen: str, rejected: str) -> tuple[str, str]:
+    """The prompt with which both texts begin, up to the blank before they part, and the rest of the first."""
+    size = next((k for k, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
+    blank = max((k for k, letter in enumerate(chosen[:size]) if letter.isspace()), default=0)
+    prompt = chosen[:blank].rstrip()
+    if not prompt:
+        raise field_error("prompt", "is missing, and both answers do not begin alike")
+    return prompt, chosen[len(prompt) :]
 
 
 def _answer(row: Row, key: str) -> Message:

@@ -232,7 +232,8 @@ class Ledger:
             fix = f"{one.fix or 'correct it'}, or drop it: --max_bad_rows 1"
             raise DataError(one.code, one.what, why=one.why, fix=fix)
         what = f"{count} of {self.rows_read} rows cannot be used{_first(self.bad_rows)}"
-        raise DataError(one.code, what, fix=f"correct them, or drop them: --max_bad_rows {count}")
+        alike = one.fix if all(error.fix == one.fix for error in self.bad_rows) else None
+        raise DataError(one.code, what, fix=f"{alike or 'correct them'}, or drop them: --max_bad_rows {count}")
 
     def summary(self) -> str:
         """One line: where every row went."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -68,11 +68,12 @@ def run(
         DataError: it was, and is not as the task says.
     """
     import lm_eval
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models import huggingface
 
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
+    ask, wrap = cast(Any, lm_eval.simple_evaluate), cast(Any, huggingface.HFLM)  # their types know no arguments
+    wrapped = wrap(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
     try:
-        found: Any = lm_eval.simple_evaluate(
+        found = ask(
             model=wrapped,
             tasks=list(tasks),
             num_fewshot=few_shot or None,

@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from transformers import GenerationConfig
@@ -112,6 +112,7 @@ class Stepwise(ABC):
     """An engine that writes a token more for each of its rows at every step; all but `submit` belong to one thread."""
 
     slots: int
+    model: Any  # what it answers with
     knows: Callable[[str | None], bool]  # whether an adapter is still there
 
     @property
@@ -140,6 +141,10 @@ class Stepwise(ABC):
     @abstractmethod
     def cancel_adapter(self, adapter: str) -> int:
         """End all answers by an adapter with the next step; how many there are."""
+
+    @abstractmethod
+    def forget_adapter(self, adapter: str) -> None:
+        """Forget what an adapter computed: another may come with its name."""
 
     @abstractmethod
     def give_up(self, error: Exception) -> list[Generation]:

@@ -17,12 +17,13 @@ from typing import Any, Literal
 import torch
 from transformers import GenerationConfig
 
-from swift.errors import DataError
 from swift.inference.answer import Reader
 from swift.inference.batching import Batching, serves
-from swift.inference.engine import Engine, Generation, Request
+from swift.inference.engine import Engine, Generation, Request, Stepwise
+from swift.inference.prefixes import Prefixes
 from swift.inference.prompt import History, Turn, make_turn, require_fit
-from swift.inference.settings import max_model_length, prepare_generation_config
+from swift.inference.settings import prepare_generation_config, require_room
+from swift.inference.vllm_engine import VllmModel, check_settings
 from swift.inference.whole import Whole
 from swift.log import get_logger
 from swift.templates.encoding import Template
@@ -181,7 +182,17 @@ def generate_batch(
 
 def choose_engine(model: Any, config: GenerationConfig, slots: int = 1) -> Engine:
     """What continues prompts with `model` as `config` says, so many at once."""
+    if isinstance(model, VllmModel):
+        check_settings(config)
+        return model.engine
     return Batching(model, slots) if serves(model, config) else Whole(model, slots)
+
+
+def shared_engine(model: Any, config: GenerationConfig, slots: int) -> Stepwise | None:
+    """What answers many who come and go, and does not read again what it knows; None when `model` cannot so."""
+    if isinstance(model, VllmModel):
+        return model.engine
+    return Batching(model, slots, prefixes=Prefixes()) if serves(model, config) else None
 
 
 def to_device(value: Any, device: torch.device | str) -> Any:
@@ -211,13 +222,7 @@ class _Question:
         require_fit(turn, template.max_length)
         self.model, self.turn = model, turn
         self.config = prepare_generation_config(model, template, said, num_prompt_tokens=len(turn.prompt_ids))
-        if self.config.max_new_tokens < 1:
-            raise DataError(
-                "DATA-06",
-                f"the prompt of {len(turn.prompt_ids)} tokens leaves no room for an answer",
-                why=f"the model reads at most {max_model_length(model)} tokens",
-                fix="shorten the conversation, or clear the history",
-            )
+        require_room(model, self.config, len(turn.prompt_ids))
         reader = Reader(template, self.config.eos_token_id, stop_words or (), turn.tokenizer_kwargs, turn.stop_after)
         adapter = adapter_names[0] if adapter_names else None
         self.request = Request(turn.prompt_ids, self.config, reader, seed, adapter)

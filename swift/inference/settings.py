@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from swift.arguments.generation import SamplingOptions
+from swift.arguments.generation import GenerationOptions, SamplingOptions
+from swift.errors import DataError
 from swift.models.load import get_max_model_len
 from swift.templates.encoding import Template
 
@@ -22,6 +23,7 @@ def generation_config(args: SamplingOptions) -> GenerationConfig:
         do_sample=args.do_sample,
         repetition_penalty=args.repetition_penalty,
         num_beams=args.num_beams,
+        prompt_lookup_num_tokens=args.prompt_lookup_num_tokens if isinstance(args, GenerationOptions) else None,
         **sampling,
     )
 
@@ -46,6 +48,17 @@ def prepare_generation_config(
     if not config.do_sample or config.temperature == 0:
         config.do_sample, config.temperature, config.top_p, config.top_k = False, 1.0, 1.0, 50
     return config
+
+
+def require_room(model: Any, config: GenerationConfig, num_prompt_tokens: int) -> None:
+    """Raise DataError when `prepare_generation_config` found no room for an answer."""
+    if config.max_new_tokens < 1:
+        raise DataError(
+            "DATA-06",
+            f"the prompt of {num_prompt_tokens} tokens leaves no room for an answer",
+            why=f"the model reads at most {max_model_length(model)} tokens",
+            fix="shorten the conversation, or clear the history",
+        )
 
 
 def max_model_length(model: Any) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from swift.arguments.fields import options_of
 from swift.arguments.rlhf import LOSS_TYPES, RLHFArguments
 from swift.decide import decide_loss_scale, decide_sft
 from swift.dist import Hardware
@@ -71,8 +72,9 @@ def _wrong_loss(args: RLHFArguments) -> list[SwiftError]:
 
 def _contradictions(args: RLHFArguments) -> list[SwiftError]:
     errors: list[SwiftError] = []
+    options = options_of(RLHFArguments)
     for name, methods in ONLY.items():
-        if getattr(args, name) not in (None, False, 1.0) and args.rlhf_type not in methods:
+        if getattr(args, name) != options[name].default and args.rlhf_type not in methods:
             errors.append(_conflict(f"--{name} is for {' and '.join(methods)}, not for {args.rlhf_type}", "drop it"))
     for name, why in NOT_TOGETHER.items():
         if getattr(args, name):

@@ -8,7 +8,7 @@ is divided by the tokens of all its chosen answers. Letters in names: P rows, A 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -117,6 +117,11 @@ class PreferenceTrainer(Seq2SeqTrainer):
 
     def _training_collator(self) -> Any:
         return self.data_collator
+
+    @cached_property
+    def _run(self) -> dict[str, Any]:
+        said = {"rlhf_type": self.method.name, "loss_type": self.method.loss, **asdict(self.method.settings)}
+        return {**super()._run, **said}
 
     # What the model says
 

@@ -120,7 +120,8 @@ class Pushing(TrainerCallback):
         while self.running or self.waiting:
             if self.running is None:
                 self._start(*self.waiting.pop(0))
-            assert self.running is not None
+            if self.running is None:
+                continue
             if wait:
                 self.running.process.wait()
             elif self.running.process.poll() is None:
@@ -143,7 +144,10 @@ class Pushing(TrainerCallback):
                 logger.info("waiting for what is still to be published")
             self.look(wait=True)
         told = {"pushed": len(self.pushed), "failed": len(self.failed), "errors": self.failed, "pushes": self.pushed}
-        storage.write_json(self.run / REPORT, told)
+        try:
+            storage.write_json(self.run / REPORT, told)
+        except OSError as error:  # the run is over and has all else
+            logger.warning(f"{REPORT} cannot be written: {error}")
         if self.failed:
             again = f"swift push {chosen or self.run}" + "".join(f" --{w}" for w in self._said())
             logger.warning(f"{len(self.failed)} of {len(self.failed) + len(self.pushed)} pushes failed; again: {again}")
@@ -177,16 +181,21 @@ class Pushing(TrainerCallback):
         return said + ([f"allow_leak {' '.join(args.allow_leak)}"] if args.allow_leak else [])
 
     def _start(self, job: Job, snapshot: Path) -> None:
-        out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115, closed when it has ended
         env = {name: value for name, value in os.environ.items() if not name.startswith(OF_WORKERS)}
-        process = subprocess.Popen(
-            self.command(job, snapshot),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            env={**env, "CUDA_VISIBLE_DEVICES": ""},
-            start_new_session=True,  # Ctrl-C is for the run, which ends it itself
-        )
+        try:
+            out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115, closed when it has ended
+            process = subprocess.Popen(
+                self.command(job, snapshot),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={**env, "CUDA_VISIBLE_DEVICES": ""},
+                start_new_session=True,  # Ctrl-C is for the run, which ends it itself
+            )
+        except OSError as error:  # no process, or no file, is to be had
+            shutil.rmtree(snapshot, ignore_errors=True)
+            self._fail(job, f"it cannot be started: {error.strerror}")
+            return
         self.running = Running(job, snapshot, process, out, err)
 
     def _take(self, done: Running) -> None:
@@ -197,8 +206,8 @@ class Pushing(TrainerCallback):
             file.close()
         shutil.rmtree(done.snapshot, ignore_errors=True)
         self.running = None
-        if done.process.returncode == 0:
-            told = json.loads(texts[0].splitlines()[-1])
+        told = _told(texts[0]) if done.process.returncode == 0 else None
+        if told is not None:
             self.pushed.append({"checkpoint": done.job.directory.name, "folder": done.job.folder, **told})
             logger.info(f"published {done.job.directory.name}: {told['address']} {done.job.folder}".rstrip())
         else:
@@ -256,6 +265,15 @@ def open_repository(args: PushingOptions, name: str) -> str:
         return repo
     logger.info(f"publishes to {remote.address(repo)}")
     return repo
+
+
+def _told(said: str) -> dict[str, Any] | None:
+    """What a push says of itself in its last line; None where it says nothing."""
+    try:
+        told = json.loads(said.splitlines()[-1])
+    except (IndexError, ValueError):
+        return None
+    return told if isinstance(told, dict) and "address" in told else None
 
 
 def _why(said: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,8 @@ class HuggingFace:
 
     def __init__(self, token: str | None) -> None:
         self.api = HfApi(token=token)
-        disable_progress_bars()
+        if not sys.stderr.isatty():
+            disable_progress_bars()
 
     def owner(self) -> str:
         """Whose token it is."""

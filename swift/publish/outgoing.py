@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -13,6 +15,7 @@ from typing import Any
 
 from swift import storage
 from swift.errors import DataError, NotFoundError
+from swift.publish.secrets import HOME
 
 CARD = "README.md"
 STATE = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "global_step*", "shards/*")
@@ -30,6 +33,7 @@ DIRECTORIES = re.compile(r"(?<![\w/])/(?:[^\s#:,;=\"'/]+/)+")
 HF_CACHE = re.compile(r"/models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/[^/]+/?$")
 MS_CACHE = re.compile(r"/modelscope/hub/(?:models/)?(?P<owner>[^/]+)/(?P<name>[^/]+)/?$")
 LONGEST_PATH = 1024
+WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)  # file systems
 
 
 @dataclass(frozen=True)
@@ -164,9 +168,14 @@ def portable(text: str) -> str:
         return text
     if cached := hub_id(text):
         return cached
-    if text.startswith("/") and text.count("/") > 1 and Path(text).parent.is_dir():
+    if text.startswith("/") and text.count("/") > 1 and _is_of_here(str(Path(text).parent)):
         return Path(text).name
-    return DIRECTORIES.sub(lambda match: "" if Path(match[0]).is_dir() else match[0], text)
+    return DIRECTORIES.sub(lambda match: "" if _is_of_here(match[0]) else match[0], text)
+
+
+def _is_of_here(directory: str) -> bool:
+    """Whether this is a directory, or one of a home that is gone."""
+    return bool(HOME.match(f"{directory}/")) or Path(directory).is_dir()
 
 
 def hub_id(path: str) -> str | None:
@@ -179,12 +188,17 @@ def links(source: Path, target: Path) -> None:
     """Make `target` a directory with the same files as `source`, which stay there when those of `source` go.
 
     Raises:
-        OSError: the file system has no hard links, or another reason of its own.
+        OSError: they can neither be linked nor copied.
     """
     for path in _files(source):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
-        os.link(path, place)
+        try:
+            os.link(path, place)
+        except OSError as error:
+            if error.errno not in WITHOUT_LINKS:
+                raise
+            shutil.copy2(path, place)
 
 
 def _files(directory: Path) -> Iterator[Path]:

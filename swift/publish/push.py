@@ -99,6 +99,26 @@ def push(
         )
 
 
+def push_to_hub(
+    repo_name: str,
+    output_dir: str | Path,
+    token: str | None = None,
+    private: bool = True,
+    commit_message: str | None = None,
+) -> dict[str, Any]:
+    """Publish a checkpoint or model from Python; what became of it, as `Pushed` says.
+
+    Args:
+        repo_name: `owner/name`, or `name` for one of yours.
+        output_dir: the checkpoint or model.
+        token: None takes that of the environment or the login.
+        private: whether only its owner may see it.
+        commit_message: None names the directory.
+    """
+    options = PublishOptions(hub_model_id=repo_name, hub_token=token, hub_private_repo=private)
+    return push(Path(output_dir).expanduser().resolve(), options, message=commit_message).to_json()
+
+
 def repository(directory: Path, args: PublishOptions, remote: Remote | None) -> str:
     """`owner/name` for what is in a directory; without a hub to ask, `<you>/name` where no owner is said."""
     return with_owner(args.hub_model_id or repository_name(directory, tell(directory)), remote)

@@ -12,6 +12,7 @@ from peft import PeftModel
 from swift.arguments.deploy import DeployArguments
 from swift.errors import ConfigError, RefusedError, UsageError
 from swift.inference.engine import BASE
+from swift.inference.vllm_engine import VllmModel
 from swift.log import get_logger
 from swift.serving.protocol import ApiError
 from swift.tuners import Swift, SwiftModel, files
@@ -39,7 +40,9 @@ class Adapters:
         self.adapters: dict[str, str | None] = {}  # name that callers say -> in the model; None is what is active
         self._lock, self._numbers = threading.Lock(), itertools.count(1)
         self.adapters[base] = BASE
-        if isinstance(model, (PeftModel, SwiftModel)):
+        if isinstance(model, VllmModel) and model.engine.active is not None:
+            self.adapters = {DEFAULT: model.engine.active, base: BASE}
+        elif isinstance(model, (PeftModel, SwiftModel)):
             shared = isinstance(model, PeftModel) and plain_lora(model.active_peft_config.to_dict())
             own: dict[str, str | None] = {DEFAULT: str(model.active_adapter), base: BASE} if shared else {base: None}
             self.adapters = own  # what cannot be told apart in a batch is all that there is
@@ -81,6 +84,10 @@ class Adapters:
                 raise ConfigError("CONFIG-02", what, fix="serve the model without it, or merge it first")
             check_kind(path.expanduser())
             inside = f"served_{next(self._numbers)}"  # never used again: nothing computed by another is found under it
+            if isinstance(self.model, VllmModel):
+                self.model.engine.add_adapter(inside, path.expanduser())
+                self.adapters[name] = inside
+                return
             allowed = self.args.allow_other_base
             found = files.folders(path.expanduser())
             tuned = Swift.from_pretrained(
@@ -126,6 +133,8 @@ class Adapters:
     def drop(self, inside: str) -> None:
         """Delete an adapter from the model; the engine must not be at work, nor have rows that want it."""
         with self._lock:
+            if isinstance(self.model, VllmModel):
+                return self.model.engine.drop_adapter(inside)
             self.model.delete_adapter(inside)
             if not self.model.peft_config:
                 self.model = self.model.unload()

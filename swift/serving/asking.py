@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ from swift.templates.calls import read_calls
 from swift.templates.conversation import Tool, read_tools
 from swift.templates.template import Template
 from swift.templates.tools import Call
+
+LONG = 8  # characters for each token that fits: a text of fewer is counted whole
+PIECE, SLACK = 1 << 14, 16  # characters that are counted at once, and tokens that their ends may add
+THOUGHT = "</think>"
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Asking:
         forced: Sequence[Tool] = (),
     ) -> list[Request]:
         adapter = self.adapters.find(body.model)
+        self._refuse_long(row, longest)
         try:
             turn = make_turn(self.template, row)
         except SwiftError as error:
@@ -116,15 +122,31 @@ class Asking:
             for k in range(body.n)
         ]
 
+    def _refuse_long(self, row: dict[str, Any], longest: int | None) -> None:
+        """Raise ApiError where a text has more tokens than fit, before so many more than that are counted."""
+        texts = texts_of(row)
+        if self.limit is None or sum(map(len, texts)) <= LONG * self.limit:
+            return
+        count = 0
+        for text in texts:
+            for start in range(0, len(text), PIECE):
+                ids = self.template.tokenizer(text[start : start + PIECE], add_special_tokens=False)["input_ids"]
+                count += max(0, len(ids) - SLACK)
+                if count > self.limit:
+                    raise self._too_long(f"the {len(text)} characters" if len(texts) == 1 else "the texts", longest)
+
+    def _too_long(self, what: str, longest: int | None) -> ApiError:
+        more = f"{what} of the prompt and {longest or 1} tokens of the answer are more than {self.limit} tokens"
+        return ApiError(400, more, param="max_tokens", code="context_length_exceeded")
+
     def _config(self, body: Asked, prompt: int, longest: int | None) -> GenerationConfig:
         if not prompt:
             raise ApiError(400, "the prompt is empty", param="prompt")
         said = settings(self.args, body)
-        said.max_new_tokens = longest or (None if self.limit is None else self.limit - prompt)
+        said.max_new_tokens = longest or self.args.max_new_tokens
         config = prepare_generation_config(self.model, self.template, said, num_prompt_tokens=prompt)
         if config.max_new_tokens < 1 or (longest is not None and config.max_new_tokens < longest):
-            what = f"{prompt} tokens of the prompt and {longest or 1} of the answer are more than {self.limit}"
-            raise ApiError(400, what, param="max_tokens", code="context_length_exceeded")
+            raise self._too_long(f"{prompt} tokens", longest)
         if not Sampler.serves(config):
             raise ApiError(400, "this server samples one answer at a time, without beams")
         return config
@@ -182,6 +204,15 @@ class Asking:
         return content, calls[:1] if question.one_call else calls
 
 
+def texts_of(row: dict[str, Any]) -> list[str]:
+    """The texts of a row that a template shows whole; it leaves out blanks around them, and earlier thoughts."""
+    if "query" in row:
+        return [row["query"]]
+    said = [message["content"].rpartition(THOUGHT)[2] for message in row["messages"]]
+    tools = [json.dumps(row["tools"], ensure_ascii=False)] if row.get("tools") else []
+    return [text.strip() for text in said] + tools
+
+
 def settings(args: DeployArguments, body: Asked) -> GenerationConfig:
     """The server's own options, with what a request says over them."""
     said = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p} if args.do_sample else {}
@@ -192,7 +223,12 @@ def settings(args: DeployArguments, body: Asked) -> GenerationConfig:
         said["top_k"] = 0
     sampled = body.temperature > 0 if body.temperature is not None else args.do_sample and args.temperature > 0
     penalty = body.repetition_penalty or args.repetition_penalty
-    return GenerationConfig(do_sample=sampled, repetition_penalty=penalty, **(said if sampled else {}))
+    return GenerationConfig(
+        do_sample=sampled,
+        repetition_penalty=penalty,
+        prompt_lookup_num_tokens=args.prompt_lookup_num_tokens,
+        **(said if sampled else {}),
+    )
 
 
 def tool_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:

@@ -16,9 +16,8 @@ from transformers import GenerationConfig
 
 from swift.arguments.deploy import DeployArguments
 from swift.errors import ConfigError, UnavailableError
-from swift.inference.batching import Batching, serves
 from swift.inference.embedding import Embedder, EmbeddingService
-from swift.inference.prefixes import Prefixes
+from swift.inference.generate import shared_engine
 from swift.inference.service import Service
 from swift.inference.settings import prepare_generation_config
 from swift.log import get_logger
@@ -141,9 +140,11 @@ def text_api(args: DeployArguments, base: str, model: Any, template: Template) -
         ConfigError: the model cannot answer several at once.
     """
     adapters = Adapters(args, base, model)
-    if not serves(adapters.model, prepare_generation_config(model, template, GenerationConfig())):
+    plain = prepare_generation_config(model, template, GenerationConfig())
+    engine = shared_engine(adapters.model, plain, args.batch_size)
+    if engine is None:
         raise ConfigError("CONFIG-03", f"{base} cannot answer several requests at once: it cannot be served")
-    service = Service(Batching(adapters.model, args.batch_size, prefixes=Prefixes()), args.max_waiting)
+    service = Service(engine, args.max_waiting)
     service.engine.knows = lambda adapter: adapter in adapters.adapters.values()
     return Api(args, service, Asking(args, model, template, adapters), adapters)
 

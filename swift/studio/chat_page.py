@@ -60,7 +60,7 @@ class ChatPage:
                     placeholder=words.message,
                     lines=1,
                     max_lines=8,
-                    submit_btn=True,
+                    submit_btn=words.send,
                 )
                 with gr.Row(elem_classes="tools"):
                     self.clear = gr.Button(words.clear, size="sm", elem_id="clear")
@@ -81,7 +81,7 @@ class ChatPage:
             concurrency_limit=16,
             **PRIVATE,
         )
-        answered.then(lambda: gr.update(submit_btn=True, stop_btn=False), None, self.box, **choose)
+        answered.then(lambda: self._buttons(busy=False), None, self.box, **choose)
         self.box.stop(self._stop, **choose)
         self.clear.click(lambda: ([], ""), None, [self.chat, self.status], **choose)
 
@@ -101,10 +101,15 @@ class ChatPage:
         self.talks.unload(chosen or "")
         return views.notice(self.words.unloaded)
 
+    def _buttons(self, *, busy: bool, **more: Any) -> Any:
+        """The box with the button that sends, or the one that ends an answer."""
+        words = self.words
+        return gr.update(submit_btn=False if busy else words.send, stop_btn=words.end if busy else False, **more)
+
     def _ask(self, text: str, messages: Messages) -> tuple[Any, Any]:
         if not text.strip():
             return gr.skip(), gr.skip()
-        return gr.update(value="", submit_btn=False, stop_btn=True), [*messages, {"role": "user", "content": text}]
+        return self._buttons(busy=True, value=""), [*messages, {"role": "user", "content": text}]
 
     def _answer(
         self,
@@ -115,7 +120,7 @@ class ChatPage:
         tokens: float,
         request: gr.Request,
     ) -> Iterator[tuple[Any, str, Any]]:
-        rest = gr.update(submit_btn=True, stop_btn=False)
+        rest = self._buttons(busy=False)
         if not messages or messages[-1]["role"] != "user":
             yield gr.skip(), "", rest
             return
@@ -127,7 +132,7 @@ class ChatPage:
             for text in pieces:
                 yield [*messages, {"role": "assistant", "content": text}], quiet(self.words.answering), gr.skip()
         except SwiftError as error:
-            again = gr.update(value=last[1], submit_btn=True, stop_btn=False)
+            again = self._buttons(busy=False, value=last[1])
             yield messages[:-1], views.notice(error.what, "bad"), again
             return
         stopped = self.talks.stops[person].is_set() if person in self.talks.stops else True

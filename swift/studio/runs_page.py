@@ -12,7 +12,7 @@ from swift.studio import views
 from swift.studio.form import as_typed, plainly
 from swift.studio.runs import Run
 from swift.studio.studio import Studio
-from swift.studio.widgets import MAYBE, PRIVATE
+from swift.studio.widgets import MAYBE, PRIVATE, draw_command, draw_copy
 from swift.studio.words import Words
 
 SECONDS = 2.0
@@ -53,17 +53,8 @@ class RunsPage:
                     self.saved = gr.HTML("", elem_id="saved", elem_classes=MAYBE)
                     self.log = gr.HTML("", elem_id="run-log", elem_classes=MAYBE)
                     with gr.Accordion(words.command, open=False):
-                        self.command = gr.Textbox(
-                            "",
-                            label=words.command,
-                            show_label=False,
-                            interactive=False,
-                            lines=2,
-                            max_lines=24,
-                            buttons=["copy"],
-                            elem_classes="typed",
-                            elem_id="run-command",
-                        )
+                        self.command = draw_command("", words, "run-command")
+                        draw_copy(self.command, words, "run-copy")
         self.seen = gr.State([])
         self.timer = gr.Timer(SECONDS)
         self._connect()

@@ -57,7 +57,7 @@ class Talks:
             key = secrets.token_urlsafe(24)
             job = self.studio.jobs.start("deploy", [*words, "--port", "0"], secret={KEY: key})
             url = _address(job)
-            model = str(get_model_list_client(url=url, api_key=key).data[-1].id)
+            model = str(get_model_list_client(url=url, api_key=key).data[0].id)
             self.served[said] = Served(job, key, url, model, time.monotonic())
 
     def unload(self, said: str) -> None:

@@ -12,7 +12,7 @@ from swift.studio import views
 from swift.studio.form import Entered, Form, as_typed, plainly
 from swift.studio.labels import group_of
 from swift.studio.studio import Studio
-from swift.studio.widgets import MAYBE, PRIVATE, draw
+from swift.studio.widgets import MAYBE, PRIVATE, draw, draw_command, draw_copy
 from swift.studio.words import Words
 
 SECONDS = 2.0
@@ -73,17 +73,9 @@ class TaskPage:
         words, name = self.words, self.form.command
         with gr.Column(elem_classes="section"):
             gr.HTML(f"<h2>{views.escaped(words.command)}</h2>")
-            self.command = gr.Textbox(
-                as_typed(name, []),
-                label=words.command,
-                show_label=False,
-                interactive=False,
-                lines=2,
-                max_lines=24,
-                buttons=["copy"],
-                elem_classes="typed",
-                elem_id=f"{name}-command",
-            )
+            self.command = draw_command(as_typed(name, []), words, f"{name}-command")
+            with gr.Row(elem_classes="tools"):
+                draw_copy(self.command, words, f"{name}-copy")
             self.problems = gr.HTML("", elem_id=f"{name}-problems", elem_classes=MAYBE)
             self.start = gr.Button(title, variant="primary", elem_id=f"{name}-start")
             gr.HTML(f'<p class="quiet">{views.escaped(words.task_hint)}</p>')
@@ -91,7 +83,7 @@ class TaskPage:
             gr.HTML(f"<h2>{views.escaped(words.tasks)}</h2>")
             self.job = gr.Dropdown([], label=words.tasks, show_label=False, value=None, elem_id=f"{name}-job")
             self.shown = gr.HTML(f'<p class="quiet">{views.escaped(words.no_tasks)}</p>', elem_id=f"{name}-shown")
-            self.stop = gr.Button(words.stop, size="sm", interactive=False, elem_id=f"{name}-stop")
+            self.stop = gr.Button(words.end, size="sm", interactive=False, elem_id=f"{name}-stop")
         self.seen = gr.State([])
         self.timer = gr.Timer(SECONDS)
 
@@ -143,7 +135,7 @@ class TaskPage:
             job = None
         typed = as_typed(job.command, job.words, job.environment) if job else ""
         going = job is not None and job.alive()
-        text = self.words.stop_now if job is not None and job.state() == "stopping" else self.words.stop
+        text = self.words.stop_now if job is not None and job.state() == "stopping" else self.words.end
         now = [self._jobs(), views.task(job, typed, self.words), {"interactive": going, "value": text}]
         if now == seen:
             return [gr.skip()] * 4

@@ -13,7 +13,7 @@ from swift.studio.form import Entered, Field, Form, as_typed, as_yaml, plainly, 
 from swift.studio.labels import group_of, matches
 from swift.studio.offers import TRAIN, all_fields, all_groups, all_sections
 from swift.studio.studio import Studio
-from swift.studio.widgets import MAYBE, PRIVATE, draw, named
+from swift.studio.widgets import MAYBE, PRIVATE, draw, draw_command, draw_copy, named
 from swift.studio.words import Words
 
 ENDINGS = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst", ".xz", ".bz2"]
@@ -99,19 +99,10 @@ class TrainPage:
         words = self.words
         with gr.Column(elem_classes="section"):
             gr.HTML(f"<h2>{views.escaped(words.command)}</h2>")
-            self.command = gr.Textbox(
-                as_typed("sft", []),
-                label=words.command,
-                show_label=False,
-                interactive=False,
-                lines=2,
-                max_lines=24,
-                buttons=["copy"],
-                elem_classes="typed",
-                elem_id="command",
-            )
+            self.command = draw_command(as_typed("sft", []), words, "command")
             self.problems = gr.HTML("", elem_id="problems", elem_classes=MAYBE)
             with gr.Row(elem_classes="tools"):
+                draw_copy(self.command, words, "copy")
                 self.yaml = gr.Button(words.yaml, size="sm", elem_id="yaml")
                 self.file = gr.Textbox(visible=False, elem_id="yaml-text")
         with gr.Column(elem_classes="section"):

@@ -13,6 +13,15 @@ from swift.studio.words import Words
 
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 LONG = ("system", "prompt_init_text")
+COPY = """text => {
+  if (navigator.clipboard) { navigator.clipboard.writeText(text); return; }
+  const box = document.body.appendChild(document.createElement('textarea'));
+  box.value = text;
+  box.select();
+  document.execCommand('copy');
+  box.remove();
+}"""
+"""Copies a text, also where the page came over plain HTTP from another machine."""
 MAYBE = "maybe"
 """The style of what takes no room while it is empty."""
 
@@ -44,3 +53,22 @@ def draw(field: Field, words: Words, choices: Iterable[str] | None = None, **mor
 def named(choices: Iterable[str], words: Words) -> list[tuple[str, str]]:
     """Choices with what stands for them in a list."""
     return [(choice or words.auto, choice) for choice in choices]
+
+
+def draw_command(typed: str, words: Words, name: str) -> Any:
+    """A box with a command line, which is shown and not run."""
+    return gr.Textbox(
+        typed,
+        label=words.command,
+        show_label=False,
+        interactive=False,
+        lines=2,
+        max_lines=24,
+        elem_classes="typed",
+        elem_id=name,
+    )
+
+
+def draw_copy(command: Any, words: Words, name: str) -> None:
+    """A button that copies what the box holds."""
+    gr.Button(words.copy, size="sm", elem_id=name).click(None, command, js=COPY)

@@ -37,6 +37,7 @@ class Words:
     search_hint: str
     found: str
     command: str
+    copy: str
     yaml: str
     problems: str
     run_name: str
@@ -96,6 +97,8 @@ class Words:
     unload: str
     unloaded: str
     message: str
+    send: str
+    end: str
     clear: str
     system: str
     system_hint: str
@@ -160,6 +163,7 @@ ENGLISH = Words(
     search_hint="a name or a word of its description",
     found="{count} options",
     command="Command line",
+    copy="Copy",
     yaml="Download as YAML",
     problems="What is still missing or wrong",
     run_name="Name of the run",
@@ -219,6 +223,8 @@ ENGLISH = Words(
     unload="Unload",
     unloaded="Unloaded; its memory is free again.",
     message="Message",
+    send="Send",
+    end="Stop",
     clear="Clear",
     system="System prompt",
     system_hint="the template's own",
@@ -282,6 +288,7 @@ CHINESE = Words(
     search_hint="选项名或说明中的词",
     found="{count} 个选项",
     command="命令行",
+    copy="复制",
     yaml="下载 YAML",
     problems="尚缺少或有误之处",
     run_name="运行名称",
@@ -341,6 +348,8 @@ CHINESE = Words(
     unload="卸载",
     unloaded="已卸载，内存已释放。",
     message="输入消息",
+    send="发送",
+    end="停止",
     clear="清空",
     system="系统提示词",
     system_hint="模板自带",

@@ -20,7 +20,7 @@ LONGEST_NAME = 80
 SHOWN_ROOM = 160
 WILD = re.compile(r"[*?[]")
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # what no argument, name or line may hold
-MOST_FILES, DEEPEST = 5000, 5
+MOST_FILES, DEEPEST = 50_000, 5
 LOGGED = "logging.jsonl"
 NOT_DATA = ("sft_args.json", "manifest.json", "config.json", "adapter_config.json", "configuration.json")
 """Names that mean a run or a model; no uploaded file is called that."""

@@ -17,7 +17,7 @@ from swift import storage
 from swift.parallel.cuts import whole
 from swift.tuners.branch import Branch
 from swift.tuners.sampled import FINGERPRINT_FILE as FINGERPRINT_FILE
-from swift.tuners.sampled import REMEMBERED, Fingerprint, chosen, places
+from swift.tuners.sampled import REMEMBERED, WEIGHTS, Fingerprint, chosen, places
 from swift.tuners.sampled import check_base as check_base
 
 FRESH = ("score.weight", "score.bias")  # a head that starts at random is none of the base
@@ -43,11 +43,14 @@ def take(model: nn.Module) -> Fingerprint:
     name = model.__dict__.get("name_or_path") or None
     found = {name: values for name, values in base_parameters(model) if name not in FRESH}
     keys = chosen(list(found))
-    if not keys or _quantised(model) or not all(_readable(found[key]) for key in keys):
+    method = _quantised_by(model)
+    plain = [key for key in keys if _readable(found[key]) and found[key].is_floating_point()]
+    if not plain or (method is None and len(plain) < len(keys)):
         return Fingerprint(name)
-    weights = torch.cat([_sample(found[key]) for key in keys])
-    half = any(found[key].dtype == torch.float16 for key in keys)
-    return Fingerprint(name, weights, half, tuple(keys))
+    unknown = torch.full((WEIGHTS,), torch.nan, dtype=torch.bfloat16)
+    weights = torch.cat([_sample(found[key]) if key in plain else unknown for key in keys])
+    half = any(found[key].dtype == torch.float16 for key in plain)
+    return Fingerprint(name, weights, half, tuple(keys), method)
 
 
 def base_parameters(module: nn.Module, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -81,7 +84,9 @@ def _readable(tensor: Tensor) -> bool:
     return tensor.device.type != "meta" and tensor.numel() > 0 and type(tensor) in (Tensor, nn.Parameter)
 
 
-def _quantised(model: nn.Module) -> bool:
-    if model.__dict__.get("hf_quantizer") is not None:
-        return True
-    return any(not parameter.is_floating_point() for parameter in model.parameters())
+def _quantised_by(model: nn.Module) -> str | None:
+    """The method by which a model is quantised, None where it is not."""
+    quantizer = model.__dict__.get("hf_quantizer")
+    if quantizer is not None:
+        return str.__str__(quantizer.quantization_config.quant_method)  # of an enum the value
+    return "other" if any(not parameter.is_floating_point() for parameter in model.parameters()) else None

@@ -16,6 +16,7 @@ from swift.log import get_logger
 TENSORS, WEIGHTS, SHOWN = 128, 4, 5
 FINGERPRINT_FILE = "base_fingerprint.json"  # beside PEFT's own files; ours say it in adapter_config.json
 REMEMBERED = "base_fingerprint"
+SAME_NAMES = ("bitsandbytes", "torchao")  # what they quantise is called as it was
 
 logger = get_logger()
 
@@ -39,21 +40,24 @@ class Fingerprint:
 
     Args:
         name: the base's name or path; None when it has none.
-        weights: `WEIGHTS` of each of up to `TENSORS` parameters; None for a base that cannot be sampled, because it is
-            quantised or not in memory.
+        weights: `WEIGHTS` of each of up to `TENSORS` parameters, NaN for those that are quantised; None for a base that
+            cannot be sampled, because it is not in memory.
         half: whether the base was in fp16.
         keys: the parameters that were sampled; empty for a fingerprint from a file.
+        quantised: the method by which the base was; None for one in full precision.
     """
 
     name: str | None = None
     weights: Tensor | None = None
     half: bool = False
     keys: tuple[str, ...] = ()
+    quantised: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fingerprint as JSON can hold it."""
         data = None if self.weights is None else bytes(self.weights.view(torch.uint8).tolist())
-        return {"name": self.name, "half": self.half, "weights": data and base64.b64encode(data).decode()}
+        method = {"quantised": self.quantised} if self.quantised else {}
+        return {"name": self.name, "half": self.half, "weights": data and base64.b64encode(data).decode(), **method}
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
@@ -61,8 +65,8 @@ class Fingerprint:
         try:
             data = base64.b64decode(values["weights"] or "", validate=True)
             weights = torch.tensor(list(data), dtype=torch.uint8).view(torch.bfloat16) if data else None
-            return cls(values["name"], weights, bool(values["half"]))
-        except (TypeError, KeyError, ValueError, RuntimeError) as error:
+            return cls(values["name"], weights, bool(values["half"]), quantised=values.get("quantised"))
+        except (AttributeError, TypeError, KeyError, ValueError, RuntimeError) as error:
             raise DataError(
                 "CKPT-01",
                 f"the fingerprint of the base cannot be read: {error}",
@@ -73,10 +77,15 @@ class Fingerprint:
         """The sampled parameters of `base` that are not those of this one; None when the two cannot be compared."""
         if self.weights is None or base.weights is None:
             return None
+        alike = self.quantised == base.quantised
+        if not alike and not {self.quantised, base.quantised} <= {None, *SAME_NAMES}:
+            return None
         if self.weights.shape != base.weights.shape:
-            return ["the number of its parameters"]
+            return ["the number of its parameters"] if alike else None
         mine, theirs = self.weights.float(), base.weights.float()
         allowed = torch.maximum(mine.abs(), theirs.abs()) * 2**-7 + 2**-24 if self.half or base.half else 0
+        if (mine - theirs).isnan().all():
+            return None
         unlike = ((mine - theirs).abs() > allowed).reshape(-1, WEIGHTS).any(dim=1)
         return [key for key, differs in zip(base.keys, unlike.tolist(), strict=True) if differs]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,7 +146,7 @@ class Answers:
             return View(talk, words.not_a_talk.format(why=error.what)), None
         return View(found), system
 
-    def answer(self, talk: Talk, settings: Settings, person: Person, models: Sequence[str] = ()) -> Iterator[View]:
+    def answer(self, talk: Talk, settings: Settings, person: Person, models: Sequence[str] = ()) -> Generator[View]:
         """Views while the message that was asked is answered; the last is at rest, also when there is no answer.
 
         Args:

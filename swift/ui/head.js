@@ -27,3 +27,34 @@ const language = recall("swift-language");
 if (language && language !== props.value.lang) trigger("click");
 watch("value", say);
 say();
+
+const banner = document.createElement("div");
+banner.id = "gone";
+banner.setAttribute("role", "alert");
+banner.hidden = true;
+element.closest(".gradio-container").append(banner);
+const tell = (gone) => {
+  if (banner.hidden === !gone) return;
+  banner.hidden = !gone;
+  banner.textContent = gone ? props.value.gone : "";
+};
+const ask = window.fetch;
+window.fetch = async (...given) => {
+  try {
+    const answer = await ask(...given);
+    tell(false);
+    return answer;
+  } catch (error) {
+    if (error.name === "TypeError") tell(true); // nothing listens there
+    throw error;
+  }
+};
+
+const name = () => { // a field with a copy button: its label is that button's
+  for (const field of document.querySelectorAll("label:has(.icon-button) textarea")) {
+    const label = field.closest("label").querySelector("[data-testid=block-info]")?.textContent.trim();
+    if (label && field.getAttribute("aria-label") !== label) field.setAttribute("aria-label", label);
+  }
+};
+new MutationObserver(name).observe(document.body, { childList: true, subtree: true, characterData: true });
+name();

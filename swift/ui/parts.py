@@ -41,7 +41,8 @@ class Parts:
 
         def say(words: Words) -> dict[str, Any]:
             texts = {"name": name, "details": " · ".join(describe(words)), "lang": words.code}
-            texts |= {"save": words.save, "open": words.open, "dark": words.dark, "other": words.other_language}
+            texts |= {"save": words.save, "open": words.open, "dark": words.dark, "gone": words.gone}
+            texts["other"] = words.other_language
             return {"value": {key: html.escape(text) for key, text in texts.items()} | {"files": files}}
 
         self.head = self.speak(

@@ -134,6 +134,7 @@ class Served:
     def close(self) -> None:
         """End every answer, then the server."""
         self.answers.close()
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # which tells of every tab that is cut off
         self.server.should_exit = True
         self.thread.join(SECONDS_TO_CLOSE + 2)
         self.listening.close()

@@ -120,7 +120,7 @@ ENGLISH = Words(
     too_long="This does not fit: {tokens} tokens, and there is room for {limit}.",
     not_a_talk="This file holds no conversation: {why}.",
     failed="The answer failed; the server's log says why.",
-    gone="The server does not answer. The conversation goes on when it is back.",
+    gone="The server does not answer; reload the page when it is back.",
     login="This page is for invited users.",
 )
 CHINESE = Words(
@@ -176,7 +176,7 @@ CHINESE = Words(
     too_long="放不下：共 {tokens} 个词元，最多 {limit} 个。",
     not_a_talk="这个文件里没有对话：{why}。",
     failed="生成失败，原因见服务器日志。",
-    gone="服务器没有响应，恢复后可以继续对话。",
+    gone="服务器没有响应，请在恢复后刷新页面。",
     login="本页面仅限受邀用户使用。",
 )
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}

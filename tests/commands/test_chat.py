@@ -1,8 +1,10 @@
 import io
+import json
 
 import pytest
 
-from swift.commands.chat import LINE, Chat
+from swift.commands.chat import COMMANDS, LINE, Chat
+from swift.commands.infer import tools_of
 from swift.errors import DataError
 
 
@@ -10,10 +12,11 @@ class Model:
     """Answers `<number of the turn>: <query>` in two steps and remembers what it was asked."""
 
     def __init__(self):
-        self.asked, self.closed = [], 0
+        self.asked, self.tools, self.closed = [], [], 0
 
-    def __call__(self, query, history, system):
+    def __call__(self, query, history, system, tools):
         self.asked.append((query, [list(pair) for pair in history], system))
+        self.tools.append([tool["function"]["name"] for tool in tools])
         text = f"{len(history)}: {query}"
         try:
             if query == "too much":
@@ -27,12 +30,15 @@ class Model:
 
 
 @pytest.fixture
-def talk(monkeypatch, capsys):
+def talk(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
     def talk(*lines, **options):
         model, saved = Model(), []
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
         chat = Chat(model, lambda *answer: saved.append(answer), **options)
         chat.run()
+        talk.tools = model.tools
         return model.asked, saved, capsys.readouterr().out
 
     return talk
@@ -102,3 +108,64 @@ def test_an_error_is_told_and_the_conversation_goes_on(talk):
     assert "error[DATA-06]: the prompt leaves no room\n  fix: clear the history" in out
     assert [query for query, *_ in saved] == ["one", "two"]
     assert asked[2][1] == [["one", "0: one"]]
+
+
+def test_help_and_what_is_no_command(talk):
+    asked, _, out = talk("/help", "/hlep", "/zzzz now", "/etc/passwd is what?", "//help me", "/exit", "x")
+    for name in COMMANDS:
+        assert f"/{name} " in out
+    assert "/hlep is no command; did you mean /help?" in out
+    assert "/zzzz is no command; /help lists them" in out
+    assert [query for query, *_ in asked] == ["/etc/passwd is what?", "/help me"]
+
+
+def test_the_conversation_is_shown_cleared_and_saved(talk, tmp_path):
+    file = tmp_path / "chat.jsonl"
+    _, _, out = talk(
+        "/history", "/save", "/system be kind", "/system", "one", "two", "/history", f"/save {file}", "/clear", "/history",
+        "three", f"/save {file}", f"/save {tmp_path}",
+    )  # fmt: skip
+    assert out.count("nothing was said yet") == 3
+    assert f"<<< one\n0: one\n{LINE}<<< two\n1: two\n" in out
+    assert "\nbe kind\n" in out.replace("<<< ", "\n")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    system = {"role": "system", "content": "be kind"}
+    said = ["one", "0: one", "two", "1: two"]
+    assert [message["content"] for message in rows[0]["messages"]] == ["be kind", *said]
+    assert rows[1]["messages"] == [
+        system,
+        {"role": "user", "content": "three"},
+        {"role": "assistant", "content": "0: three"},
+    ]
+    assert f"{tmp_path} cannot be written" in out
+
+
+def test_tools_come_and_go(talk, tmp_path):
+    file = tmp_path / "tools.json"
+    file.write_text('[{"name": "clock"}, {"name": "weather"}]')
+    first = [{"type": "function", "function": {"name": "first"}}]
+    out = talk(
+        "one", f"/tools {file}", "two", "/tools off", "three", "/tools absent.json", "/tools", "/save rows.jsonl",
+        tools=first, read_tools=tools_of,
+    )[2]  # fmt: skip
+    assert talk.tools == [["first"], ["clock", "weather"], []]
+    assert "tools: clock, weather" in out
+    assert "tools: none" in out
+    assert "--tools absent.json is not a file" in out
+
+
+def test_ctrl_c_at_the_prompt_drops_the_line_and_twice_leaves(monkeypatch, capsys):
+    lines = iter([KeyboardInterrupt, "one", KeyboardInterrupt, KeyboardInterrupt])
+
+    def typed(prompt=""):
+        line = next(lines)
+        if line is KeyboardInterrupt:
+            raise line
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    model = Model()
+    with pytest.raises(KeyboardInterrupt):
+        Chat(model, lambda *_: None).run()
+    assert [query for query, *_ in model.asked] == ["one"]
+    assert "again Ctrl-C leaves" in capsys.readouterr().out

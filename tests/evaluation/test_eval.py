@@ -193,6 +193,7 @@ def test_metrics_of_the_user_see_answer_label_and_row(options, tmp_path) -> None
     assert list(next(iter(report["datasets"].values()))) == ["exact", "longer", "asked"]
 
 
+@pytest.mark.slow
 def test_rows_without_answers_need_a_metric_of_the_user(options, tmp_path) -> None:
     rows = write(tmp_path / "asked.jsonl", [{"query": question} for question in QUESTIONS])
     with pytest.raises(DataError):
@@ -204,6 +205,7 @@ def test_rows_without_answers_need_a_metric_of_the_user(options, tmp_path) -> No
     assert report["datasets"][rows]["size"]["rows"] == len(QUESTIONS)
 
 
+@pytest.mark.slow
 def test_a_configuration_names_directories_as_before(options, place, tmp_path) -> None:
     directory = tmp_path / "custom"
     directory.mkdir()
@@ -249,8 +251,17 @@ def test_a_server_answers_as_the_model_does(options, place, plain, served) -> No
     assert list(next(iter(found[0]["datasets"].values()))) == list(OF_ANSWERS)
     for number, adapter in enumerate((None, "one"), 1):
         assert [record["answer"] for record in records(options, number)] == plain(adapter)
-    (report,) = eval_main(**options, eval_model=["one"], eval_metrics=["exact"])
+    with pytest.raises(ConfigError, match="does not tell how likely"):
+        eval_main(**options, eval_metrics=["loss"])
+
+
+@pytest.mark.slow
+def test_a_server_is_asked_for_letters_and_for_one_of_its_models(options, place, served) -> None:
+    del options["model_id_or_path"]
+    options |= {"eval_url": f"{served.url}v1", "eval_nproc": 3}
+    (report,) = eval_main(**options, eval_model=["one"], eval_metrics=["exact"], eval_token="a-secret-key")
     assert report["model"] == "one"
+    assert "a-secret-key" not in (Path(options["eval_output_dir"]) / "it" / "results.json").read_text()
     options |= {"eval_dataset": [str(place / "mc.jsonl")]}
     found = eval_main(**options)
     assert list(next(iter(found[0]["datasets"].values()))) == ["letter"]
@@ -290,6 +301,12 @@ def test_mistakes_are_told_before_anything_is_loaded(options, said, match, monke
         eval_main(**{**options, **said})
 
 
+def test_a_model_with_a_head_is_measured_elsewhere(options, monkeypatch) -> None:
+    monkeypatch.setattr("swift.commands.eval_models.head_of", lambda *said: "a head")
+    with pytest.raises(ConfigError, match="swift infer"):
+        eval_main(**options)
+
+
 def test_a_server_that_is_not_there(options, free_port) -> None:
     del options["model_id_or_path"]
     with pytest.raises(SwiftError, match="cannot be reached"):
@@ -323,7 +340,14 @@ def seen(options: dict[str, Any], **said: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("answer_regex", "(.)"), ("eval_few_shot", 1), ("eval_limit", 2), ("bootstrap_samples", 150), ("seed", 5)],
+    [
+        ("answer_regex", "(.)"),
+        ("eval_few_shot", 1),
+        ("eval_limit", 2),
+        ("bootstrap_samples", 150),
+        ("seed", 5),
+        ("dataset_test_ratio", 0.5),
+    ],
 )
 def test_options_of_its_own_change_something(options, name, value) -> None:
     common = {"custom_metric": [], "eval_metrics": ["rouge-1", "loss"]}

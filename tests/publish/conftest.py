@@ -20,7 +20,10 @@ TOKEN = "hf_" + "Ab3" * 8
 OTHERS = "hf_" + "Zz9" * 8
 
 
-@pytest.fixture(params=["Hugging Face", "ModelScope"])
+BOTH = pytest.mark.parametrize("hub", ["Hugging Face", "ModelScope"], indirect=True)
+
+
+@pytest.fixture(params=["Hugging Face", pytest.param("ModelScope", marks=pytest.mark.slow)])
 def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub where the token of the environment is `ann`'s."""
     hf = request.param == "Hugging Face"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,34 @@ def test_what_fails_is_said_counted_and_made_good(tmp_path: Path, caplog: pytest
     assert told["errors"] == ["checkpoint-1: error[FOUND-02]: the hub is away"]
     assert [push["checkpoint"] for push in told["pushes"]] == ["checkpoint-1", "checkpoint-1"]
     assert "1 of 3 pushes failed; again: swift push" in caplog.text
+
+
+@pytest.mark.parametrize("trouble", ["no link", "no process", "no answer"])
+def test_trouble_of_the_machine_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    pushing = run_with(tmp_path, (1,))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    if trouble == "no link":
+        monkeypatch.setattr("os.link", refuse)
+    elif trouble == "no process":
+        monkeypatch.setattr("subprocess.Popen", refuse)
+    else:
+        monkeypatch.setattr(Rehearsed, "command", lambda *_: ["echo", "[1]"])
+    save(pushing, 1)
+    told = finish(pushing, best=1, last=1)
+    assert (told["pushed"], told["failed"]) == (0, 2)
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_files_are_copied_where_they_cannot_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    told = finish(run_with(tmp_path, (1,)), best=1, last=1)
+    assert (told["pushed"], told["failed"]) == (1, 0)
 
 
 def test_a_run_that_is_ended_leaves_no_push(tmp_path: Path) -> None:

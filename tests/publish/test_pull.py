@@ -12,7 +12,7 @@ from swift import cli, storage
 from swift.commands.pull import pull_main
 from swift.commands.push import push_main
 from swift.errors import DataError, NotFoundError, OutputError, SwiftError, UsageError
-from tests.publish.conftest import OTHERS
+from tests.publish.conftest import BOTH, OTHERS
 from tests.publish.server import Hub
 
 DOWNLOAD = "GET .*(/resolve/|/repo[?])"
@@ -25,6 +25,7 @@ def published(hub: Hub, checkpoint: Path) -> Hub:
     return hub
 
 
+@BOTH
 def test_it_comes_back_as_it_went(published: Hub, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     target = tmp_path / "back"
     assert cli.main(["pull", "ann/mine", "--output_dir", str(target), "--json", "true"]) == 0
@@ -67,6 +68,7 @@ def test_a_download_that_breaks_off_is_tried_again(published: Hub, tmp_path: Pat
     assert storage.verify(tmp_path / "back") == []
 
 
+@BOTH
 def test_what_was_changed_on_the_hub_does_not_come_in(published: Hub, tmp_path: Path) -> None:
     files = published.repos["ann/mine"].files
     files["adapter_model.safetensors"] = files["adapter_model.safetensors"][:-1] + b"\x01"
@@ -76,6 +78,7 @@ def test_what_was_changed_on_the_hub_does_not_come_in(published: Hub, tmp_path: 
     assert not (tmp_path / "back").exists()
 
 
+@BOTH
 def test_mistakes(published: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="is no repository"):

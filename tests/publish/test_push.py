@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load, save_file
 
+import swift
 from swift import cli, storage
 from swift.arguments.export import ExportArguments
 from swift.arguments.reading import parse
@@ -20,7 +21,7 @@ from swift.commands.push import push_main
 from swift.errors import RefusedError, SwiftError
 from swift.publish import token
 from swift.redact import redact_text
-from tests.publish.conftest import OTHERS, TOKEN
+from tests.publish.conftest import BOTH, OTHERS, TOKEN
 from tests.publish.server import Hub
 
 FILES = {
@@ -38,6 +39,7 @@ def front(card: bytes) -> dict:
     return yaml.safe_load(card.decode().split("---")[1])
 
 
+@BOTH
 def test_a_checkpoint_arrives(hub: Hub, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     assert cli.main(["push", str(checkpoint), "--hub_model_id", "mine", "--commit_message", "first"]) == 0
     out, err = capfd.readouterr()
@@ -81,6 +83,7 @@ def test_the_card_says_what_is_known(hub: Hub, checkpoint: Path) -> None:
     assert ("snapshot_download" in code) == (os.environ["USE_HF"] == "0")
 
 
+@BOTH
 def test_nothing_is_sent_twice_and_what_changed_is(hub: Hub, checkpoint: Path) -> None:
     push_main(directory=str(checkpoint), hub_model_id="ann/mine")
     again = push_main(directory=str(checkpoint), hub_model_id="ann/mine")
@@ -146,6 +149,7 @@ def test_a_dry_run_asks_nobody(hub: Hub, checkpoint: Path, capfd: pytest.Capture
     assert hub.asked == []
 
 
+@BOTH
 def test_what_will_not_pass_is_said_at_once(hub: Hub, checkpoint: Path) -> None:
     for number, (status, code, exit_code, said) in enumerate(
         [
@@ -167,6 +171,7 @@ def test_what_will_not_pass_is_said_at_once(hub: Hub, checkpoint: Path) -> None:
 LIST, STORE, COMMIT = "GET .*(tree|repo/files)", "PUT /blobs/", "POST .*/commit/"
 
 
+@BOTH
 def test_what_may_pass_is_tried_again(hub: Hub, checkpoint: Path) -> None:
     for where, status in ((LIST, 429), (STORE, 0), (COMMIT, 409), (COMMIT, 503)):
         hub.fail(where, status)
@@ -211,6 +216,7 @@ def test_a_hub_that_stays_away_ends_with_75(hub: Hub, checkpoint: Path, caplog: 
     assert "attempt 3 of 4" in caplog.text
 
 
+@BOTH
 def test_what_arrives_other_than_it_left_is_an_error(hub: Hub, checkpoint: Path) -> None:
     hub.spoils = True
     with pytest.raises(SwiftError, match="has other content there") as caught:
@@ -218,12 +224,20 @@ def test_what_arrives_other_than_it_left_is_an_error(hub: Hub, checkpoint: Path)
     assert (caught.value.code, caught.value.exit_code) == ("HUB-03", 75)
 
 
+@BOTH
 def test_what_is_to_be_private_is(hub: Hub, checkpoint: Path) -> None:
     push_main(directory=str(checkpoint), hub_model_id="ann/closed", hub_private_repo=True)
     assert hub.repos["ann/closed"].private
     push_main(directory=str(checkpoint), hub_model_id="ann/open")
     with pytest.raises(RefusedError, match="everybody can see it"):
         push_main(directory=str(checkpoint), hub_model_id="ann/open", hub_private_repo=True)
+
+
+def test_python_publishes_too(hub: Hub, checkpoint: Path) -> None:
+    told = swift.push_to_hub("mine", checkpoint, token=TOKEN, commit_message="by hand")
+    assert told["repo"] == "ann/mine"
+    assert hub.repos["ann/mine"].private
+    assert hub.repos["ann/mine"].messages[0] == "by hand"
 
 
 def test_another_s_repository_is_refused(hub: Hub, checkpoint: Path) -> None:
@@ -263,6 +277,7 @@ def test_processes_that_are_started_get_it_by_the_environment(
     assert "secret-0" not in capsys.readouterr().out
 
 
+@BOTH
 def test_a_wrong_token_and_none(hub: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RefusedError, match="does not take the token") as caught:
         push_main(directory=str(checkpoint), hub_model_id="mine", hub_token=OTHERS[::-1])

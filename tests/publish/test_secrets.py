@@ -107,6 +107,7 @@ def test_paths_lose_what_is_of_this_machine(tmp_path: Path) -> None:
     assert portable(f"{tmp_path}/my models/base") == "base"
     assert portable(f"{tmp_path}/rows.jsonl#500") == "rows.jsonl#500"
     assert portable(f"name={tmp_path}/rows") == "name=rows"
+    assert portable("/home/nobody-here/gone/rows.jsonl#5") == "rows.jsonl#5"
     cache = "/x/models--Qwen--Qwen2.5-0.5B/snapshots/abc"
     assert portable(cache) == "Qwen/Qwen2.5-0.5B"
     assert portable("/x/modelscope/hub/models/Qwen/Qwen2___5-0___5B") == "Qwen/Qwen2.5-0.5B"

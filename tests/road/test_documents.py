@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,8 +17,12 @@ from tests.documents import ROOT, Block, blocks, commands, run_python, run_swift
 
 README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 CHINESE = blocks((ROOT / "README_zh.md").read_text(encoding="utf-8"))
-CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "large")  # see test_large
-QUICK = ("lora", "full", "adapter", "several", "galore")  # the other tuners' are run in the slow tier
+CONFIGS = sorted(
+    path
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if path.parent.name not in ("large", "deploy") and ".task" not in path.name
+)  # see test_large and tests/serving/test_configs
+QUICK = ("lora", "full", "adapter", "several", "galore", "dpo")  # the other tuners' are run in the slow tier
 NEEDING_MORE = ("gptq", "gguf", "lm_eval")  # packages than the quick tier has
 
 
@@ -28,6 +33,12 @@ def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("my-model", "chat.jsonl"):
         (directory / name).symlink_to(home / name)
     shutil.copytree(ROOT / "configs", directory / "configs")
+    pair = {"query": "Who are you?", "response": "Sure! I am swift's.", "rejected_response": "I am swift's."}
+    one = {"query": "Who are you?", "response": "Sure! I am swift's.", "label": True}
+    for name, row in (("pairs", pair), ("labels", one)):
+        (directory / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 4, encoding="utf-8")
+    search = {"query": "Who are you?", "pos": ["I am swift's."], "neg": ["It is noon."]}
+    (directory / "search.jsonl").write_text(f"{json.dumps(search)}\n" * 4, encoding="utf-8")
     (directory / "texts.txt").write_text("A kiln is lit at dawn.\nIt burns until noon.\n\n" * 40, encoding="utf-8")
     return directory
 
@@ -50,10 +61,17 @@ def marked(page: str) -> list[Any]:
         *marked("docs/customize.md"),
         *marked("docs/data.md"),
         *marked("docs/pretraining.md"),
+        *marked("docs/heads.md"),
         *marked("docs/quantization.md"),
+        *marked("docs/rlhf/README.md"),
+        *marked("docs/rlhf/dpo.md"),
+        *marked("docs/rlhf/orpo.md"),
+        *marked("docs/rlhf/simpo.md"),
+        *marked("docs/rlhf/cpo.md"),
+        *marked("docs/rlhf/kto.md"),
+        *marked("docs/evaluation.md"),
     ],
 )
-        *marked("docs/evaluation.md"),
 def test_block(page: str, block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     if block.info.startswith("skip"):
@@ -92,7 +110,7 @@ def test_the_chinese_readme_shows_the_same() -> None:
 
 
 def config(path: Path) -> ParameterSet:
-    slow = (path.parent.name in ("sft", "pt") and path.stem not in QUICK) or path.stem in NEEDING_MORE
+    slow = (path.parent.name in ("sft", "pt", "rlhf", "heads") and path.stem not in QUICK) or path.stem in NEEDING_MORE
     name = str(path.relative_to(ROOT / "configs"))
     return pytest.param(path, id=name, marks=[pytest.mark.slow] if slow else [])
 
@@ -107,6 +125,8 @@ def test_config(path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     short = {
         "sft": " --max_steps 1",
         "pt": " --max_steps 1",
+        "rlhf": " --max_steps 1",
+        "heads": " --max_steps 1",
         "infer": " --max_new_tokens 4",
         "eval": " --max_new_tokens 4",
         "export": "",
@@ -143,6 +163,8 @@ BENCHES = {
     "memory.py": ["--only", "small, LoRA"],
     "merge.py": ["--rounds", "1", "--gigabytes", "0.3"],
     "quantize.py": ["bnb:8"],
+    "rlhf.py": ["--vocabulary", "2000", "--steps", "1", "--batch", "2"],
+    "serve.py": ["--model", "tiny", "--requests", "6", "--turns", "1", "--only", "swift deploy"],
     "startup.py": ["--runs", "1"],
     "train.py": "--models tiny --dtypes fp32 --rows 64 --steps 3 --warm 1 --turns 1 --ways swift optimised".split(),
     "tuners.py": ["--turns", "1", "--tokens", "16", "--depth", "20", "--only", "IA3", "Adapter", "--out", "cost.md"],

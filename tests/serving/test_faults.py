@@ -19,6 +19,8 @@ from swift.commands.deploy import deploy_main
 from swift.inference.answer import Reader
 from swift.inference.constraint import GrammarConstraint
 from swift.serving import guard
+from swift.serving.asking import texts_of
+from swift.serving.protocol import ApiError
 from tests.serving.conftest import MODEL
 
 STORY = [{"role": "user", "content": "Tell me a story about a cat."}]
@@ -28,7 +30,7 @@ def post(served: Any, body: Any, **headers: str) -> tuple[int, Any]:
     """One request over a connection of its own: its status and the JSON of the answer."""
     host, port = served.listening.getsockname()
     connection = http.client.HTTPConnection(host, port, timeout=30)
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
     connection.request("POST", "/v1/chat/completions", data, {"Content-Type": "application/json", **headers})
     response = connection.getresponse()
     found = response.status, json.load(response)
@@ -177,3 +179,33 @@ def test_calls_are_read_beside_the_loop_that_answers_everybody(served: Any, monk
     assert list(client.chat.completions.create(**body, stream=True))
     assert len(read) == 4
     assert all("AnyIO" in name for name in read)
+
+
+@pytest.mark.parametrize("text", ["a cat and ", "你好，世界", "x", " \n\t. "])
+def test_a_text_that_does_not_fit_is_not_read_to_its_end(
+    served: Any, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    asking, read = served.api.asking, []
+    plain = type(asking.template.tokenizer).__call__
+
+    def counted(self: Any, said: Any, *args: Any, **options: Any) -> Any:
+        read.extend(map(len, [said] if isinstance(said, str) else said))
+        return plain(self, said, *args, **options)
+
+    monkeypatch.setattr(type(asking.template.tokenizer), "__call__", counted)
+    long = {"role": "user", "content": "." + text * (990_000 // len(text)) + "."}
+    for messages in ([long], [long, {"role": "assistant", "content": "b"}, long]):
+        read.clear()
+        status, answer = post(served, {"model": MODEL, "messages": messages})
+        assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+        assert 0 < sum(read) < 200_000
+
+
+def test_what_a_template_leaves_out_is_not_counted(served: Any) -> None:
+    thought = {"role": "assistant", "content": "<think>" + "hm " * 50_000 + "</think>b"}
+    padded = {"role": "user", "content": " " * 100_000 + "a"}
+    assert texts_of({"messages": [padded, thought, padded]}) == ["a", "b", "a"]
+    asking, row = served.api.asking, {"messages": [{"role": "user", "content": "a b " * 400}], "tools": None}
+    asking._refuse_long(row, None)  # just as much as fits
+    with pytest.raises(ApiError, match="are more than 1024 tokens"):
+        asking._refuse_long({"messages": [{"role": "user", "content": "a b " * 50_000}]}, 3)

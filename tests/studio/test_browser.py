@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,14 @@ class Studio(Visitor):
         self.tab.wait_for_selector(f"#detail .pill.{name}", timeout=LONG)
 
 
+def until(so: Callable[[], bool]) -> None:
+    """Wait."""
+    end = time.monotonic() + LONG / 1000
+    while not so():
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
 @pytest.fixture(scope="module")
 def path(served: Any, browser: Any, rows: Path) -> Iterator[Studio]:
     """A visitor who has uploaded data and filled the form."""
@@ -120,12 +128,16 @@ def test_a_run_is_watched_stopped_gone_on_with_and_talked_to(path: Studio, serve
     other.tab.click("#chosen label")
     other.state("running")
     other.leave()
-    tab.wait_for_function("document.querySelectorAll('#charts figure:first-child .curve').length > 1", timeout=LONG)
-    tab.wait_for_function("document.querySelector('#saved code') !== null", timeout=LONG)
-    path.picture("web-ui-running")
+    tab.wait_for_selector("#charts figure:first-child .curve", timeout=LONG)
     run = served.studio.runs.all()[0]
-    losses = [value for _, value in run.log.curves["loss"]]
-    assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
+    until(lambda: run.log.curves["loss"][-1][1] < 0.5 * run.log.curves["loss"][0][1])
+    tab.wait_for_selector("#saved code", timeout=LONG)
+    tab.wait_for_function("document.querySelectorAll('#charts figure:first-child .curve').length > 1")
+    heights = [
+        float(place.split(",")[1]) for place in tab.locator("#charts .curve").first.get_attribute("points").split()
+    ]
+    assert heights[-1] > heights[0] + 40  # it falls: the picture's top is 0
+    path.picture("web-ui-running")
     assert run.job is not None
     assert Path(f"/proc/{run.job.pid}/cmdline").read_bytes().split(b"\0")[3:5] == [b"sft", b"--model_type"]
 
@@ -135,10 +147,7 @@ def test_a_run_is_watched_stopped_gone_on_with_and_talked_to(path: Studio, serve
     tab.wait_for_selector("#resume:enabled")
     tab.click("#resume")
     path.state("running")
-    deadline = time.monotonic() + LONG / 1000
-    while served.studio.runs.get(run.path).checkpoints()[0] == saved:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    until(lambda: run.checkpoints()[0] != saved)
     tab.click("#stop")
     path.state("stopped")
     assert int(served.studio.runs.get(run.path).checkpoints()[0].name[11:]) > int(saved.name[11:])

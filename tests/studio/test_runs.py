@@ -13,6 +13,8 @@ from swift.errors import RefusedError, SwiftError
 from swift.studio import runs as module
 from swift.studio import views
 from swift.studio.jobs import Jobs
+from swift.studio.labels import CHINESE as TRANSLATED
+from swift.studio.labels import label_of
 from swift.studio.offers import EVALUATE, EXPORT, TRAIN, all_fields, all_groups, all_sections
 from swift.studio.runs import differences
 from swift.studio.studio import Studio
@@ -183,3 +185,11 @@ def test_both_languages_say_everything() -> None:
             assert text.keys() == other.keys()
             continue
         assert sorted(part.split("}")[0] for part in text.split("{")[1:]) == sorted(p.split("}")[0] for p in other.split("{")[1:]), name  # fmt: skip
+
+
+def test_what_is_translated_is_an_option() -> None:
+    fields = {**all_fields(), **EXPORT.fields, **EVALUATE.fields}
+    assert set(TRANSLATED) <= set(fields)
+    assert {name for form in TRAIN.values() for name in form.basic_names} <= set(TRANSLATED)
+    for field in fields.values():
+        assert label_of(field, "en")[0] == label_of(field, "zh")[0] == field.name

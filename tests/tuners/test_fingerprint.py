@@ -115,8 +115,7 @@ def test_it_is_of_the_base_before_its_weights_were_split(start, tmp_path):
 def test_what_cannot_be_compared_only_warns(tmp_path, caplog):
     Swift.prepare_model(LM.make(), {"a": adapter()}).save_pretrained(tmp_path)
     quantised = tiny_model("qwen2", vocab_size=64, hidden=32, seed=1)
-    quantised.hf_quantizer = SimpleNamespace()
-    assert fingerprint.take(quantised).weights is None
+    quantised.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(quant_method="gptq"))
     assert fingerprint.take(torch.nn.Linear(2, 2, device="meta")).weights is None
     assert fingerprint.take(torch.nn.ReLU()).weights is None
     Swift.from_pretrained(quantised, tmp_path)
@@ -133,3 +132,34 @@ def test_a_damaged_one_is_refused(value, tmp_path):
     file.write_text(json.dumps({**json.loads(file.read_text()), "base_fingerprint": value}))
     with pytest.raises(DataError, match="fingerprint"):
         Swift.from_pretrained(LM.make(), tmp_path)
+
+
+def quantised(model, method="bitsandbytes"):
+    """`model` as one of which the matrices of its layers are quantised: what is left of it to read."""
+    for name, parameter in model.model.layers.named_parameters():
+        if parameter.dim() == 2:
+            owner, _, last = name.rpartition(".")
+            packed = torch.nn.Parameter(parameter.data.to(torch.uint8), requires_grad=False)
+            setattr(model.model.layers.get_submodule(owner), last, packed)
+    vars(model)["hf_quantizer"] = SimpleNamespace(quantization_config=SimpleNamespace(quant_method=method))
+    return model
+
+
+def test_a_quantised_base_is_known_by_what_is_not_quantised():
+    of_quantised = fingerprint.take(quantised(LM.make()))
+    read = fingerprint.Fingerprint.from_dict(json.loads(json.dumps(of_quantised.to_dict())))
+    assert read.quantised == "bitsandbytes"
+    assert read.differing(fingerprint.take(quantised(LM.make().bfloat16()))) == []
+    assert read.differing(HERE) == []
+    assert HERE.differing(of_quantised) == []
+    other = LM.make()
+    other.model.embed_tokens.weight.data.mul_(1.5)
+    assert read.differing(fingerprint.take(other)) == ["model.embed_tokens.weight"]
+    assert read.differing(fingerprint.take(quantised(other))) == ["model.embed_tokens.weight"]
+
+
+def test_another_way_to_quantise_is_compared_only_with_itself():
+    of_gptq = fingerprint.take(quantised(LM.make(), "gptq"))
+    assert of_gptq.differing(fingerprint.take(quantised(LM.make(), "gptq"))) == []
+    assert of_gptq.differing(HERE) is None
+    assert HERE.differing(of_gptq) is None

@@ -29,7 +29,7 @@ def adapter_dir(chat_dir: Path) -> Path:
 
     model = AutoModelForCausalLM.from_pretrained(chat_dir)
     config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    get_peft_model(model, config).save_pretrained(chat_dir.parent / "poet")
+    get_peft_model(model, config).save_pretrained(str(chat_dir.parent / "poet"))
     return chat_dir.parent / "poet"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -58,7 +59,7 @@ def answers() -> Answers:
 def test_the_history_that_fits_is_the_longest_end(sizes: list[int], own: int, limit: int) -> None:
     rounds = [[str(size), ""] for size in sizes]
 
-    def tokens(history: list[list[str]]) -> int:
+    def tokens(history: Sequence[Any]) -> int:
         return own + sum(int(query) for query, _ in history)
 
     fitting = [rounds[k:] for k in range(len(rounds) + 1) if tokens(rounds[k:]) <= limit]

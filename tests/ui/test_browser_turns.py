@@ -32,7 +32,7 @@ def test_two_models_answer_side_by_side(page: Any, browser: Any) -> None:
     base, tuned = guest.said(), guest.said("#chat1")
     assert base[:3] == tuned[:3]
     assert base[3] != tuned[3]
-    names = guest.tab.locator(".which").all_inner_texts()
+    names = guest.tab.locator("#chats .which .prose").all_inner_texts()
     assert [name.strip() for name in names] == ["tiny-chat", "poet"]
     guest.pictures("compare")
     assert guest.unreadable() == []
