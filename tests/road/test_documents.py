@@ -165,6 +165,7 @@ BENCHES = {
     "quantize.py": ["bnb:8"],
     "rlhf.py": ["--vocabulary", "2000", "--steps", "1", "--batch", "2"],
     "serve.py": ["--model", "tiny", "--requests", "6", "--turns", "1", "--only", "swift deploy"],
+    "serve.py": ["--model", "tiny", "--requests", "6", "--turns", "1", "--only", "swift deploy"],
     "startup.py": ["--runs", "1"],
     "train.py": "--models tiny --dtypes fp32 --rows 64 --steps 3 --warm 1 --turns 1 --ways swift optimised".split(),
     "tuners.py": ["--turns", "1", "--tokens", "16", "--depth", "20", "--only", "IA3", "Adapter", "--out", "cost.md"],
