@@ -30,11 +30,13 @@ from swift.serving.growing import Growing
 from swift.serving.logprobs import Logprobs
 from swift.serving.measures import Measures
 from swift.serving.protocol import (
+    STATUSES,
     AdapterRequest,
     ApiError,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    ErrorBody,
     envelope,
     usage,
 )
@@ -212,7 +214,10 @@ def make_app(api: Api) -> FastAPI:
 
 def plain_app(measures: Measures) -> FastAPI:
     """An application without a model: it is healthy, counts requests, and words errors as OpenAI does."""
-    app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None)
+    told: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": about} for status, about in STATUSES.items()
+    }
+    app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None, responses=told)
     app.get("/health")(_healthy)
     app.exception_handler(ApiError)(_say)
     app.exception_handler(RequestValidationError)(_say_what_is_wrong)
