@@ -96,7 +96,7 @@ def _use(name: str, told: Told, files: Sequence[str]) -> str:
         return f"## Use\n\n{_block('bash', [pull, f'ollama create {folder} -f {folder}/Modelfile'])}"
     base = "" if told.kind != "adapter" or told.base_is_on_a_hub else " --model_id_or_path <base model>"
     with_swift = _block("bash", [pull, f"swift infer --ckpt_dir {folder}{base}"])
-    fetch = [] if hub.use_hf() else ["from modelscope import snapshot_download", ""]
+    fetch = [] if hub.use_hf() else ["from modelscope import snapshot_download"]
     place = f'"{name}"' if hub.use_hf() else f'snapshot_download("{name}")'
     code = _adapter_code(told, place, files) if told.kind == "adapter" else _model_code(place)
     return f"## Use\n\n{with_swift}\n\n{_block('python', [*fetch, *code])}"
