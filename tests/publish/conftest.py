@@ -91,7 +91,13 @@ def _make(place: Path) -> None:
     rest = {**share, "rows": 1, "supervised": 50}
     data = {"dataset": f"{place}/chat.jsonl#20", "format": "messages", "rows": 20, "train": share}
     data |= {"validation": rest, "dropped": {"longer than --max_length": 1}}
-    report = {"rows_read": 20, "train": share, "validation": rest, "dropped": data["dropped"], "datasets": [data]}
+    report = {
+        "rows_read": 20,
+        "train": share,
+        "validation": rest,
+        "dropped": {"longer than --max_length": {"rows": 1, "lines": {f"{place}/chat.jsonl": [7]}}},
+        "datasets": [data],
+    }
     (run / "data_report.json").write_text(json.dumps(report))
     (run / "images").mkdir()
     (run / "images" / "train_loss.png").write_bytes(b"\x89PNG\0picture")

@@ -75,6 +75,7 @@ def test_the_card_says_what_is_known(hub: Hub, checkpoint: Path) -> None:
     assert "18 conversations, 1,234 learnt tokens" in text
     assert "`tiny-base`" in text
     assert "| chat.jsonl#20 | 20 | 18 | 1 | 1 | 1,234 |" in text
+    assert "Left out: 1 longer than --max_length." in text
     assert "| 4 | 2.2500 | 0.5000 |" in text
     assert "![training loss](images/train_loss.png)" in text
     assert "| `--lora_rank` | `4` |" in text
