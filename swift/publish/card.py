@@ -83,7 +83,7 @@ def _sentence(told: Told) -> str:
         of = f" for {_link(told.base)}" if told.base else ""
     method = told.options.get("sft_type")
     how = f", trained with {method}" if method else ""
-    rows = f" on {trained['rows']:,} conversations" if trained.get("rows") else ""
+    rows = f" on {trained['rows']:,} rows" if trained.get("rows") else ""
     rows += f", {trained['supervised']:,} learnt tokens" if rows and trained.get("supervised") else ""
     return f"{NOUNS[told.kind]}{of}{how}{rows}."
 

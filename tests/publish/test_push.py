@@ -72,7 +72,7 @@ def test_the_card_says_what_is_known(hub: Hub, checkpoint: Path) -> None:
     assert front(card)["license"] == "mit"
     assert front(card)["library_name"] == "peft"
     text = card.decode()
-    assert "18 conversations, 1,234 learnt tokens" in text
+    assert "18 rows, 1,234 learnt tokens" in text
     assert "`tiny-base`" in text
     assert "| chat.jsonl#20 | 20 | 18 | 1 | 1 | 1,234 |" in text
     assert "Left out: 1 longer than --max_length." in text
@@ -358,7 +358,7 @@ def test_an_export_publishes_what_it_wrote_last(
     assert repo.messages[0] == "both"
     card = repo.files["README.md"].decode()  # not that of the base
     assert front(repo.files["README.md"])["library_name"] == "transformers"
-    assert "A fine-tuned model of `tiny-base`, trained with lora on 18 conversations" in card
+    assert "A fine-tuned model of `tiny-base`, trained with lora on 18 rows" in card
     assert "| 4 | 2.2500 | 0.5000 |" in card
     assert capsys.readouterr().out.count("published: ") == 2
     for name in ("HF_TOKEN", "MODELSCOPE_API_TOKEN"):
