@@ -199,6 +199,13 @@ def test_an_upload_is_chosen(page: Any) -> None:
     assert "no data file" in page._take([str(place / "a.py")], [])[1]
 
 
+def test_what_came_into_the_workspace_later_is_offered(page: Any) -> None:
+    (page.studio.workspace.root / "later.jsonl").write_text("{}\n")
+    updates = page.offer()
+    assert len(updates) == len(page.offered)
+    assert "later.jsonl" in updates[0]["choices"]
+
+
 def test_nobody_comes_in_from_outside_without_a_password(tmp_path: Path) -> None:
     for said in ({"host": "0.0.0.0"}, {"share": True}, {"host": "::", "share": True}):
         with pytest.raises(SwiftError, match="start processes"):
