@@ -18,9 +18,7 @@ from tests.documents import ROOT, Block, blocks, commands, run_python, run_swift
 README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 CHINESE = blocks((ROOT / "README_zh.md").read_text(encoding="utf-8"))
 CONFIGS = sorted(
-    path
-    for path in (ROOT / "configs").rglob("*.yaml")
-    if path.parent.name not in ("large", "deploy") and ".task" not in path.name
+    path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in ("large", "deploy")
 )  # see test_large and tests/serving/test_configs
 QUICK = ("lora", "full", "adapter", "several", "galore", "dpo")  # the other tuners' are run in the slow tier
 NEEDING_MORE = ("gptq", "gguf", "lm_eval")  # packages than the quick tier has
