@@ -68,6 +68,8 @@ def marked(page: str) -> list[Any]:
         *marked("docs/rlhf/cpo.md"),
         *marked("docs/rlhf/kto.md"),
         *marked("docs/evaluation.md"),
+        *marked("docs/infer.md"),
+        *marked("docs/vllm.md"),
     ],
 )
 def test_block(page: str, block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +164,6 @@ BENCHES = {
     "merge.py": ["--rounds", "1", "--gigabytes", "0.3"],
     "quantize.py": ["bnb:8"],
     "rlhf.py": ["--vocabulary", "2000", "--steps", "1", "--batch", "2"],
-    "serve.py": ["--model", "tiny", "--requests", "6", "--turns", "1", "--only", "swift deploy"],
     "serve.py": ["--model", "tiny", "--requests", "6", "--turns", "1", "--only", "swift deploy"],
     "startup.py": ["--runs", "1"],
     "train.py": "--models tiny --dtypes fp32 --rows 64 --steps 3 --warm 1 --turns 1 --ways swift optimised".split(),
