@@ -320,22 +320,28 @@ def _events(chunks: AsyncIterator[dict[str, Any]], growing: Growing) -> Events:
     return response
 
 
+async def _hung_up(request: Request) -> None:
+    """Waits until the caller has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        await asyncio.sleep(SECONDS_TO_CHECK)
+
+
 async def _unless_gone(request: Request, growing: Growing) -> list[Generation]:
     """The finished answers; they end early when the caller has gone.
 
     Raises:
         ApiError: the server ended them.
     """
-    work = asyncio.ensure_future(growing.whole())
+    work, gone = asyncio.ensure_future(growing.whole()), asyncio.ensure_future(_hung_up(request))
     try:
-        while not work.done():
-            await asyncio.wait([work], timeout=SECONDS_TO_CHECK)
-            if not work.done() and await request.is_disconnected():
-                growing.cancel()
+        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            growing.cancel()
         generations = await work
     finally:
         growing.cancel()
         work.cancel()
+        gone.cancel()
     if any(generation.finish_reason == "stopped" for generation in generations):
         raise ApiError(503, "the server is ending", wait=SECONDS_TO_COME_AGAIN)
     return generations
