@@ -160,6 +160,7 @@ BENCHES = {
     "encode.py": ["--rows", "300", "--turns", "1", "--out", "speed.md"],
     "help.py": ["--runs", "1"],
     "infer.py": ["--model", "tiny", "--prompts", "4", "--turns", "1"],
+    "lookup.py": ["--model", "tiny", "--tokens", "8", "--turns", "1"],
     "memory.py": ["--only", "small, LoRA"],
     "merge.py": ["--rounds", "1", "--gigabytes", "0.3"],
     "quantize.py": ["bnb:8"],
