@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from swift.errors import ConfigError, DataError, UsageError
-from swift.llm import InferArguments, infer_main, merge_lora
+from swift.llm import InferArguments, infer_main, merge_lora, prepare_model_template
 from tests.heads.conftest import KINDS, Train, logged, rows_of, weights
 from tests.road.conftest import write_jsonl
 
@@ -171,5 +171,8 @@ def test_what_cannot_be_is_said_first(train: Train, tmp_path: Path) -> None:
         train("names", dataset=[str(bad)])
     report = train("names", dataset=[str(bad)], max_bad_rows=1, max_steps=1)
     assert len(report["dataset_info"]["bad_rows"]) == 1
+    args = InferArguments(ckpt_dir=f"{report['output_dir']}/checkpoint-1")
+    with pytest.raises(ConfigError, match="has a head for seq_cls: it writes no text"):
+        prepare_model_template(args)
     with pytest.raises(UsageError, match="does not chat"):
         infer_main([], ckpt_dir=f"{report['output_dir']}/checkpoint-1")
