@@ -114,6 +114,8 @@ class Following:
             if not text.endswith(BROKEN):
                 new = text[len(self.reader.decode(ids[self.begin : self.read])) :]
                 self.head = self.head + new if self.read else new.removeprefix(self.reader.lead)
-                self.begin, self.read = max(0, end - OVERLAP), end
+                begins = range(max(0, end - OVERLAP), max(-1, end - 2 * OVERLAP), -1)  # one that is no half character
+                whole = (k for k in begins if not self.reader.decode(ids[k:end]).startswith(BROKEN))
+                self.begin, self.read = next(whole, begins[0]), end
                 return True
         return False

@@ -91,7 +91,9 @@ def test_following_an_answer_shows_what_reading_it_anew_does(template, words, da
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(answer, "PIECE", 5)
         for n in data.draw(st.lists(st.integers(1, len(ids) or 1), max_size=30).map(sorted)):
-            assert following.so_far(ids[:n]) == reader.so_far(ids[:n])
+            shown = following.so_far(ids[:n])
+            assert shown == reader.so_far(ids[:n]) if template is TEMPLATE else reader.whole(ids).startswith(shown)
+        assert following.so_far(ids) == reader.so_far(ids)
 
 
 def test_a_longer_answer_costs_no_more_each_time(monkeypatch):
