@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from swift.arguments.data_verbs import DataArguments
 from swift.commands.app_ui import app_ui_main
@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TALK = ("Who are you?", "What is 47 + 38?")
 TALK_ZH = ("你是谁？", "日本的首都是哪里？")
 AT_REST = "n => !document.querySelector('#box .stop-button') && document.querySelectorAll('#chat .facts').length == n"
-DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 In the `conftest.py` of a folder of tests: `from tests.browser import browser as browser`; in a module of tests:
 `pytestmark = IN_BROWSER`. Needs playwright and a Chromium (`pip install playwright`, `apt-get install chromium`); without
 them the tests are skipped. Pictures go to $SCREENSHOTS, or output/screenshots. `axe-core` is asked where there is one
-($AXE_CORE is its axe.min.js; `npm install --no-save axe-core`).
+($AXE_CORE is its axe.min.js; `npm install --no-save axe-core`). $PATIENCE is how many milliseconds to wait for anything.
 """
 
 from __future__ import annotations

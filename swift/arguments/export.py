@@ -74,5 +74,7 @@ class ExportArguments(CommitOptions, PublishOptions, CheckpointOptions, Quantise
         none="no GGUF",
     )
     push_to_hub: bool = option(
-        False, group="Hub", help="Publish what was written last, or the checkpoint where nothing was, with a model card."
+        False,
+        group="Hub",
+        help="Publish what was written last, or the checkpoint where nothing was, with a model card.",
     )

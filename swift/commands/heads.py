@@ -19,7 +19,7 @@ from swift.arguments.sft import SftArguments
 from swift.commands.ready import Data, add_tuner, load_base
 from swift.commands.rows import load_rows
 from swift.commands.task import Task
-from swift.datasets.groups import Groups
+from swift.datasets.groups import Group
 from swift.decide import decide_sft, only_for_text
 from swift.dist import Hardware
 from swift.errors import ConfigError, raise_all
@@ -39,7 +39,7 @@ def head_of(args: SftArguments) -> Head:
     """The head that decided options mean, without the names of its labels."""
     if isinstance(args, RLHFArguments):
         return Head("reward")
-    prefixes = {"query_prefix": args.query_prefix, "document_prefix": args.document_prefix}
+    prefixes: dict[str, Any] = {"query_prefix": args.query_prefix, "document_prefix": args.document_prefix}
     if args.task_type == "embedding":
         return Head("embedding", 0, pooling=args.pooling, **prefixes)
     if args.task_type == "reranker":
@@ -68,9 +68,11 @@ def read_groups(args: SftArguments, template: Template) -> Data:
     rows = [*loaded.train, *(loaded.val or [])]
     said = {name for row in rows for name in _names(row)}
     kind = kind_of(args, sorted(said)[: args.num_labels or 1])
-    parts = {part: encode_groups(rows, template, kind, loaded.ledger, part) for part, rows in loaded.parts()}
+    parts: dict[str, Any] = {
+        part: encode_groups(rows, template, kind, loaded.ledger, part) for part, rows in loaded.parts()
+    }
     for part in parts.values():
-        part.names = sorted(said)
+        part.names = kind.names if isinstance(kind, Classifier) else []
     return Data(parts["train"], parts.get("validation"), loaded.ledger)
 
 
@@ -83,8 +85,8 @@ def _names(row: Any) -> list[str]:
 
 def show_groups(template: Template, data: Data) -> str:
     """The first row: its texts, and what is learnt of them."""
-    assert isinstance(data.train, Groups)
-    group = data.train[0]
+    rows: Any = data.train
+    group: Group = rows[0]
     lines = [f"[TEXT {k}] {safe_decode(template.tokenizer, ids.tolist())}" for k, ids in enumerate(group.texts, 1)]
     return "\n".join([*lines, f"[LEARNT] {', '.join(f'{number:g}' for number in group.numbers)}"])
 
@@ -99,13 +101,14 @@ def prepare_head(args: SftArguments, source: ModelSource, new: list[int]) -> tor
 
 def further(args: SftArguments, source: ModelSource, model: Any, data: Data) -> Mapping[str, Any]:
     """What the trainer of heads is given besides."""
-    assert isinstance(data.train, Groups)
-    head, names = head_of(args), data.train.names
+    rows: Any = data.train
+    head, names = head_of(args), rows.names
+    base: Any = saving.base_of(model)
     if head.num_labels > 1 and names:
         head.labels.extend(names)
-        config = saving.base_of(model).config
+        config = base.config
         config.id2label, config.label2id = dict(enumerate(names)), {name: k for k, name in enumerate(names)}
-    pad_id = saving.base_of(model).config.get_text_config().pad_token_id
+    pad_id = base.config.get_text_config().pad_token_id
     return {"kind": kind_of(args, names), "head": head, "data_collator": partial(collate, pad_id=pad_id)}
 
 

@@ -20,6 +20,7 @@ from swift.commands.chosen import from_checkpoint, load_plugins
 from swift.commands.chosen import read_saved as read_saved
 from swift.decide import decide_infer, tidy
 from swift.errors import ConfigError
+from swift.heads.files import Head
 from swift.inference import vllm_engine
 from swift.inference.embedding import Embedder, read_recipe
 from swift.inference.vllm import InferenceEngine, VllmGenerationConfig, engine_of
@@ -172,7 +173,15 @@ def find_source(args: ModelOptions) -> ModelSource:
 
 
 def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedModel | Any:
-    """The model in its decided dtype, with the checkpoint's adapters on, ready to answer; or vLLM with it."""
+    """The model in its decided dtype, with the checkpoint's adapters on, ready to answer; or vLLM with it.
+
+    Raises:
+        ConfigError: it has a head of its own, and writes no text.
+    """
+    head = Head.read(Path(args.ckpt_dir) if args.ckpt_dir else source.path)
+    if head is not None:
+        what = f"{args.ckpt_dir or source.path} has a head for {head.task_type}: it writes no text"
+        raise ConfigError("CONFIG-02", what, fix="swift infer --dataset rows.jsonl, which says what the head says")
     if isinstance(args, InferArguments) and args.infer_backend == "vllm":
         return start_vllm(args, source)
     model = load_model(

@@ -14,6 +14,7 @@ from swift.datasets.ledger import Ledger
 from swift.log import get_logger
 from swift.redact import redact
 from swift.trainers.arguments import Seq2SeqTrainingArguments
+from swift.trainers.predicting import GEN_LEN, GEN_TIME
 from swift.trainers.trainer import Seq2SeqTrainer
 
 logger = get_logger()
@@ -33,7 +34,7 @@ def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) ->
 
     Keys: last_model_checkpoint, best_model_checkpoint (the last one without evaluation), best_metric (eval loss, or
     rouge-l with --predict_with_generate; None without evaluation), global_step, memory, train_time, log_history,
-    model_info, dataset_info.
+    model_info, dataset_info; with --predict_with_generate gen_len and gen_time of the last evaluation.
     """
     state, model = trainer.state, trainer.model
     assert model is not None
@@ -51,6 +52,7 @@ def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) ->
         "log_history": state.log_history,
         "model_info": describe_model(model),
         "dataset_info": ledger.to_json(),
+        **_generated(state.log_history),
     }
     if dist.is_main():
         from swift.trainers.plots import plot_log  # with it matplotlib, for which no run should wait to begin
@@ -81,6 +83,12 @@ def _memory() -> dict[str, str]:
         return {}
     used = sum(torch.cuda.max_memory_reserved(i) for i in range(torch.cuda.device_count()))  # needs-cuda
     return {"cuda": f"{used / 2**30:.2f}GiB"}  # needs-cuda
+
+
+def _generated(log_history: list[dict[str, Any]]) -> dict[str, float]:
+    """How long answers were at the last evaluation, in tokens, and how many seconds they took; {} without any."""
+    last = next((entry for entry in reversed(log_history) if f"eval_{GEN_LEN}" in entry), {})
+    return {name: last[f"eval_{name}"] for name in (GEN_LEN, GEN_TIME)} if last else {}
 
 
 def _train_time(log_history: list[dict[str, Any]], ledger: Ledger) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _measured(head: Head, rows: Sequence[Conversation], made: Sequence[Answer]) 
         found = {"accuracy": sum(pairs) / len(pairs)} if pairs else {}
     else:
         right = [
-            one["prediction"] == row["label"]
+            one["prediction"] == row.get("label")
             for row, one in zip(rows, made, strict=True)
             if row.get("label") is not None and "prediction" in one and not isinstance(one["prediction"], float)
         ]

@@ -91,7 +91,7 @@ def _judged(rows: Sequence[Conversation], template: Template, kind: Kind) -> Ite
         wrong = next((item for item in encoded if isinstance(item, DataError)), None)
         if wrong is not None:
             yield at(row["where"], wrong)
-        elif any(item is None or not len(item) for item in encoded):
+        elif any(not isinstance(item, np.ndarray) or not len(item) for item in encoded):
             yield None
         else:
             yield Group(tuple(encoded), np.asarray(one[1], np.float32))  # type: ignore[arg-type]

@@ -22,7 +22,6 @@ from swift.heads.kinds import Kind, Seen, wide
 from swift.trainers import saving
 from swift.trainers.loss import Sums, cross_entropy
 from swift.trainers.trainer import Seq2SeqTrainer
-from swift.tuners.model import SwiftModel
 
 INPUTS = ("input_ids", "attention_mask")
 
@@ -142,8 +141,9 @@ class HeadTrainer(Seq2SeqTrainer):
         if self.args.should_save:
             directory = Path(output_dir or self.args.output_dir)
             self.head.write(directory)
-            base: Any = saving.base_of(self.accelerator.unwrap_model(self.model))
-            whole = base is self.accelerator.unwrap_model(self.model) and not isinstance(base, SwiftModel)
+            model: Any = self.accelerator.unwrap_model(self.model)
+            base: Any = saving.base_of(model)
+            whole = base is model
             if self.head.task_type == "embedding" and whole:
                 limit = self.template.max_length if self.template is not None else None
                 files.write_recipe(self.head, directory, base.config.get_text_config().hidden_size, limit)

@@ -8,7 +8,7 @@ from typing import Any
 
 from swift.inference.tokens import tokens_of
 from swift.templates.encoding import Template
-from swift.templates.stop import BROKEN, generate_ids_to_response
+from swift.templates.stop import BROKEN, MAY_SHOW, generate_ids_to_response
 
 PIECE, OVERLAP = 64, 8  # ids of an answer that are decoded together, and those before them that are decoded with them
 
@@ -102,7 +102,10 @@ class Following:
             return self.reader.so_far(ids)
         before = len(self.reader.decode(ids[self.begin : self.read]))
         shown = self.rest.so_far(ids[self.begin :])
-        return self.head[: len(self.head) - max(0, before - len(shown))] + shown[before:]
+        if shown:
+            return self.head[: len(self.head) - max(0, before - len(shown))] + shown[before:]
+        earlier = self.head[: len(self.head) - before]  # the last word began long ago
+        return earlier[: next((k for k in range(len(earlier), 0, -1) if MAY_SHOW.match(earlier[k - 1])), 0)]
 
     def _read_on(self, ids: Sequence[int]) -> bool:
         """Whether some more ids end with a whole character, so that they need not be decoded again."""
@@ -111,6 +114,8 @@ class Following:
             if not text.endswith(BROKEN):
                 new = text[len(self.reader.decode(ids[self.begin : self.read])) :]
                 self.head = self.head + new if self.read else new.removeprefix(self.reader.lead)
-                self.begin, self.read = max(0, end - OVERLAP), end
+                begins = range(max(0, end - OVERLAP), max(-1, end - 2 * OVERLAP), -1)  # one that is no half character
+                whole = (k for k in begins if not self.reader.decode(ids[k:end]).startswith(BROKEN))
+                self.begin, self.read = next(whole, begins[0]), end
                 return True
         return False

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from transformers import GenerationConfig
 
-from swift.inference.answer import Reader
+from swift.inference.answer import Following, Reader
 from swift.inference.batching import Batching, serves
 from swift.inference.engine import Engine, Generation, Request, Stepwise
 from swift.inference.prefixes import Prefixes
@@ -272,10 +272,10 @@ def _whole(question: _Question, info: dict[str, Any]) -> str:
 
 def _stream(question: _Question, info: dict[str, Any], stop: threading.Event) -> Iterator[str]:
     """The answer as it grows, until it ends or `stop` is set."""
-    reader, shown, last = question.request.reader, "", None
+    following, shown, last = Following(question.request.reader), "", None
     started = time.perf_counter()
     for last in question.engine.stream(question.request, stop):
-        longer = "" if last.finish_reason else reader.so_far(last.ids)
+        longer = "" if last.finish_reason else following.so_far(last.ids)
         if len(longer) > len(shown) and longer.startswith(shown):
             shown = longer
             info["num_generated_tokens"] = len(last.ids)

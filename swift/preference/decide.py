@@ -57,7 +57,7 @@ def decide_rlhf(said: RLHFArguments, hardware: Hardware, source: ModelSource) ->
         loss_type=args.loss_type or LOSS_TYPES[method][0],
         beta=args.beta if args.beta is not None else (2.0 if method == "simpo" else 0.1),
         rpo_alpha=rpo if method == "dpo" else None,
-        cpo_alpha=args.cpo_alpha if args.cpo_alpha is not None else float(method == "cpo"),
+        cpo_alpha={"cpo": 1.0, "simpo": 0.0}.get(method) if args.cpo_alpha is None else args.cpo_alpha,
         precompute_ref_batch_size=args.precompute_ref_batch_size or args.eval_batch_size,
     )
 

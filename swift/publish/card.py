@@ -61,7 +61,9 @@ def _front(told: Told, licence: str | None) -> str:
         "library_name": {"adapter": "peft", "gguf": "gguf"}.get(told.kind, "transformers"),
         "license": licence,
         "pipeline_tag": "text-generation",
-        "datasets": [name for entry in told.data.get("datasets", ()) if (name := _hub_dataset(entry["dataset"]))],
+        "datasets": [
+            name for entry in told.data.get("datasets", ()) if (name := _hub_dataset(str(entry.get("dataset", ""))))
+        ],
         "tags": ["swift", *([str(told.options["sft_type"])] if told.options.get("sft_type") else [])],
     }
     text = yaml.safe_dump({k: v for k, v in known.items() if v}, sort_keys=False, allow_unicode=True)
@@ -81,7 +83,8 @@ def _sentence(told: Told) -> str:
         of = f" for {_link(told.base)}" if told.base else ""
     method = told.options.get("sft_type")
     how = f", trained with {method}" if method else ""
-    rows = f" on {trained['rows']:,} conversations, {trained['supervised']:,} learnt tokens" if trained else ""
+    rows = f" on {trained['rows']:,} rows" if trained.get("rows") else ""
+    rows += f", {trained['supervised']:,} learnt tokens" if rows and trained.get("supervised") else ""
     return f"{NOUNS[told.kind]}{of}{how}{rows}."
 
 
@@ -96,7 +99,7 @@ def _use(name: str, told: Told, files: Sequence[str]) -> str:
         return f"## Use\n\n{_block('bash', [pull, f'ollama create {folder} -f {folder}/Modelfile'])}"
     base = "" if told.kind != "adapter" or told.base_is_on_a_hub else " --model_id_or_path <base model>"
     with_swift = _block("bash", [pull, f"swift infer --ckpt_dir {folder}{base}"])
-    fetch = [] if hub.use_hf() else ["from modelscope import snapshot_download", ""]
+    fetch = [] if hub.use_hf() else ["from modelscope import snapshot_download"]
     place = f'"{name}"' if hub.use_hf() else f'snapshot_download("{name}")'
     code = _adapter_code(told, place, files) if told.kind == "adapter" else _model_code(place)
     return f"## Use\n\n{with_swift}\n\n{_block('python', [*fetch, *code])}"
@@ -146,16 +149,16 @@ def _data(data: Mapping[str, Any]) -> str:
     head = ("data set", "rows", "trained on", "validation", "left out", "learnt tokens")
     rows = [
         (
-            portable(str(entry["dataset"])),
-            entry["rows"],
-            entry["train"]["rows"],
-            entry["validation"]["rows"],
-            sum(entry["dropped"].values()),
-            entry["train"]["supervised"],
+            portable(str(entry.get("dataset", ""))),
+            entry.get("rows", ""),
+            entry.get("train", {}).get("rows", ""),
+            entry.get("validation", {}).get("rows", ""),
+            sum(entry.get("dropped", {}).values()),
+            entry.get("train", {}).get("supervised", ""),
         )
         for entry in data.get("datasets", ())
     ]
-    why = ", ".join(f"{count:,} {reason}" for reason, count in data.get("dropped", {}).items())
+    why = ", ".join(f"{found['rows']:,} {reason}" for reason, found in data.get("dropped", {}).items())
     return f"## Data\n\n{_table(head, rows)}" + (f"\n\nLeft out: {why}." if why else "")
 
 

@@ -67,7 +67,7 @@ class Pushing(TrainerCallback):
     """Publishes the checkpoints of a run as `--push_hub_strategy` says; what fails is said and counted.
 
     A checkpoint is linked when it is saved, so that it may be rotated away while it is sent. One push runs at a time;
-    of several that wait for the root of the repository the newest is made.
+    of several that wait for the same folder of the repository the newest is made.
 
     Args:
         args: the options, with the hub chosen.
@@ -102,9 +102,9 @@ class Pushing(TrainerCallback):
         """Have a checkpoint sent when its turn comes."""
         if not job.folder:
             self.published = str(job.directory)
-            for _, snapshot in [entry for entry in self.waiting if not entry[0].folder]:
-                shutil.rmtree(snapshot, ignore_errors=True)
-            self.waiting = [entry for entry in self.waiting if entry[0].folder]
+        for _, snapshot in [entry for entry in self.waiting if entry[0].folder == job.folder]:
+            shutil.rmtree(snapshot, ignore_errors=True)
+        self.waiting = [entry for entry in self.waiting if entry[0].folder != job.folder]
         self.count += 1
         snapshot = self.run / f"{storage.STAGE}{job.directory.name}-push{self.count}-{os.getpid()}"
         try:

@@ -56,7 +56,8 @@ class Told:
 def tell(directory: Path) -> Told:
     """Read what was written down about the model of a directory, there and in the run that it comes from."""
     run = next((p for p in (directory.parent, directory) if (p / "data_report.json").is_file()), directory)
-    options = _read(directory / "sft_args.json") or _read(run / "sft_args.json")
+    # Those of the run come first: a merged model's say that all of it was trained.
+    options = _read(run / "sft_args.json") or _read(directory / "sft_args.json")
     state = _state(directory, run)
     merge, quantised = _read(directory / "merge_report.json"), _read(directory / "quantization_report.json")
     gguf = _read(directory / "gguf_report.json")

@@ -30,11 +30,13 @@ from swift.serving.growing import Growing
 from swift.serving.logprobs import Logprobs
 from swift.serving.measures import Measures
 from swift.serving.protocol import (
+    STATUSES,
     AdapterRequest,
     ApiError,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    ErrorBody,
     envelope,
     usage,
 )
@@ -212,7 +214,10 @@ def make_app(api: Api) -> FastAPI:
 
 def plain_app(measures: Measures) -> FastAPI:
     """An application without a model: it is healthy, counts requests, and words errors as OpenAI does."""
-    app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None)
+    told: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": about} for status, about in STATUSES.items()
+    }
+    app = FastAPI(title="swift", version=__version__, docs_url=None, redoc_url=None, responses=told)
     app.get("/health")(_healthy)
     app.exception_handler(ApiError)(_say)
     app.exception_handler(RequestValidationError)(_say_what_is_wrong)
@@ -315,22 +320,28 @@ def _events(chunks: AsyncIterator[dict[str, Any]], growing: Growing) -> Events:
     return response
 
 
+async def _hung_up(request: Request) -> None:
+    """Waits until the caller has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        await asyncio.sleep(SECONDS_TO_CHECK)
+
+
 async def _unless_gone(request: Request, growing: Growing) -> list[Generation]:
     """The finished answers; they end early when the caller has gone.
 
     Raises:
         ApiError: the server ended them.
     """
-    work = asyncio.ensure_future(growing.whole())
+    work, gone = asyncio.ensure_future(growing.whole()), asyncio.ensure_future(_hung_up(request))
     try:
-        while not work.done():
-            await asyncio.wait([work], timeout=SECONDS_TO_CHECK)
-            if not work.done() and await request.is_disconnected():
-                growing.cancel()
+        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            growing.cancel()
         generations = await work
     finally:
         growing.cancel()
         work.cancel()
+        gone.cancel()
     if any(generation.finish_reason == "stopped" for generation in generations):
         raise ApiError(503, "the server is ending", wait=SECONDS_TO_COME_AGAIN)
     return generations

@@ -30,6 +30,7 @@ from swift.templates.tools import Call
 LONG = 8  # characters for each token that fits: a text of fewer is counted whole
 PIECE, SLACK = 1 << 14, 16  # characters that are counted at once, and tokens that their ends may add
 THOUGHT = "</think>"
+LARGEST_SCHEMA = 1 << 16  # characters of JSON
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class Asking:
             schema = (shape.json_schema or {}).get("schema")
             if not isinstance(schema, dict):
                 raise ApiError(400, "response_format.json_schema.schema is missing", param="response_format")
+            require_small(schema, LARGEST_SCHEMA, "response_format")
         try:
             return JsonConstraint(self.template.tokenizer, stop_ids, schema)
         except SwiftError as error:
@@ -184,6 +186,7 @@ class Asking:
 
     def _calling(self, body: Asked, tools: Sequence[Tool], stop_ids: Sequence[int]) -> GrammarConstraint:
         """The constraint of an answer that calls one of `tools`, or several."""
+        require_small(list(tools), 4 * LARGEST_SCHEMA, "tools")
         several = not (isinstance(body, ChatRequest) and body.parallel_tool_calls is False)
         try:
             return CallConstraint(self.template.tokenizer, stop_ids, self._wording, tools, several)
@@ -202,6 +205,16 @@ class Asking:
             return text, []
         content, calls = read_calls(text, self.template.tools_name, question.tools)
         return content, calls[:1] if question.one_call else calls
+
+
+def require_small(schema: Any, characters: int, param: str) -> None:
+    """Raise ApiError for a schema that would take long to read; its own size tells."""
+    try:
+        size = len(json.dumps(schema, ensure_ascii=False))
+    except RecursionError:
+        raise ApiError(400, "the JSON schema is nested too deep", param=param) from None
+    if size > characters:
+        raise ApiError(400, f"the JSON schema has {size} characters, {characters} are allowed", param=param)
 
 
 def texts_of(row: dict[str, Any]) -> list[str]:

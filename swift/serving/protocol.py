@@ -206,6 +206,36 @@ class AdapterRequest(BaseModel):
     path: str = Field(min_length=1, max_length=4096)
 
 
+class Wrong(BaseModel):
+    """What was wrong with a request."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is none."""
+
+    error: Wrong
+
+
+STATUSES = {
+    400: "The request cannot be answered as it is.",
+    401: "The key is missing or wrong.",
+    403: "What is asked for may not be used.",
+    404: "There is no such model or path.",
+    405: "The path does not take this method.",
+    408: "The body did not come in time.",
+    413: "The body is too large.",
+    415: "The body is compressed.",
+    429: "Too many requests wait.",
+    500: "The request failed.",
+    503: "The server is ending.",
+}
+
+
 class ApiError(Exception):
     """An error in the words of the OpenAI API, so that its clients raise their own classes."""
 

@@ -118,10 +118,11 @@ GROUPS = {
 
 def label_of(field: Field, language: str) -> tuple[str, str]:
     """An option's name, and its sentence with its unit; a list of choices also says what it does when none is."""
-    told = CHINESE.get(field.name, field.info.help) if language == "zh" else field.info.help
-    default = ("默认: " if language == "zh" else "default: ") + (field.info.none or "")
-    facts = [field.info.unit or "", default if field.widget != "text" and field.info.none else ""]
-    return field.name, f"{told} [{'; '.join(filter(None, facts))}]" if any(facts) else told
+    if language == "zh" and field.name in CHINESE:
+        return field.name, CHINESE[field.name]
+    default = f"default: {field.info.none}" if field.widget != "text" and field.info.none else ""
+    facts = "; ".join(filter(None, [field.info.unit, default]))
+    return field.name, f"{field.info.help} [{facts}]" if facts else field.info.help
 
 
 def group_of(name: str, language: str) -> str:

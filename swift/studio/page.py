@@ -53,6 +53,7 @@ def build(studio: Studio, talks: Talks, words: Words) -> gr.Blocks:
         dark.click(None, js=DARK)
         blocks.load(None, js=BEGIN % words.language)
         blocks.load(runs.refresh, [runs.chosen, runs.several, runs.seen], [*runs.outputs, runs.seen], **PRIVATE)
+        blocks.load(train.offer, None, train.offered, **PRIVATE)
         blocks.unload(chat.leave)
         _join(train, runs, chat, tabs)
         for name, function in Programs(studio).functions().items():

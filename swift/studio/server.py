@@ -90,7 +90,7 @@ class Served:
     ) -> None:
         self.studio, self.listening, self.url = studio, listening, address_of(listening)
         self.talks = Talks(studio)
-        os.environ["GRADIO_TEMP_DIR"] = str(studio.workspace.state / "uploads")  # where uploads wait to be moved
+        os.environ["GRADIO_TEMP_DIR"] = str(studio.workspace.uploads)
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
         app.add_middleware(Guard)
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)

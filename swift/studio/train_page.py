@@ -25,6 +25,7 @@ SAVE = """text => {
   link.click();
   URL.revokeObjectURL(link.href);
 }"""
+OFFERED = ("dataset", "val_dataset", "model_id_or_path")
 ESTIMATED = ("sft", "pt")
 VARIABLES = ("NPROC_PER_NODE", "CUDA_VISIBLE_DEVICES")
 
@@ -76,11 +77,11 @@ class TrainPage:
         return draw(field, self.words, self._choices(field.name), visible=field.name in TRAIN["sft"].fields)
 
     def _choices(self, name: str) -> list[str] | None:
-        if name in ("dataset", "val_dataset"):
-            return self.studio.datasets()
+        if name not in OFFERED:
+            return None
         if name == "model_id_or_path":
             return [model for model in self.studio.models() if "/" in model]
-        return None
+        return self.studio.datasets()
 
     def _others(self) -> None:
         words, self.accordions = self.words, []
@@ -296,6 +297,15 @@ class TrainPage:
         except SwiftError as error:
             return views.notice(plainly(error), "bad"), ""
         return views.notice(self.words.started.format(path=output), "good"), output
+
+    @property
+    def offered(self) -> list[Any]:
+        """The widgets whose choices are what lies in the workspace."""
+        return [self.widgets[name] for name in OFFERED]
+
+    def offer(self) -> list[Any]:
+        """What they offer now."""
+        return [gr.update(choices=self._choices(name)) for name in OFFERED]
 
     def fill(self, kind: str, options: Entered) -> list[Any]:
         """The values of the kind and of all widgets for these options."""

@@ -52,6 +52,11 @@ class Workspace:
         """Where the studio keeps what it needs to know of its jobs."""
         return self.root / STATE
 
+    @property
+    def uploads(self) -> Path:
+        """Where files lie that were uploaded, until they are taken or refused."""
+        return self.state / "uploads"
+
     def holds(self, text: str) -> bool:
         """Whether what `text` may mean as a path, or as a pattern of paths, is inside, whatever links there are."""
         try:
@@ -76,23 +81,27 @@ class Workspace:
         return path.relative_to(self.root).as_posix()
 
     def take(self, upload: Path | str) -> str:
-        """Move an uploaded file of data in; its path from the workspace on.
+        """Move a file of data from the uploads in; its path from the workspace on.
 
         Raises:
-            UsageError: it has no ending of a data file, or is too large.
+            UsageError: it is no upload, has no ending of a data file, or is too large.
         """
-        source = Path(upload)
-        if not split_ending(source.name)[0]:
-            fix = "a .jsonl, .json, .csv, .tsv or .parquet file"
-            raise UsageError("USAGE-02", f"{source.name!r} is no data file", fix=fix)
-        if source.stat().st_size > LARGEST_UPLOAD:
-            what = f"{source.name!r} is larger than {LARGEST_UPLOAD >> 20} MiB"
-            raise UsageError("USAGE-02", what, fix="copy it into the workspace and give its path")
-        folder = self.root / DATA
-        storage.make_directory(folder)
-        final = free_name(folder, safe_name(source.name))
-        shutil.copyfile(source, final)
-        source.unlink(missing_ok=True)
+        source = Path(upload).resolve()
+        if not source.is_relative_to(self.uploads):
+            raise UsageError("USAGE-02", f"{source.name!r} was not uploaded")
+        try:
+            if not split_ending(source.name)[0]:
+                fix = "a .jsonl, .json, .csv, .tsv, .parquet or .txt file"
+                raise UsageError("USAGE-02", f"{source.name!r} is no data file", fix=fix)
+            if source.stat().st_size > LARGEST_UPLOAD:
+                what = f"{source.name!r} is larger than {LARGEST_UPLOAD >> 20} MiB"
+                raise UsageError("USAGE-02", what, fix="copy it into the workspace and give its path")
+            folder = self.root / DATA
+            storage.make_directory(folder)
+            final = free_name(folder, safe_name(source.name))
+            shutil.copyfile(source, final)
+        finally:
+            source.unlink(missing_ok=True)
         return self.relative(final)
 
     def data_files(self) -> list[str]:

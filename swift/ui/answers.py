@@ -14,9 +14,8 @@ from transformers import GenerationConfig
 from swift.arguments.app_ui import AppUIArguments
 from swift.errors import DataError, SwiftError
 from swift.inference.answer import Reader
-from swift.inference.batching import Batching, serves
 from swift.inference.engine import Engine, Generation, Request
-from swift.inference.prefixes import Prefixes
+from swift.inference.generate import shared_engine
 from swift.inference.prompt import make_turn
 from swift.inference.service import Service
 from swift.inference.settings import max_model_length, prepare_generation_config
@@ -91,7 +90,8 @@ class Answers:
         self.running = Running()
         plain = prepare_generation_config(model, template, GenerationConfig())
         slots = args.concurrency * min(COLUMNS, len(self.models))
-        self.service = Service(Batching(model, slots, prefixes=Prefixes())) if serves(model, plain) else None
+        engine = shared_engine(model, plain, slots)
+        self.service = None if engine is None else Service(engine)
         self.engine: Engine = self.service or Whole(model, 1)
         self.own_system = args.system or template.default_system or ""
         self.model_length = max_model_length(model)
@@ -223,6 +223,7 @@ class Answers:
         rounds = self._fitting(talk, column, settings, words)
         turn = make_turn(self.template, self._row(talk, rounds, column, settings))
         said, length = settings.generation_config(), len(turn.prompt_ids)
+        said.prompt_lookup_num_tokens = self.args.prompt_lookup_num_tokens
         config = prepare_generation_config(self.model, self.template, said, num_prompt_tokens=length)
         if not length or config.max_new_tokens < 1:
             raise DataError("DATA-06", words.too_long.format(tokens=length, limit=self.model_length))

@@ -30,25 +30,21 @@ class CompletionPage:
         turn = view.talk.all[-1] if view.talk.all else Round("")
         texts = [reply.text for reply in turn.replies] + [""] * COLUMNS
         facts = [reply.facts.line(words) for reply in turn.replies if reply.facts]
-        status = view.status or "<br>".join(html.escape(line) for line in facts)
-        return [
-            *(
-                gr.update(
-                    value=texts[k], visible=k < len(models), label=models[k] if len(models) > 1 else words.completion
-                )
-                if k < len(models)
-                else gr.update(visible=False)
-                for k in range(len(self.continued))
-            ),
-            status,
-            gr.update(interactive=not view.busy),
-            gr.update(interactive=view.busy),
-            gr.update(interactive=not view.busy),
+        boxes = [
+            gr.update(value=texts[k], visible=k < len(models), label=self._label(k, words, models))
+            for k in range(len(self.continued))
         ]
+        status = html.escape(view.status) or "<br>".join(html.escape(line) for line in facts)
+        return [*boxes, status, *(gr.update(interactive=on) for on in (not view.busy, view.busy, not view.busy))]
 
     def again(self, words: Words, *picked: str) -> list[Any]:
-        """What does not change with the language."""
-        return [gr.skip()] * len(self.outputs)
+        """What another language changes: the labels of the boxes."""
+        models, others = self.parts.chosen(picked), len(self.outputs) - len(self.continued)
+        labels = [gr.update(label=self._label(k, words, models)) for k in range(len(self.continued))]
+        return [*labels, *[gr.skip()] * others]
+
+    def _label(self, column: int, words: Words, models: list[str]) -> str:
+        return models[column] if column < len(models) > 1 else words.completion
 
     def _draw(self) -> None:
         speak = self.parts.speak

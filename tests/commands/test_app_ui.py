@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from swift.arguments.app_ui import AppUIArguments
 from swift.arguments.infer import InferArguments
@@ -16,6 +20,7 @@ from swift.commands import app_ui
 from swift.commands.app_ui import app_ui_main, load_page, upcast
 from swift.errors import ConfigError, MissingPackageError, NotFoundError, UnavailableError
 from swift.models.source import ModelSource
+from swift.tuners import AdapterConfig, Swift
 from swift.ui.words import ENGLISH
 
 
@@ -75,6 +80,43 @@ def test_lora_is_merged_first_when_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     assert app_ui.merged(AppUIArguments(ckpt_dir="c")) == AppUIArguments(ckpt_dir="c")
 
 
+def test_visitors_choose_by_the_names_of_checkpoint_base_and_adapters(tiny_dir: Path, tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    for name in ("runs/v0/checkpoint-2", "poet"):
+        model = AutoModelForCausalLM.from_pretrained(tiny_dir)
+        get_peft_model(model, config).save_pretrained(str(tmp_path / name))
+    checkpoint = str(tmp_path / "runs" / "v0" / "checkpoint-2")
+    args = AppUIArguments(ckpt_dir=checkpoint, lora_modules=[f"poet={tmp_path / 'poet'}"])
+
+    def chosen(model: Any, args: AppUIArguments) -> list[str]:
+        return list(app_ui.names(app_ui.find_adapters(args, "tiny", model), args))
+
+    def base() -> Any:
+        return AutoModelForCausalLM.from_pretrained(tiny_dir)
+
+    tuned = Swift.from_pretrained(base(), checkpoint, inference_mode=True)
+    assert chosen(tuned, args) == ["v0/checkpoint-2", "tiny", "poet"]
+    assert chosen(base(), replace(args, ckpt_dir=None)) == ["tiny", "poet"]
+    assert chosen(base(), AppUIArguments()) == ["tiny"]
+    plain = base()
+    bottleneck = AdapterConfig(dim=plain.config.hidden_size, target_modules=["mlp"], adapter_length=4)
+    other = Swift.prepare_model(plain, bottleneck)
+    assert chosen(other, AppUIArguments(ckpt_dir=checkpoint)) == ["tiny"]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_the_demos_say_which_page_it_is(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: list[bool | None] = []
+    monkeypatch.setattr(app_ui, "serve", lambda args, completes, **_: kinds.append(completes))
+    for main_function in (app_ui.app_ui_main, app_ui.gradio_chat_demo, app_ui.gradio_generation_demo):
+        main_function(AppUIArguments(model_id_or_path=str(tiny_dir)))
+    assert kinds == [None, False, True]
+    monkeypatch.undo()
+    monkeypatch.setattr(app_ui, "load_page", lambda: (None, None))
+    with pytest.raises(ConfigError, match="completes text"):
+        app_ui.gradio_chat_demo(model_id_or_path=str(tiny_dir), template_type="default-generation", port=0)
+
+
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: object) -> None:
@@ -91,6 +133,8 @@ def test_mistakes_are_found_before_weights_load(tiny_dir: Path) -> None:
         app_ui_main(AppUIArguments(model_id_or_path=model, host="192.168.0.1"))
     with pytest.raises(NotFoundError):
         app_ui_main(AppUIArguments(ckpt_dir="nowhere", port=0))
+    with pytest.raises(NotFoundError, match="--tools"):
+        app_ui_main(AppUIArguments(model_id_or_path=model, port=0, tools="nowhere.json"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(UnavailableError, match="cannot listen"):
             app_ui_main(AppUIArguments(model_id_or_path=model, port=taken.getsockname()[1]))

@@ -125,15 +125,15 @@ def test_the_loss_is_the_models_own(here: Path) -> None:
     assert (saved["sft_type"], saved["template_type"]) == ("full", "default-generation")
 
 
+STREAM = {"streaming": True, "streaming_buffer_size": 5}
 STEPS = {"max_steps": 8, "save_steps": 4, "eval_steps": 4, "learning_rate": 1e-2, "save_total_limit": -1}
 
 
 @pytest.mark.parametrize(
     "how",
     [
-        {"sft_type": "lora"},
-        {"streaming": True, "streaming_buffer_size": 5},
-        {"streaming": True, "streaming_buffer_size": 5, "isolate_documents": False},
+        {**STREAM, "isolate_documents": False},
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ({"sft_type": "lora"}, {**STREAM})),
     ],
 )
 def test_it_goes_on_to_the_bit(here: Path, how: dict[str, Any]) -> None:

@@ -129,7 +129,7 @@ def test_our_configs_name_a_schema_that_they_fit(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     named = next(line for line in text.splitlines() if line.startswith("# yaml-language-server: $schema="))
     file = (path.parent / named.partition("=")[2]).resolve()
-    command = "sft" if path.parent.name == "large" else path.parent.name
+    command = "sft" if path.parent.name in ("large", "heads") else path.parent.name
     assert file == ROOT / "docs" / "schema" / f"{command}.json"
     schema = json.loads(file.read_text(encoding="utf-8"))
     assert fits(yaml.safe_load(text), schema, schema)

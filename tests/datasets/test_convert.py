@@ -71,13 +71,15 @@ def test_every_format(name: str, row: Row, expected: list[tuple[str, str]]) -> N
 
 
 def test_the_order_of_formats_decides_between_equals() -> None:
-    row = {"response": "a", "instruction": "i", "output": "o", "conversations": [], "messages": [], "conversation": [], "text": "t", "chosen": "c", "rejected": "r", "prompt": "p", "completion": "c"}  # fmt: skip
+    row = {"choices": ["x", "y"], "A": "x", "B": "y", "answer": "x", "response": "a", "instruction": "i", "output": "o", "conversations": [], "messages": [], "conversation": [], "text": "t", "chosen": "c", "rejected": "r", "prompt": "p", "completion": "c"}  # fmt: skip
     seen = []
     for known in FORMATS:
         assert detect("x", [row]) is known
         seen.append(known.name)
         row = {key: value for key, value in row.items() if key not in known.needs or key in ("instruction", "prompt")}
     assert seen == [
+        "multiple choice",
+        "multiple choice in columns",
         "query/response",
         "alpaca",
         "conversations",
@@ -194,7 +196,7 @@ def test_a_row_without_the_column_of_its_file(row: Row, says: str) -> None:
 
 def test_describe_is_one_short_line() -> None:
     row = {"query": "a\n" * 200, "response": "b", "history": [["c", "d"]], "system": "s"}
-    line = describe(convert_row(FORMATS[0], row, "x:1"), width=20)
+    line = describe(convert_row(detect("x", [row]), row, "x:1"), width=20)
     assert line == "system: 's' | user: 'c' | assistant: 'd' | ..."
     assert describe({"messages": [{"role": "user", "content": "x" * 30}], "where": ""}, 5) == "user: 'xxxx…'"
 

@@ -46,7 +46,7 @@ def learnt(rows: Any) -> list[tuple[int, int]]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(lengths=Lengths, size=st.integers(2, 17))
 def test_every_token_is_learnt_once_from_the_one_before(lengths: list[int], size: int) -> None:
     rows = whole_rows(lengths)
@@ -170,7 +170,7 @@ def test_a_text_of_any_length_is_taken_when_it_is_split(tmp_path: Path, monkeypa
     assert load_datasets(path, test_ratio=0, endless=True).ledger.dropped == {}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(lines=st.lists(st.text(st.sampled_from("ab c,.é\n\t 世1"), max_size=30), min_size=1, max_size=30))
 def test_a_long_text_has_the_same_tokens_in_stretches(lines: list[str]) -> None:
     tokenizer, text = tiny_tokenizer(), "\n".join(lines)

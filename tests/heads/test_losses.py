@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
 
+from swift.arguments.rlhf import RLHFArguments
+from swift.commands.heads import REWARDS, kind_of
+from swift.commands.task import task_of
 from swift.datasets.groups import Group
 from swift.heads import losses, metrics
 from swift.heads.batch import collate
@@ -189,3 +192,9 @@ def test_a_label_that_cannot_be_is_named() -> None:
             kind.read({**row, "label": label})
     with pytest.raises(ValueError, match="what --loss_name contrastive learns from"):
         Embedding("contrastive").read({**row, "positive": "b"})
+
+
+def test_the_coefficient_of_a_reward_model_is_looked_at() -> None:
+    args = RLHFArguments(rlhf_type="rm", center_rewards_coefficient=0.3)
+    assert kind_of(args, []) == Reward(0.3)
+    assert task_of(args) is REWARDS

@@ -14,11 +14,14 @@ from peft import PeftModel
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from swift.errors import ConfigError, DataError, UsageError
-from swift.llm import InferArguments, infer_main, merge_lora
+from swift.llm import InferArguments, infer_main, merge_lora, prepare_model_template
 from tests.heads.conftest import KINDS, Train, logged, rows_of, weights
 from tests.road.conftest import write_jsonl
 
+MORE = (("search", "full"), ("pairs", "lora"), ("rerank", "full"))
 
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_is_that_of_its_rows_however_it_is_cut(train: Train, kind: str) -> None:
     whole = train(kind, batch_size=4, max_steps=2)
@@ -34,7 +37,7 @@ def test_a_step_is_that_of_its_rows_however_it_is_cut(train: Train, kind: str) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "sft_type"), [("names", "lora"), ("search", "full"), ("pairs", "lora"), ("rerank", "full")]
+    ("kind", "sft_type"), [("names", "lora"), *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE)]
 )
 def test_it_goes_on_to_the_bit(train: Train, kind: str, sft_type: str) -> None:
     whole = train(kind, sft_type=sft_type)
@@ -54,6 +57,7 @@ def scored(run: Path | str, data: str, **said: Any) -> list[dict[str, Any]]:
     return infer_main([], ckpt_dir=str(run), **words)["result"]
 
 
+@pytest.mark.slow
 def test_labels_with_names(train: Train, tiny_dir: Path) -> None:
     report = train("names", rows=60, max_steps=40, batch_size=16, learning_rate=1e-2, eval_steps=40)
     assert logged(report, "eval_f1")
@@ -82,6 +86,7 @@ def test_labels_with_names(train: Train, tiny_dir: Path) -> None:
     assert [line["prediction"] for line in scored(merged, report["data"])] == [line["prediction"] for line in lines]
 
 
+@pytest.mark.slow
 def test_vectors(train: Train) -> None:
     report = train("search", sft_type="full", max_steps=2, query_prefix="query: ")
     assert {"eval_recall@1", "eval_mrr"} <= report["log_history"][-2].keys() | report["log_history"][-1].keys()
@@ -104,6 +109,7 @@ def test_vectors(train: Train) -> None:
     assert one["vector"] == pytest.approx(other["vector"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_reward_model_scores(train: Train, tiny_dir: Path, tmp_path: Path) -> None:
     report = train("pairs", rows=80, max_steps=30, batch_size=8, learning_rate=1e-2, center_rewards_coefficient=0.01)
     checkpoint = Path(report["output_dir"]) / "checkpoint-30"
@@ -113,7 +119,7 @@ def test_a_reward_model_scores(train: Train, tiny_dir: Path, tmp_path: Path) -> 
     tokenizer = AutoTokenizer.from_pretrained(tiny_dir)
     base = AutoModelForSequenceClassification.from_pretrained(tiny_dir, num_labels=1, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, checkpoint).eval()
-    text = tokenizer.apply_chat_template(lines[0]["messages"], tokenize=False).rstrip("\n")
+    text = tokenizer.apply_chat_template(lines[0]["messages"], tokenize=False)
     with torch.no_grad():
         theirs = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits
     assert lines[0]["score"] == pytest.approx(float(theirs), abs=1e-5)
@@ -122,6 +128,7 @@ def test_a_reward_model_scores(train: Train, tiny_dir: Path, tmp_path: Path) -> 
     assert [json.loads(text) for text in file.read_text().splitlines()] == result["result"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["numbers", "sets", "alike", "listwise"])
 def test_what_each_kind_writes(train: Train, kind: str) -> None:
     report = train(kind)
@@ -132,6 +139,7 @@ def test_what_each_kind_writes(train: Train, kind: str) -> None:
     assert keys[kind] in line
 
 
+@pytest.mark.slow
 def test_other_tuners_take_the_head_along(train: Train) -> None:
     for said in (
         {"sft_type": "adapter"},
@@ -163,5 +171,8 @@ def test_what_cannot_be_is_said_first(train: Train, tmp_path: Path) -> None:
         train("names", dataset=[str(bad)])
     report = train("names", dataset=[str(bad)], max_bad_rows=1, max_steps=1)
     assert len(report["dataset_info"]["bad_rows"]) == 1
+    args = InferArguments(ckpt_dir=f"{report['output_dir']}/checkpoint-1")
+    with pytest.raises(ConfigError, match="has a head for seq_cls: it writes no text"):
+        prepare_model_template(args)
     with pytest.raises(UsageError, match="does not chat"):
         infer_main([], ckpt_dir=f"{report['output_dir']}/checkpoint-1")

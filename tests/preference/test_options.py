@@ -141,6 +141,7 @@ def test_decided_values(tiny_dir: Path) -> None:
     for method, loss_type, beta in (("dpo", "sigmoid", 0.1), ("simpo", "simpo", 2.0), ("kto", "kto", 0.1)):
         args = of(rlhf_type=method)
         assert (args.loss_type, args.beta) == (loss_type, beta)
+        assert decided(args) == args  # as a rerun says it
     assert (of().rpo_alpha, of(sft_beta=0.1).rpo_alpha) == (1.0, 0.0)
     assert (of(rlhf_type="cpo").cpo_alpha, of(rlhf_type="simpo").cpo_alpha) == (1.0, 0.0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from swift import redact, storage
+from swift.datasets.ledger import Ledger, Share
 from swift.publish import faults
 from tests.publish.server import Hub, serving
 
@@ -87,12 +87,13 @@ def _make(place: Path) -> None:
         best = {"best_metric": 2.25, "best_model_checkpoint": str(final), "log_history": log}
         storage.write_json(stage / "trainer_state.json", best)
         storage.write_text(stage / "chat_template.jinja", "{{ messages }}")
-    share = {"rows": 18, "examples": 18, "supervised": 1234, "masked": 99, "truncated": 0}
-    rest = {**share, "rows": 1, "supervised": 50}
-    data = {"dataset": f"{place}/chat.jsonl#20", "format": "messages", "rows": 20, "train": share}
-    data |= {"validation": rest, "dropped": {"longer than --max_length": 1}}
-    report = {"rows_read": 20, "train": share, "validation": rest, "dropped": data["dropped"], "datasets": [data]}
-    (run / "data_report.json").write_text(json.dumps(report))
+    ledger = Ledger()
+    ledger.read(f"{place}/chat.jsonl#20", 20, "messages")
+    ledger.drop("longer than --max_length", f"{place}/chat.jsonl:7")
+    ledger.account(None).train = Share(rows=18, examples=18, supervised=1234, masked=99)
+    ledger.account(None).validation = Share(rows=1, examples=1, supervised=50, masked=9)
+    assert ledger.balanced
+    storage.write_json(run / "data_report.json", ledger.to_json())
     (run / "images").mkdir()
     (run / "images" / "train_loss.png").write_bytes(b"\x89PNG\0picture")
     (place / "chat.jsonl").write_text("")

@@ -123,6 +123,19 @@ def test_all_that_resuming_needs_goes_into_folders(tmp_path: Path) -> None:
     assert whole[whole.index("--path_in_repo") + 1 :][:3] == ["checkpoint-1", "--with_state", "true"]
 
 
+def test_of_checkpoints_that_wait_for_one_folder_the_newest_goes(tmp_path: Path) -> None:
+    pushing = run_with(tmp_path, (1, 2, 3), push_hub_strategy="checkpoint")
+    (tmp_path / "hold").touch()
+    for step in (1, 2, 3):
+        save(pushing, step)
+    assert [(job.directory.name, job.folder) for job, _ in pushing.waiting] == [
+        ("checkpoint-3", ""),
+        ("checkpoint-3", "last-checkpoint"),
+    ]
+    assert len(list(tmp_path.glob(".tmp-*"))) == 3  # and the one that is sent
+    pushing.stop()
+
+
 def test_what_fails_is_said_counted_and_made_good(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pushing = run_with(tmp_path, (1, 2))
     (tmp_path / "broken").touch()
@@ -254,7 +267,7 @@ def test_a_run_is_published_pulled_and_gone_on_from(
         files = hub.repos["ann/mine"].files
         card = files["README.md"].decode()
         assert "## Evaluation" in card
-        assert "conversations" in card
+        assert " rows, " in card
         assert "train_loss.png" in card
         told = json.loads((rows / "run" / REPORT).read_text())
         assert told["failed"] == 0

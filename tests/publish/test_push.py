@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,10 @@ def test_the_card_says_what_is_known(hub: Hub, checkpoint: Path) -> None:
     assert front(card)["license"] == "mit"
     assert front(card)["library_name"] == "peft"
     text = card.decode()
-    assert "18 conversations, 1,234 learnt tokens" in text
+    assert "18 rows, 1,234 learnt tokens" in text
     assert "`tiny-base`" in text
     assert "| chat.jsonl#20 | 20 | 18 | 1 | 1 | 1,234 |" in text
+    assert "Left out: 1 longer than --max_length." in text
     assert "| 4 | 2.2500 | 0.5000 |" in text
     assert "![training loss](images/train_loss.png)" in text
     assert "| `--lora_rank` | `4` |" in text
@@ -340,10 +342,12 @@ def test_an_export_publishes_what_it_wrote_last(
             save_file({"w": torch.zeros(2)}, stage / "model.safetensors")
             storage.write_json(stage / "config.json", {"_name_or_path": str(tmp_path / "models" / "tiny-base")})
             storage.write_text(stage / "README.md", (tmp_path / "models" / "tiny-base" / "README.md").read_text())
+            storage.write_json(stage / "sft_args.json", {"sft_type": "full"})
             storage.write_json(stage / "merge_report.json", {"base": str(tmp_path / "models" / "tiny-base")})
         return str(merged)
 
     monkeypatch.setattr("swift.commands.merge.merge_lora", merge)
+    shutil.copy(checkpoint / "sft_args.json", checkpoint.parent)
     words = ["export", "--ckpt_dir", str(checkpoint), "--push_to_hub", "true", "--hub_model_id", "mine"]
     assert cli.main(words) == 0
     assert "adapter_model.safetensors" in hub.repos["ann/mine"].files
@@ -354,7 +358,7 @@ def test_an_export_publishes_what_it_wrote_last(
     assert repo.messages[0] == "both"
     card = repo.files["README.md"].decode()  # not that of the base
     assert front(repo.files["README.md"])["library_name"] == "transformers"
-    assert "A fine-tuned model of `tiny-base`" in card
+    assert "A fine-tuned model of `tiny-base`, trained with lora on 18 rows" in card
     assert "| 4 | 2.2500 | 0.5000 |" in card
     assert capsys.readouterr().out.count("published: ") == 2
     for name in ("HF_TOKEN", "MODELSCOPE_API_TOKEN"):

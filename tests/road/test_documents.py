@@ -18,9 +18,7 @@ from tests.documents import ROOT, Block, blocks, commands, run_python, run_swift
 README = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 CHINESE = blocks((ROOT / "README_zh.md").read_text(encoding="utf-8"))
 CONFIGS = sorted(
-    path
-    for path in (ROOT / "configs").rglob("*.yaml")
-    if path.parent.name not in ("large", "deploy") and ".task" not in path.name
+    path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in ("large", "deploy")
 )  # see test_large and tests/serving/test_configs
 QUICK = ("lora", "full", "adapter", "several", "galore", "dpo")  # the other tuners' are run in the slow tier
 NEEDING_MORE = ("gptq", "gguf", "lm_eval")  # packages than the quick tier has
@@ -70,6 +68,8 @@ def marked(page: str) -> list[Any]:
         *marked("docs/rlhf/cpo.md"),
         *marked("docs/rlhf/kto.md"),
         *marked("docs/evaluation.md"),
+        *marked("docs/infer.md"),
+        *marked("docs/vllm.md"),
     ],
 )
 def test_block(page: str, block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +160,7 @@ BENCHES = {
     "encode.py": ["--rows", "300", "--turns", "1", "--out", "speed.md"],
     "help.py": ["--runs", "1"],
     "infer.py": ["--model", "tiny", "--prompts", "4", "--turns", "1"],
+    "lookup.py": ["--model", "tiny", "--tokens", "8", "--turns", "1"],
     "memory.py": ["--only", "small, LoRA"],
     "merge.py": ["--rounds", "1", "--gigabytes", "0.3"],
     "quantize.py": ["bnb:8"],

@@ -84,24 +84,25 @@ def test_a_new_option_is_in_the_form_at_once() -> None:
     assert form.words({"brand_new": "4"}) == ["--brand_new", "4"]
 
 
+PLAIN = {"model_type": "demo-chat", "dataset": ["self-cognition"]}
+TEXTS = [field for field in FORM.fields.values() if field.info.kind is str and not field.info.choices]
+
+
 @pytest.mark.parametrize("slip", SLIPS)
-@pytest.mark.parametrize("name", [n for n, f in FORM.fields.items() if f.info.kind is str and not f.info.choices])
-def test_a_text_stays_one_argument_or_is_refused(name: str, slip: str, workspace: Workspace) -> None:
-    field = FORM.fields[name]
-    entered = {"model_type": "demo-chat", "dataset": ["self-cognition"]}
-    entered[name] = [slip] if field.widget == "choices" else slip
-    try:
-        words = FORM.check(entered, workspace)
-    except SwiftError:
-        return
-    args = parse(SftArguments, words, quiet=True)
-    assert args.custom_register_path == []
-    assert shlex.split(as_typed("sft", words).replace("\\\n", " ")) == ["swift", "sft", *words]
-    value = getattr(args, name)
-    assert value in (slip, [slip])
-    assert dataclasses.replace(args, **{name: None}) == dataclasses.replace(
-        parse(SftArguments, ["--model_type", "demo-chat", "--dataset", "self-cognition"]), **{name: None}
-    )
+def test_a_text_stays_one_argument_or_is_refused(slip: str, workspace: Workspace) -> None:
+    plain, taken = parse(SftArguments, FORM.words(PLAIN)), 0
+    for field in TEXTS:
+        try:
+            words = FORM.check({**PLAIN, field.name: [slip] if field.widget == "choices" else slip}, workspace)
+        except SwiftError:
+            continue
+        args = parse(SftArguments, words, quiet=True)
+        assert shlex.split(as_typed("sft", words).replace("\\\n", " ")) == ["swift", "sft", *words]
+        assert getattr(args, field.name) in (slip, [slip])
+        blank = {field.name: None}
+        assert dataclasses.replace(args, **blank) == dataclasses.replace(plain, **blank)
+        taken += 1
+    assert taken >= len(FREE_TEXT) - 1
 
 
 PATHS = ["/etc/passwd", "../x.jsonl", "~/x.jsonl", "a/../../x", "/etc/passwd#5", "/etc/*", "../*", "a,/etc/passwd", "link/x.jsonl", "link#5"]  # fmt: skip
@@ -110,13 +111,11 @@ PATHS = ["/etc/passwd", "../x.jsonl", "~/x.jsonl", "a/../../x", "/etc/passwd#5",
 @pytest.mark.parametrize("path", PATHS)
 def test_no_path_leads_out(path: str, workspace: Workspace) -> None:
     (workspace.root / "link").symlink_to("/etc")
-    guarded = [f for f in FORM.fields.values() if f.info.kind is str and not f.info.choices and f.name not in FREE_TEXT]
+    guarded = [field for field in TEXTS if field.name not in FREE_TEXT]
     assert len(guarded) > 20
     for field in guarded:
-        entered = {"model_type": "demo-chat", "dataset": ["self-cognition"]}
-        entered[field.name] = [path] if field.widget == "choices" else path
         with pytest.raises(SwiftError):
-            FORM.check(entered, workspace)
+            FORM.check({**PLAIN, field.name: [path] if field.widget == "choices" else path}, workspace)
 
 
 def test_names_ids_and_paths_inside_are_taken(workspace: Workspace) -> None:

@@ -17,6 +17,7 @@ from swift.errors import SwiftError
 from swift.studio import jobs as module
 from swift.studio.jobs import Job, Jobs, tail
 from swift.studio.workspace import Workspace
+from tests.documents import ROOT
 
 SLEEPER = "import time\nprint('\\x1b[31mbegun\\x1b[0m', flush=True)\ntime.sleep(600)\n"
 
@@ -70,6 +71,33 @@ def test_a_job_is_found_again_and_stopped(jobs: Jobs, script: Callable[[str], No
     again.get(job.name).stop()
     wait(job, "stopped")
     assert json.loads((job.directory / "exit.json").read_text())["code"] == -signal.SIGTERM
+
+
+SERVER = """
+import os, signal, subprocess, sys
+from swift.studio import jobs
+from swift.studio.workspace import Workspace
+real = subprocess.Popen
+jobs.subprocess.Popen = lambda words, **options: real([sys.executable, "-S", "-c", sys.argv[2]], **options)
+job = jobs.Jobs(Workspace.at(sys.argv[1])).start("sft", [], output="output/x")
+os.killpg(0, signal.SIGKILL)
+"""
+
+
+def test_a_run_outlives_the_server_that_began_it(jobs: Jobs) -> None:
+    place = str(jobs.workspace.root)
+    server = subprocess.run([sys.executable, "-c", SERVER, place, SLEEPER], start_new_session=True, cwd=ROOT)
+    assert server.returncode == -signal.SIGKILL
+    (job,) = jobs.all()
+    while "begun" not in job.log():
+        time.sleep(0.02)
+    assert job.state() == "running"
+    job.stop()
+    end = time.monotonic() + 10
+    while job.alive():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert job.state() == "stopped"
 
 
 def test_the_second_stop_ends_what_does_not_listen_with_all_it_began(jobs: Jobs, script: Callable[[str], None]) -> None:

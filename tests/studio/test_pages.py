@@ -188,13 +188,22 @@ def test_what_is_estimated_checked_and_previewed(page: Any, monkeypatch: pytest.
     assert not list(page.studio.workspace.state.glob("preview-*"))
 
 
-def test_an_upload_is_chosen(page: Any, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("{}\n")
-    (tmp_path / "a.py").write_text("")
-    update, told = page._take([str(tmp_path / "a.jsonl")], ["self-cognition"])
+def test_an_upload_is_chosen(page: Any) -> None:
+    place = page.studio.workspace.uploads
+    place.mkdir(exist_ok=True)
+    (place / "a.jsonl").write_text("{}\n")
+    (place / "a.py").write_text("")
+    update, told = page._take([str(place / "a.jsonl")], ["self-cognition"])
     assert update["value"] == ["self-cognition", "data/a.jsonl"]
     assert "data/a.jsonl" in told
-    assert "no data file" in page._take([str(tmp_path / "a.py")], [])[1]
+    assert "no data file" in page._take([str(place / "a.py")], [])[1]
+
+
+def test_what_came_into_the_workspace_later_is_offered(page: Any) -> None:
+    (page.studio.workspace.root / "later.jsonl").write_text("{}\n")
+    updates = page.offer()
+    assert len(updates) == len(page.offered)
+    assert "later.jsonl" in updates[0]["choices"]
 
 
 def test_nobody_comes_in_from_outside_without_a_password(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def upload(tmp_path: Path, name: str, text: str = "{}\n") -> Path:
-    folder = tmp_path / "elsewhere"
+    folder = tmp_path / ".swift-studio" / "uploads"
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_text(text)
@@ -45,20 +45,36 @@ def test_an_upload_lands_in_data_and_replaces_nothing(workspace: Workspace, tmp_
     second = workspace.take(upload(tmp_path, "my rows.jsonl", "2"))
     assert (first, second) == ("data/my_rows.jsonl", "data/my_rows-2.jsonl")
     assert (workspace.root / first).read_text() == "1"
-    assert not list((tmp_path / "elsewhere").iterdir())
+    assert not list(workspace.uploads.iterdir())
     assert workspace.data_files()[:2] in ([first, second], [second, first])
 
 
 @pytest.mark.parametrize("name", ["evil.py", "sft_args.exe", "x.sh", "noending", "a.jsonl.py"])
 def test_only_data_is_taken(workspace: Workspace, tmp_path: Path, name: str) -> None:
+    file = upload(tmp_path, name)
     with pytest.raises(SwiftError, match="no data file"):
-        workspace.take(upload(tmp_path, name))
+        workspace.take(file)
+    assert not file.exists()
     assert not (workspace.root / "data").exists()
 
 
 def test_an_uploaded_file_is_no_run(workspace: Workspace, tmp_path: Path) -> None:
     assert workspace.take(upload(tmp_path, "sft_args.json", "{}")) == "data/upload-sft_args.json"
     assert workspace.take(upload(tmp_path, "manifest.json", "{}")) == "data/upload-manifest.json"
+
+
+def test_what_was_not_uploaded_is_not_taken(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("{}")
+    workspace.uploads.mkdir()
+    (workspace.uploads / "link.jsonl").symlink_to(tmp_path / "mine.jsonl")
+    for path in (
+        tmp_path / "mine.jsonl",
+        workspace.uploads / "link.jsonl",
+        workspace.uploads / ".." / ".." / "mine.jsonl",
+    ):
+        with pytest.raises(SwiftError, match="not uploaded"):
+            workspace.take(path)
+    assert (tmp_path / "mine.jsonl").exists()
 
 
 def test_a_large_upload_is_refused(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

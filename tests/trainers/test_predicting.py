@@ -109,6 +109,8 @@ def test_the_best_checkpoint_has_the_highest_rouge_l(runs: dict[str, dict[str, A
     best = max(evaluations(report), key=lambda entry: entry["eval_rouge-l"])
     assert report["best_metric"] == best["eval_rouge-l"]
     assert Path(report["best_model_checkpoint"]).name == f"checkpoint-{best['step']}"
+    assert report["gen_len"] == evaluations(report)[-1]["eval_gen_len"]
+    assert "gen_len" not in runs["without"]
     assert runs["without"]["best_metric"] == min(entry["eval_loss"] for entry in evaluations(runs["without"]))
 
 

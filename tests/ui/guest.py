@@ -7,6 +7,11 @@ from typing import Any
 from tests.browser import Visitor
 
 AT_REST = "!document.querySelector('#box .stop-button')"
+WATCH = """() => {
+    window.begun = false;
+    const look = () => { window.begun ||= !!document.querySelector("#box .stop-button"); };
+    new MutationObserver(look).observe(document.querySelector("#box"), { childList: true, subtree: true });
+}"""
 
 
 class Guest(Visitor):
@@ -21,6 +26,12 @@ class Guest(Visitor):
         self.tab.fill("#box textarea", text)
         self.tab.press("#box textarea", "Enter")
         self.tab.wait_for_function(f"document.querySelectorAll('#chat .user-row').length == {before + 1}")
+
+    def begin(self, selector: str) -> None:
+        """Press what asks something again, and wait until it is being answered or has been."""
+        self.tab.evaluate(WATCH)
+        self.tab.click(selector)
+        self.tab.wait_for_function("window.begun")
 
     def rest(self, rounds: int) -> list[str]:
         """Wait until there are so many answered rounds and nothing is being written; the facts of the first column."""

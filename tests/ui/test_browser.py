@@ -37,8 +37,7 @@ def test_two_people_talk_go_back_and_start_anew(serve: Any, browser: Any) -> Non
     _, second = ann.rest(2)
     assert read(second) > read(first) + 24
     before = ann.said()
-    ann.tab.click("#retry")
-    ann.tab.wait_for_selector("#box .stop-button, #undo:enabled")
+    ann.begin("#retry")
     ann.rest(2)
     assert ann.said() == before
 

@@ -41,8 +41,10 @@ def test_two_models_answer_side_by_side(page: Any, browser: Any) -> None:
     guest.pick("beside", "nothing")
     guest.tab.wait_for_selector("#chat1", state="detached")
     guest.do("Try again", "bot", 1)
+    guest.tab.wait_for_function(
+        "said => document.querySelectorAll('#chat .bot-row .message-content')[1]?.innerText == said", arg=tuned[3]
+    )
     guest.rest(2)
-    assert guest.said()[3] == tuned[3]
     assert guest.wrong == []
 
 
