@@ -13,7 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from tests.tiny import save_tiny
 
-QUESTIONS = ["What is the capital of France?", "hi", "你是谁？", "one two three " * 8 + "four", "Who are you?", "and you?"]
+QUESTIONS = [
+    "What is the capital of France?",
+    "hi",
+    "你是谁？",
+    "one two three " * 8 + "four",
+    "Who are you?",
+    "and you?",
+]
 LABELS = ["Paris.", "hello you", "我是一个小模型。", "four five six", "I am a small model", "fine"]
 
 
