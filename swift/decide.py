@@ -327,7 +327,7 @@ def _head_contradictions(args: SftArguments) -> list[SwiftError]:
         return [_conflict(f"--{name} {what}", f"drop --{name}") for name in said if name != "task_type"]
     if isinstance(args, PtArguments | RLHFArguments):
         return [_conflict(f"--task_type {args.task_type} is for `swift sft`", "drop one of the two")]
-    errors = [
+    errors: list[SwiftError] = [
         _conflict(f"--{name} is of {', '.join(HEAD_OPTIONS[name])}, not of {args.task_type}", f"drop --{name}")
         for name in said
         if args.task_type not in HEAD_OPTIONS.get(name, TASK_TYPES)

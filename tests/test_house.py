@@ -20,22 +20,13 @@ LAYERS = [
     {"agent", "cli", "completion", "emit", "launch", "meeting"},
     {"commands", "serving", "studio", "ui"},
     {
-        "decide",
-        "estimate",
-        "evaluation",
-        "heads",
-        "memory",
-        "merging",
-        "scaling",
-        "trainers",
-        "checkpoint",
-        "inference",
-        "publish",
+        "checkpoint", "decide", "estimate", "evaluation", "heads", "inference", "memory", "merging", "preference",
+        "publish", "scaling", "trainers",
     },
     {"models", "templates", "datasets", "tuners", "peft"},
     {"arguments", "parallel"},
     {"registry", "hub", "storage", "dist", "watch", "log", "redact", "errors"},
-]
+]  # fmt: skip
 # `swift` and `swift.llm` only export; the version and the lazy exports belong to everybody.
 OUTSIDE = {"__init__", "llm", "_lazy", "_version"}
 LIGHT = {

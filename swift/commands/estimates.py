@@ -16,6 +16,7 @@ from swift.commands.ready import add_tuner
 from swift.datasets.encode import EncodedDataset
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.pack import PackedDataset
+from swift.datasets.pieces import Joined
 from swift.datasets.stream import Stream
 from swift.errors import UnknownNameError
 from swift.estimate import Memory, Step, memory_of
@@ -33,7 +34,7 @@ from swift.trainers.trainer import Seq2SeqTrainer
 ADAM = ("adamw_torch", "adamw_torch_fused")  # two moments as large as the gradient
 LONGEST = 32768  # tokens of a row where nothing else limits it
 LONGEST_REASON = 200  # characters
-Rows = EncodedDataset | PackedDataset | LazyDataset
+Rows = EncodedDataset | PackedDataset | Joined | LazyDataset
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,8 @@ def _of(kept: cache.Kept, args: SftArguments) -> Data:
         train = joined(kept.parts["train"], args)
     elif args.packing:
         train = PackedDataset(pieces["train"], args.max_length, kept.pack_of)
-    for part, rows in pieces.items():
+    for part in kept.parts:
+        rows = pieces[part]
         count(kept.ledger, part, train if part == "train" and isinstance(train, Joined) else rows)
     return Data(train, pieces.get("validation"), kept.ledger)
 

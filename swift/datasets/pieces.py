@@ -79,6 +79,8 @@ class Pieces(EncodedDataset):
         lengths = np.asarray(whole.lengths, np.int64)
         counts = count_pieces(lengths, size)
         self._row = np.repeat(np.arange(len(lengths)), counts)
+        self.dataset_names = whole.dataset_names
+        self.numbers = None if whole.numbers is None else whole.numbers[self._row]
         within = np.arange(len(self._row)) - np.repeat(np.cumsum(counts) - counts, counts)
         self._start = within * (size - 1)
         self.lengths = np.minimum(lengths[self._row] - self._start, size).tolist()
