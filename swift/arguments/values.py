@@ -12,7 +12,7 @@ from swift.arguments.specs import to_text
 from swift.errors import UsageError
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-MAY_BE_EMPTY = ("system",)
+MAY_BE_EMPTY = ("system", "query_prefix", "document_prefix")
 
 
 @dataclass(frozen=True)

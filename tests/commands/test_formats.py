@@ -34,6 +34,16 @@ FORMATS: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
         ["I", "II"],
     ),
     "text-alone": ("query/response", [{"response": "a text"}], ["a text"]),
+    "choices": (
+        "multiple choice",
+        [{"question": "one and one?", "choices": ["I", "II"], "answer": "B"}],
+        ["II"],
+    ),
+    "columns": (
+        "multiple choice in columns",
+        [{"question": "one and one?", "A": "I", "B": "II", "answer": "B"}],
+        ["II"],
+    ),
     "alpaca": (
         "alpaca",
         [{"instruction": "two", "input": "", "output": "II"}, {"instruction": "add", "input": "1 1", "output": "II"}],

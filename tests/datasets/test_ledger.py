@@ -76,7 +76,7 @@ def test_every_data_set_has_its_own_account() -> None:
         "  a#5          4      2           0         2          1,000         3,000        7       12",
         "  b            4      3           0         1              0             0        0        –",
         "training tokens: 4,000, of which 1,000 are learnt (25.0 %)",
-        "tokens of padding: 12",
+        "tokens of padding: 12 (a#5 12)",
     ]
 
 

@@ -58,7 +58,7 @@ def visits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         with urllib.request.urlopen(served.url) as answer:
             found.append(answer.status)
 
-    monkeypatch.setattr("swift.ui.chat_page.Served.wait", visit)
+    monkeypatch.setattr("swift.ui.server.Served.wait", visit)
     monkeypatch.setattr("swift.commands.app_ui.listen", lambda host, port: listen(host, 0))
     return found
 

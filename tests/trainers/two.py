@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,4 @@ def main(out: str, label: str, rows: str, batch: str, resume: str = "", method: 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    os._exit(0)  # as `swift.cli` ends: in the interpreter's teardown gloo's threads may hang
