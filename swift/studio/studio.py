@@ -162,8 +162,8 @@ class Studio:
 
     def is_small(self, spec: str) -> bool:
         """Whether a data set can be read in a moment and asks nobody."""
-        record = DATASETS.get(spec.partition("#")[0])
-        if record is not None and record.path is not None:  # it comes along
+        name = spec.partition("#")[0]
+        if name in DATASETS and DATASETS[name].path is not None:  # it comes along
             return True
         place = self.workspace.root / spec
         if not place.is_file():

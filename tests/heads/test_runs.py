@@ -37,7 +37,7 @@ def test_a_step_is_that_of_its_rows_however_it_is_cut(train: Train, kind: str) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "sft_type"), [("names", "lora"), *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE)]
+    ("kind", "sft_type"), [pytest.param(*one, marks=pytest.mark.slow) for one in (("names", "lora"), *MORE)]
 )
 def test_it_goes_on_to_the_bit(train: Train, kind: str, sft_type: str) -> None:
     whole = train(kind, sft_type=sft_type)

@@ -21,6 +21,7 @@ from swift.inference.whole import Whole
 from tests.inference.fake import FakeTemplate
 from tests.tiny import tiny_model, tiny_tokenizer
 
+QUICK = ("llama", "gemma2")
 KINDS = {
     "qwen2": {},
     "qwen3": {"head_dim": 16},
@@ -73,7 +74,9 @@ def answers(engine, requests):
     return [ended[id(request)] for request in requests]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_each_answer_is_that_of_generate(kind, template):
     model = make(kind, template)
     requests = requests_for(model, template)

@@ -43,7 +43,6 @@ CUTS = {
     [
         ("dpo", "one by one"),
         ("dpo", "shared prompts without padding"),
-        ("kto", "one by one"),
         *(
             pytest.param(method, cut, marks=pytest.mark.slow)
             for method, cut in [
@@ -52,6 +51,7 @@ CUTS = {
                 ("dpo", "whole logits"),
                 ("dpo", "known beforehand"),
                 ("orpo", "one by one"),
+                ("kto", "one by one"),
                 ("kto", "known beforehand"),
             ]
         ),
