@@ -70,7 +70,7 @@ def read_access(args: WebUIArguments) -> Passwords:
     if not args.auth and args.share:
         errors.append(ConfigError("SERVER-02", "--share lets everybody who has the link start processes", fix=fix))
     raise_all(errors)
-    return read_passwords(Path(args.auth)) if args.auth else {}
+    return read_passwords(Path(args.auth), "--auth") if args.auth else {}
 
 
 def load_server() -> ModuleType:

@@ -78,6 +78,48 @@ def test_no_file_is_served(served: Any, path: str) -> None:
     assert answer(f"{served.url}gradio_api/file={path.format(root=root)}") in (403, 404)
 
 
+def join(url: str, call: dict[str, Any]) -> dict[str, Any]:
+    """How a call by the number of its function ended, as a browser makes it."""
+    call = {"session_hash": "tab", "event_data": None, "trigger_id": None, **call}
+    said = {"content-type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{url}gradio_api/queue/join", json.dumps(call).encode(), said))
+    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash=tab") as events:
+        lines = (json.loads(line[5:]) for line in events if line.startswith(b"data:"))
+        return next(line for line in lines if line["msg"] == "process_completed")
+
+
+def upload(url: str, name: str, text: bytes) -> str:
+    """Where a file lies that a browser sent."""
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    said = {"content-type": "multipart/form-data; boundary=x"}
+    body = head + text + b"\r\n--x--\r\n"
+    with urllib.request.urlopen(urllib.request.Request(f"{url}gradio_api/upload", body, said)) as response:
+        return json.load(response)[0]
+
+
+def test_a_path_that_a_browser_names_is_of_an_upload(served: Any, tmp_path: Path) -> None:
+    (tmp_path / "outside.jsonl").write_text("hush")
+    with urllib.request.urlopen(f"{served.url}config") as response:
+        config = json.load(response)
+    ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+    number, inputs = next(
+        (each["id"], each["inputs"]) for each in config["dependencies"] if [ids["upload"], "upload"] in each["targets"]
+    )
+    uploads = served.studio.workspace.uploads
+
+    def take(path: str) -> dict[str, Any]:
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        values = [[file] if part == ids["upload"] else [] for part in inputs]
+        return join(served.url, {"fn_index": number, "data": values})
+
+    ended = take(str(tmp_path / "outside.jsonl"))
+    assert not ended["success"]
+    assert not [path for path in uploads.rglob("*") if path.is_file()]
+    ended = take(upload(served.url, "mine.jsonl", b"{}"))
+    assert ended["success"], ended
+    assert "data/mine.jsonl" in str(ended["output"])
+
+
 def test_programs_ask_for_the_same_with_the_same_limits(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from gradio_client import Client
 
@@ -215,6 +257,8 @@ def test_nobody_comes_in_from_outside_without_a_password(tmp_path: Path) -> None
     (tmp_path / "who").write_text("nobody\n")
     with pytest.raises(ConfigError, match="user:password"):
         read_access(WebUIArguments(auth=str(tmp_path / "who")))
+    with pytest.raises(SwiftError, match=r"--auth .*nobody does not exist"):
+        read_access(WebUIArguments(auth=str(tmp_path / "nobody")))
 
 
 def test_a_password_is_asked_for(tmp_path: Path) -> None:
