@@ -105,6 +105,7 @@ def further(args: SftArguments, source: ModelSource, model: Any, data: Data) -> 
     head, names = head_of(args), rows.names
     base: Any = saving.base_of(model)
     if head.num_labels > 1 and names:
+        names = [*names, *(f"LABEL_{k}" for k in range(len(names), head.num_labels))]  # no row has those
         head.labels.extend(names)
         config = base.config
         config.id2label, config.label2id = dict(enumerate(names)), {name: k for k, name in enumerate(names)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from swift.datasets.encode import EncodedDataset
 from swift.log import get_logger
 from swift.models.source import ModelSource
 from swift.preference.batches import Collator
-from swift.preference.decide import decide_rlhf, wants_second_model
+from swift.preference.decide import decide_rlhf, names_reference, wants_second_model
 from swift.preference.encode import PreferenceEncoder, answers_of
 from swift.preference.losses import needs_reference, settings_of
 from swift.preference.reference import Reference, check_stays
@@ -100,21 +101,22 @@ def source_pad(model: Any) -> int:
 
 
 def find_reference(args: RLHFArguments, source: ModelSource, model: torch.nn.Module) -> Reference | None:
-    """What changes are measured against; None where the loss has nothing to measure."""
+    """What changes are measured against, `model` not being trained yet; None where the loss has nothing to measure."""
     if not needs_reference(args):
         return None
     if not wants_second_model(args):
         check_stays(model, args.init_lora_weights)
         return Reference()
-    other = source
-    if args.ref_model_id_or_path or args.ref_model_type:
-        named = replace(
-            args,
-            model_id_or_path=args.ref_model_id_or_path,
-            model_type=args.ref_model_type,
-            model_revision=args.ref_model_revision,
-        )
-        other = find_source(named)
+    if not names_reference(args):
+        logger.info("reference: a copy of the model as it is now")
+        return Reference(copy.deepcopy(model))
+    named = replace(
+        args,
+        model_id_or_path=args.ref_model_id_or_path,
+        model_type=args.ref_model_type,
+        model_revision=args.ref_model_revision,
+    )
+    other = find_source(named)
     logger.info(f"reference: {other.path}")
     return Reference(load_base(args, other))
 

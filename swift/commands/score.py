@@ -19,9 +19,9 @@ from swift.datasets.retrieval import HEAD_FORMATS
 from swift.errors import DataError, UsageError, raise_all
 from swift.heads.answer import Answer, answers, scores_of
 from swift.heads.files import Head
-from swift.heads.kinds import Kind
+from swift.heads.kinds import Classifier, Kind
 from swift.heads.model import loading, settle
-from swift.heads.rows import encode_texts
+from swift.heads.rows import Text, encode_texts
 from swift.inference.results import open_results
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, detect_hardware, load_model
@@ -59,7 +59,8 @@ def score(args: InferArguments, source: ModelSource, head: Head, home: Path) -> 
     encoded = encode_texts([text for one in texts for text in one], template)
     _check(rows, texts, encoded, template)
     model = load(args, source, head)
-    found = scores_of(model, kind, encoded, args.batch_size, model.config.get_text_config().pad_token_id)  # type: ignore[arg-type]
+    ids = [one.ids for one in encoded if isinstance(one, Text)]
+    found = scores_of(model, kind, ids, args.batch_size, model.config.get_text_config().pad_token_id)
     made = list(answers(head, kind, [len(one) for one in texts], found))
     lines = [{**told(row), **answer} for row, answer in zip(rows, made, strict=True)]
     _write(args, lines, home)
@@ -153,12 +154,26 @@ def _measured(head: Head, rows: Sequence[Conversation], made: Sequence[Answer]) 
         pairs = [one["score"] > one["rejected_score"] for one in made if "rejected_score" in one]
         found = {"accuracy": sum(pairs) / len(pairs)} if pairs else {}
     else:
-        right = [
-            one["prediction"] == row.get("label")
-            for row, one in zip(rows, made, strict=True)
-            if row.get("label") is not None and "prediction" in one and not isinstance(one["prediction"], float)
-        ]
+        right = _right(head, rows, made)
         found = {"accuracy": sum(right) / len(right)} if right else {}
     for name, value in found.items():
         logger.info(f"{name}: {value:.4f}")
     return found
+
+
+def _right(head: Head, rows: Sequence[Conversation], made: Sequence[Answer]) -> list[bool]:
+    """Whether each row that has labels is said to have just these, however they are written there."""
+    kind = head.kind()
+    if not isinstance(kind, Classifier) or not kind.can_be_right:
+        return []
+    known = Classifier(kind.size, kind.problem, kind.names or [str(k) for k in range(kind.size)])
+    labelled = [(row, one) for row, one in zip(rows, made, strict=True) if "label" in told(row)]
+    return [_labels(known, row) == known.read({**row, "label": one["prediction"]})[1] for row, one in labelled]
+
+
+def _labels(kind: Classifier, row: Conversation) -> list[float] | None:
+    """The labels of a row, None where the model does not know one of them."""
+    try:
+        return kind.read(row)[1]
+    except DataError:
+        return None

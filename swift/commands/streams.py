@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from swift.arguments.pt import TextOptions
+from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.commands.texts import count, how_texts_are_read, in_pieces, joins
 from swift.datasets.convert import Conversation
@@ -42,6 +45,7 @@ def open_stream(
         seed=args.dataset_seed,
         pack_size=args.max_length if args.packing else None,
         isolate=not joins(args),
+        options=how_encoded(args),
     )
     val: Sequence[Conversation] | None = held.val if held else stream.hold_out()
     if not val:
@@ -49,6 +53,14 @@ def open_stream(
     pieces = in_pieces(encode(val, encoder, ledger, split="validation"), args)
     count(ledger, "validation", pieces)
     return stream, pieces, ledger
+
+
+def how_encoded(args: SftArguments) -> dict[str, Any]:
+    """The options that the tokens of a row depend on, besides those that the stream itself has."""
+    names = ["template_type", "system", "loss_scale", "tools_prompt"]
+    names += ["text_unit"] if isinstance(args, TextOptions) else []
+    names += ["max_prompt_length"] if isinstance(args, RLHFArguments) else []
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
 def _counted(specs: list[DatasetSpec]) -> list[DatasetSpec]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -49,6 +51,7 @@ def web_ui_main(
         logger.info(f"public link: {served.share()}")
     if prevent_thread_lock:
         return served
+    end_with_its_terminal()
     try:
         served.wait()
     finally:
@@ -70,7 +73,18 @@ def read_access(args: WebUIArguments) -> Passwords:
     if not args.auth and args.share:
         errors.append(ConfigError("SERVER-02", "--share lets everybody who has the link start processes", fix=fix))
     raise_all(errors)
-    return read_passwords(Path(args.auth)) if args.auth else {}
+    return read_passwords(Path(args.auth), "--auth") if args.auth else {}
+
+
+def end_with_its_terminal() -> None:
+    """Make SIGHUP an orderly exit where nobody handles or ignores it, so that no model stays loaded."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, end)
 
 
 def load_server() -> ModuleType:

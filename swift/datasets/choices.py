@@ -20,6 +20,11 @@ def choice_turns(row: Row) -> list[Message]:
     return _asked(row) + ([] if key is None else [said("assistant", choices[_right(row, key, choices)])])
 
 
+def _letters(row: Row) -> list[str]:
+    """The columns that are choices, of which some may be left out."""
+    return [letter for letter in LETTERS if row.get(letter) is not None]
+
+
 def choices_of(row: Row) -> list[str]:
     """The texts to choose from.
 
@@ -27,8 +32,7 @@ def choices_of(row: Row) -> list[str]:
         DataError: they are no list of two to 26 different texts.
     """
     if row.get("choices") is None:
-        names = [letter for letter in LETTERS if row.get(letter) is not None]
-        found, key = [row[letter] for letter in names], "A"
+        found, key = [row[letter] for letter in _letters(row)], "A"
     else:
         found, key = literal(row["choices"], "choices"), "choices"
         found = found.get("text") if isinstance(found, dict) else found
@@ -45,12 +49,15 @@ def choices_of(row: Row) -> list[str]:
 def _right(row: Row, key: str, choices: list[str]) -> int:
     """The number of the choice that the row calls right."""
     value, listed = row[key], row.get("choices")
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
-        return value
+    letters = list(LETTERS[: len(choices)]) if listed is not None else _letters(row)
+    numbered = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(LETTERS)
+    if numbered and LETTERS[value] in letters:
+        return letters.index(LETTERS[value])
     labels = listed.get("label") if isinstance(listed, dict) else None
-    for names in (labels or (), choices, LETTERS[: len(choices)]):
-        if isinstance(value, str) and value.strip() in list(names):
-            return list(names).index(value.strip())
+    for names in (labels or (), choices, letters) if isinstance(value, str) else ():
+        for said_so, known in ((value, list(names)), (value.strip(), [str(name).strip() for name in names])):
+            if said_so in known:
+                return known.index(said_so)
     raise field_error(
         key, f"is {value!r}: neither the number, the letter nor the text of one of {len(choices)} choices"
     )

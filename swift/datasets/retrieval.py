@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,8 @@ def _text(item: Any, name: str) -> str:
         item = item.get("text")
     if not isinstance(item, str):
         raise field_error(name, f"is {kind_of(item)}, not a string")
+    if not item.strip():
+        raise field_error(name, "is empty")
     return item
 
 
@@ -62,9 +65,12 @@ def number(value: Any, name: str) -> float:
     """A number as a row may have it.
 
     Raises:
-        DataError: it is none.
+        DataError: it is none, or not a finite one.
     """
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise field_error(name, f"is {value!r:.40}, not a number") from None
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise field_error(name, f"is {value!r:.40}, not a number")
+    return found

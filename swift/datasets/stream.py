@@ -76,6 +76,7 @@ class Stream(IterableDataset[Example]):
         seed: of the order.
         pack_size: the examples are packs of that many tokens, made of the rows of a block; None packs nothing.
         isolate: let no row of a pack see another; otherwise the rows of a block run on, one right after the other.
+        options: those that the examples depend on besides, by name.
 
     Where the template's truncation strategy is "split", rows come in pieces of its `max_length`.
     """
@@ -92,10 +93,11 @@ class Stream(IterableDataset[Example]):
         seed: int = 42,
         pack_size: int | None = None,
         isolate: bool = True,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.sources, self.template, self.ledger, self.mix = sources, template, ledger, mix or Mix()
         self.buffer_size, self.val_size, self.seed, self.pack_size = buffer_size, val_size, seed, pack_size
-        self.isolate = isolate
+        self.isolate, self.options = isolate, dict(options or {})
         self.dataset_names = [source.spec.text for source in sources]
         self._from, self._skip = Mark(0, Cursor.start(len(sources))), 0
         self._forget()
@@ -306,7 +308,9 @@ class Stream(IterableDataset[Example]):
             ConfigError: that was a stream of other data, in another order or otherwise encoded.
         """
         then, now = state["identity"], self.identity()
-        differing = [f"{name} was {then.get(name)}, is {now[name]}" for name in now if then.get(name) != now[name]]
+        differing = [
+            f"{name} was {then[name]}, is {now[name]}" for name in now if name in then and then[name] != now[name]
+        ]
         if differing:
             raise ConfigError(
                 "CONFIG-02",
@@ -332,6 +336,7 @@ class Stream(IterableDataset[Example]):
             "max_length": self.template.max_length,
             "truncation_strategy": self.template.truncation_strategy,
             "isolate_documents": None if self.isolate else False,
+            **self.options,
         }
 
 

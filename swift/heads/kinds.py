@@ -51,6 +51,10 @@ class Kind(ABC):
     def metrics(self, seen: Sequence[Seen]) -> dict[str, float]:
         """What an evaluation says besides its loss."""
 
+    def settings(self) -> dict[str, Any]:
+        """What decides the loss, by name."""
+        return dict(vars(self))
+
     def scores(self, outputs: Any, batch: Batch) -> Tensor:
         """What the model makes of every text: scores_SL, or vectors_SD."""
         return wide(outputs.logits)
@@ -336,8 +340,11 @@ class Reranker(Kind):
 
 
 def asked(row: Any) -> str:
-    """The query of a row."""
-    return next(message["content"] for message in row["messages"] if message["role"] != "system")
+    """The query of a row. Raises DataError where it says nothing."""
+    text = next(message["content"] for message in row["messages"] if message["role"] != "system")
+    if not text.strip():
+        raise field_error("query", "is empty")
+    return text
 
 
 def retrieved(row: Any, *, needed: bool = False) -> tuple[list[str], list[str]]:

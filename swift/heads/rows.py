@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,35 +12,49 @@ from swift.datasets.convert import Conversation, at
 from swift.datasets.encode import different_rows, nothing_left
 from swift.datasets.groups import Group, Groups
 from swift.datasets.ledger import BAD, Ledger, Part
+from swift.datasets.turns import field_error
 from swift.errors import DataError
 from swift.heads.kinds import Kind, Talk
 from swift.templates.template import Template
 
 
-def encode_texts(texts: Sequence[Talk | str], template: Template) -> list[np.ndarray | DataError | None]:
-    """The ids of conversations, and of plain texts as the tokenizer itself has them; None for one that is too long."""
+class Text(NamedTuple):
+    """An encoded text.
+
+    Attributes:
+        ids: of its tokens.
+        truncated: how many more of them were cut off.
+    """
+
+    ids: np.ndarray
+    truncated: int = 0
+
+
+def encode_texts(texts: Sequence[Talk | str], template: Template) -> list[Text | DataError | None]:
+    """Conversations, and plain texts as the tokenizer itself has them; None for one that is too long."""
     errors: list[tuple[int, DataError]] = []
     talks = [text for text in texts if not isinstance(text, str)]
     encoded = iter(template.encode_batch(talks, errors)) if talks else iter(())
     refused = {id(talks[k]): error for k, error in errors}
-    found: list[np.ndarray | DataError | None] = []
+    found: list[Text | DataError | None] = []
     for text in texts:
         if isinstance(text, str):
-            ids = template.tokenizer(text)["input_ids"]
-            found.append(_fit(ids, template))
+            found.append(_plain(text, template))
             continue
         inputs = next(encoded)
-        ids = inputs.get("input_ids")
-        found.append(refused.get(id(text)) or (None if ids is None else np.asarray(ids, np.int32)))
-    return found
+        fits = "input_ids" in inputs
+        whole = Text(np.asarray(inputs["input_ids"], np.int32), inputs.get("truncated", 0)) if fits else None
+        found.append(refused.get(id(text)) or whole)
+    return [field_error("text", "is empty") if isinstance(one, Text) and not len(one.ids) else one for one in found]
 
 
-def _fit(ids: Any, template: Template) -> np.ndarray | None:
-    """The ids of a plain text; their end where the template keeps that of longer ones, else None."""
-    most = template.max_length
-    if most is not None and len(ids) > most:
-        return None if template.truncation_strategy == "delete" else np.asarray(ids[-most:], np.int32)
-    return np.asarray(ids, np.int32)
+def _plain(text: str, template: Template) -> Text | DataError | None:
+    """A plain text; its end where the template keeps that of longer ones, else None."""
+    if not text.strip():
+        return field_error("text", "is empty")
+    ids, most = template.tokenizer(text)["input_ids"], template.max_length
+    more = max(len(ids) - most, 0) if most is not None else 0
+    return None if more and template.truncation_strategy == "delete" else Text(np.asarray(ids[more:], np.int32), more)
 
 
 def encode_groups(
@@ -55,15 +69,17 @@ def encode_groups(
     found: list[Group | None] = []
     for start in range(0, len(different), batch_size):
         batch = [opened(row) for row in different[start : start + batch_size]]
-        for row, group in zip(batch, _judged(batch, template, kind), strict=True):
+        for row, judged in zip(batch, _judged(batch, template, kind), strict=True):
             count, dataset = int(copies[len(found)]), row.get("dataset")
-            if isinstance(group, Group):
-                tokens = sum(map(len, group.texts))
-                ledger.count(part, dataset, 0, tokens, examples=count)
+            if isinstance(judged, tuple):
+                group, truncated = judged
+                ledger.count(part, dataset, 0, sum(map(len, group.texts)), truncated, count)
+                if truncated:
+                    ledger.cut.append(row["where"])
                 found.append(group)
                 continue
-            reason = BAD if group else f"longer than {template.max_length} tokens"
-            ledger.withdraw(part, reason, row["where"], count, group, dataset)
+            reason = BAD if judged else f"longer than {template.max_length} tokens"
+            ledger.withdraw(part, reason, row["where"], count, judged, dataset)
             found.append(None)
     ledger.check_bad_rows()
     places = np.cumsum([group is not None for group in found]) - 1
@@ -73,8 +89,10 @@ def encode_groups(
     return Groups([group for group in found if group is not None], order)
 
 
-def _judged(rows: Sequence[Conversation], template: Template, kind: Kind) -> Iterable[Group | DataError | None]:
-    """Each row encoded, or what is wrong with it, or None where a text of it is too long."""
+def _judged(
+    rows: Sequence[Conversation], template: Template, kind: Kind
+) -> Iterable[tuple[Group, int] | DataError | None]:
+    """Each row encoded, with how many tokens were cut off, or what is wrong with it; None where a text is too long."""
     read: list[tuple[list[Talk | str], list[float]] | DataError] = []
     for row in rows:
         try:
@@ -91,7 +109,10 @@ def _judged(rows: Sequence[Conversation], template: Template, kind: Kind) -> Ite
         wrong = next((item for item in encoded if isinstance(item, DataError)), None)
         if wrong is not None:
             yield at(row["where"], wrong)
-        elif any(not isinstance(item, np.ndarray) or not len(item) for item in encoded):
+            continue
+        fitting = [item for item in encoded if isinstance(item, Text)]
+        if len(fitting) < len(encoded):
             yield None
-        else:
-            yield Group(tuple(encoded), np.asarray(one[1], np.float32))  # type: ignore[arg-type]
+            continue
+        group = Group(tuple(item.ids for item in fitting), np.asarray(one[1], np.float32))
+        yield group, sum(item.truncated for item in fitting)

@@ -8,6 +8,8 @@ other.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +47,11 @@ class HeadTrainer(Seq2SeqTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns = [*(self._signature_columns or []), "counts", "weights"]
+
+    @cached_property
+    def _run(self) -> dict[str, Any]:
+        objective = {f"objective_{name}": value for name, value in self.kind.settings().items()}
+        return {**super()._run, **{f"head_{name}": value for name, value in asdict(self.head).items()}, **objective}
 
     # The loss
 

@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig
 
-from swift.errors import SwiftError
+from swift.errors import ConfigError, SwiftError
 from swift.inference.angles import angles_by_length, read_anew_at
 from swift.inference.cache import SlotCache
 from swift.inference.engine import BASE, Generation, Stepwise, TokenLogprobs
@@ -40,13 +40,7 @@ class _Row:
         self.generation, self.length, self.pad = generation, length, pad
         request = generation.request
         self.constraint = request.constraint() if request.constraint is not None else None
-        self.sampler = Sampler(
-            request.config,
-            request.prompt_ids,
-            generation.seed,
-            presence=request.presence,
-            frequency=request.frequency,
-        )
+        self.sampler = _sampler(generation)
         most = request.config.prompt_lookup_num_tokens
         self.lookup = Lookup(request.prompt_ids, most) if most else None
 
@@ -128,7 +122,15 @@ class Batching(Stepwise):
         return len(self._waiting)
 
     def queue(self, generation: Generation) -> None:
-        """Queue an answer, from any thread."""
+        """Queue an answer, from any thread.
+
+        Raises:
+            ConfigError: its settings are such that nothing can be chosen with them; the others never meet it.
+        """
+        try:
+            _sampler(generation)
+        except (TypeError, ValueError) as error:
+            raise ConfigError("CONFIG-01", "no token can be chosen with these settings", why=str(error)) from None
         with self._lock:
             self._waiting.append(generation)
 
@@ -326,9 +328,11 @@ class Batching(Stepwise):
             inputs["position_ids"] = places_BN.to(device)
         if "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = wanted
-        if isinstance(self.model, PeftModel) and any(row.generation.request.adapter for row in rows):
+        if isinstance(self.model, PeftModel):
             active = self.model.active_adapter
-            inputs["adapter_names"] = [(row.generation.request.adapter if row.live else BASE) or active for row in rows]
+            names = [(row.generation.request.adapter if row.live else BASE) or active for row in rows]
+            if any(row.live and name != active for row, name in zip(rows, names, strict=True)):
+                inputs["adapter_names"] = names
         output = self.model(**inputs, use_cache=True)
         for row in rows:
             row.length = columns - row.pad
@@ -387,6 +391,17 @@ def _innermost(model: Any) -> Any:
     if isinstance(model, PeftModel):
         return _innermost(model.get_base_model())
     return _innermost(model.model) if isinstance(model, SwiftModel) else model
+
+
+def _sampler(generation: Generation) -> Sampler:
+    request = generation.request
+    return Sampler(
+        request.config,
+        request.prompt_ids,
+        generation.seed,
+        presence=request.presence,
+        frequency=request.frequency,
+    )
 
 
 def _final_length(generation: Generation) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
-from swift.errors import TemporaryError, UnavailableError
+from swift.errors import SwiftError, TemporaryError, UnavailableError
 from swift.inference.engine import Either, Generation, Request, Stepwise
 from swift.log import get_logger
 
@@ -52,6 +52,7 @@ class Service:
         Raises:
             TemporaryError: too many wait.
             UnavailableError: the service was closed.
+            ConfigError: its settings cannot be.
         """
         with self._wake:
             if self._closing:
@@ -60,7 +61,11 @@ class Service:
                 raise TemporaryError("SERVER-05", f"{self.max_waiting} requests wait already", fix="ask again later")
             generation = Generation(request, stop=stop or threading.Event())
             self._notify[generation] = notify  # before the engine's thread can see it
-            self.engine.queue(generation)
+            try:
+                self.engine.queue(generation)
+            except SwiftError:
+                del self._notify[generation]
+                raise
             self._wake.notify()
         return generation
 

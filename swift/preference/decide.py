@@ -21,8 +21,20 @@ ONLY = {
     "ref_model_id_or_path": ("dpo", "kto"),
     "ref_model_type": ("dpo", "kto"),
     "precompute_ref_log_probs": ("dpo", "kto"),
+    "share_prompts": ("dpo", "orpo", "simpo", "cpo"),
 }
 """Options that only some methods look at."""
+SMOOTHED = {
+    "dpo": ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired", "aot_pair"),
+    "simpo": ("simpo",),
+    "cpo": ("sigmoid", "simpo"),
+}
+OF_LOSS = {
+    "label_smoothing": SMOOTHED,
+    "simpo_gamma": {"simpo": ("simpo",), "cpo": ("simpo",)},
+    "discopop_tau": {"dpo": ("discopop",)},
+}
+"""Options that only some losses of a method look at."""
 NOT_TOGETHER = {
     "packing": "a pack would part pairs: --padding_free true goes without padding",
     "loss_name": "--loss_type says the loss",
@@ -76,6 +88,10 @@ def _contradictions(args: RLHFArguments) -> list[SwiftError]:
     for name, methods in ONLY.items():
         if getattr(args, name) != options[name].default and args.rlhf_type not in methods:
             errors.append(_conflict(f"--{name} is for {' and '.join(methods)}, not for {args.rlhf_type}", "drop it"))
+    loss = args.loss_type or LOSS_TYPES.get(args.rlhf_type, ("",))[0]
+    for name, losses in OF_LOSS.items():
+        if getattr(args, name) != options[name].default and loss not in losses.get(args.rlhf_type, ()):
+            errors.append(_conflict(f"--{name} is not looked at by the loss {loss} of {args.rlhf_type}", "drop it"))
     for name, why in NOT_TOGETHER.items():
         if getattr(args, name):
             errors.append(_conflict(f"--{name} does not go with preferences", why))
@@ -95,7 +111,21 @@ def _contradictions(args: RLHFArguments) -> list[SwiftError]:
         errors.append(_conflict(f"--loss_type {args.loss_type} divides by --beta", "--beta 0.1"))
     if args.max_tokens_per_batch and not args.padding_free:
         errors.append(_conflict("--max_tokens_per_batch counts tokens without padding here", "--padding_free true"))
-    return [*errors, *_batch_contradictions(args), *_late_contradictions(args)]
+    if "label_smoothing_factor" in args.training_options:
+        what = "label_smoothing_factor in --training_options smooths tokens, and preferences are of whole answers"
+        errors.append(_conflict(what, "--label_smoothing"))
+    return [*errors, *_reference_contradictions(args), *_batch_contradictions(args), *_late_contradictions(args)]
+
+
+def _reference_contradictions(args: RLHFArguments) -> list[SwiftError]:
+    if args.ref_model_revision and not names_reference(args):
+        return [
+            _conflict("--ref_model_revision is of a model that --ref_model_id_or_path names", "name it, or drop it")
+        ]
+    if args.new_special_tokens and names_reference(args):
+        what = "--new_special_tokens makes tokens that the model of --ref_model_id_or_path does not know"
+        return [_conflict(what, "drop one of the two: without another model the reference has their rows too")]
+    return []
 
 
 def _batch_contradictions(args: RLHFArguments) -> list[SwiftError]:
@@ -117,10 +147,14 @@ def _late_contradictions(args: RLHFArguments) -> list[SwiftError]:
     return errors
 
 
+def names_reference(args: RLHFArguments) -> bool:
+    """Whether another model is named to measure against."""
+    return bool(args.ref_model_id_or_path or args.ref_model_type)
+
+
 def wants_second_model(args: RLHFArguments) -> bool:
     """Whether the reference of decided options is a model of its own."""
-    own = bool(args.ref_model_id_or_path or args.ref_model_type)
-    return needs_reference(args) and (own or (args.sft_type == "full" and not args.tuner))
+    return needs_reference(args) and (names_reference(args) or (args.sft_type == "full" and not args.tuner))
 
 
 def _conflict(what: str, fix: str) -> ConfigError:

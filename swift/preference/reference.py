@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from swift import dist, storage
 from swift.datasets import cache
@@ -19,12 +21,15 @@ from swift.datasets.digest import digest_of_rows
 from swift.errors import ConfigError, DiskError, OutputError
 from swift.log import get_logger
 from swift.preference.rows import PreferenceRows
+from swift.trainers import saving
 from swift.trainers.sameness import versions
-from swift.tuners.fingerprint import base_parameters
+from swift.tuners import fingerprint
+from swift.tuners.fingerprint import base_modules
 
 logger = get_logger()
 VALUES = "values.npy"
 KIND = "reference log-probabilities"
+FORMAT = 2  # numbers by example
 FOLDED = ("pissa", "olora", "loftq", "corda", "eva", "lora_ga")
 """Starts of LoRA that take something out of the base, which is another one then."""
 
@@ -40,6 +45,13 @@ class Reference:
         self.model = model
         if model is not None:
             model.eval().requires_grad_(False)
+
+    def told(self) -> str:
+        """Which model it is, whatever that is called."""
+        if self.model is None:
+            return "the model without its tuners"
+        base = {name: value for name, value in fingerprint.take(self.model).to_dict().items() if name != "name"}
+        return hashlib.sha256(json.dumps(base, sort_keys=True).encode()).hexdigest()
 
     @contextmanager
     def of(self, policy: Any) -> Iterator[Any]:
@@ -80,20 +92,46 @@ def check_stays(policy: Any, starts: str) -> None:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """The SHA-256 of a model's parameters without its tuners', in order of their names."""
-    seen = hashlib.sha256()
-    for name, parameter in sorted(base_parameters(model)):
-        data = parameter.detach().contiguous().flatten().view(torch.uint8).cpu().numpy()
-        seen.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-        seen.update(data.data)
+    """The SHA-256 of all that a model saves without its tuners: parameters, buffers, what quantised ones consist of."""
+    seen, found = hashlib.sha256(), dict[str, Any]()
+    for path, module in base_modules(saving.base_of(model)):
+        module._save_to_state_dict(found, path, keep_vars=False)
+    for name, tensor in sorted(found.items()):
+        for part in _parts(tensor) if isinstance(tensor, Tensor) else ():
+            data = part.detach().contiguous().flatten().view(torch.uint8).cpu().numpy()
+            seen.update(f"{name} {part.dtype} {tuple(part.shape)}\n".encode())
+            seen.update(data.data)
     return seen.hexdigest()
+
+
+def _parts(tensor: Tensor) -> Iterator[Tensor]:
+    """The plain tensors that a tensor consists of."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _parts(vars(tensor)[name])
+
+
+def config_digest(model: nn.Module) -> str:
+    """The SHA-256 of a model's config, wherever the model lies."""
+    base: Any = saving.base_of(model)
+    told = {name: value for name, value in base.config.to_dict().items() if name != "_name_or_path"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def key_of(model: nn.Module, rows: PreferenceRows) -> dict[str, Any]:
     """All that decides what the reference says of these rows."""
-    partners = None if rows.partner is None else hashlib.sha256(rows.partner[rows.used].tobytes()).hexdigest()
+    partners = None
+    if rows.partner is not None:
+        rank = np.zeros(len(rows.rows), np.int64)
+        rank[rows.used] = np.arange(len(rows.used))
+        partners = hashlib.sha256(rank[rows.partner[rows.used]].tobytes()).hexdigest()
     return {
+        "format": FORMAT,
         "weights": weights_digest(model),
+        "config": config_digest(model),
         "rows": digest_of_rows(rows),
         "partners": partners,
         "limit": rows.limit,
@@ -107,7 +145,7 @@ def place_of(key: dict[str, Any]) -> Path:
 
 
 def read(key: dict[str, Any], rows: PreferenceRows) -> np.ndarray | None:
-    """The kept numbers for a key, None where there are none that are whole."""
+    """The kept numbers for a key, of each different row, None where there are none that are whole."""
     place = place_of(key)
     if not place.is_dir():
         return None
@@ -117,11 +155,21 @@ def read(key: dict[str, Any], rows: PreferenceRows) -> np.ndarray | None:
         storage.remove(place)
         return None
     values = np.load(place / VALUES, allow_pickle=False)
-    return values if len(values) == len(rows.rows) else None
+    if len(values) != len(rows.order):
+        return None
+    whole = np.zeros((len(rows.rows), values.shape[1]), values.dtype)
+    whole[rows.order] = values
+    return whole
 
 
 def keep(key: dict[str, Any], values: np.ndarray) -> None:
-    """Keep numbers for later runs; where nothing can be written, which stops nobody, it is said."""
+    """Keep the numbers of each example for later runs; where that cannot be, which stops nobody, it is said.
+
+    How rows are stored differs from run to run, their order does not.
+    """
+    if not np.isfinite(values).all():
+        logger.warning("what the reference says is not kept for the next run: some of it is no number")
+        return
     place = place_of(key)
     try:
         storage.make_directory(place.parent)
@@ -144,7 +192,7 @@ def together(values: np.ndarray) -> np.ndarray:
     """The numbers of all processes, each of which has those of its own rows and nothing elsewhere."""
     if dist.world_size() == 1:
         return values
-    whole = torch.from_numpy(np.nan_to_num(values))
+    whole = torch.from_numpy(values)
     if torch.distributed.get_backend() == "nccl":  # needs-cuda
         whole = whole.cuda()
     torch.distributed.all_reduce(whole)

@@ -105,7 +105,7 @@ class PreferenceTrainer(Seq2SeqTrainer):
         self.method, self.reference = method, reference
         self._divergence: Tensor | None = None
         self._evaluated: list[Scores] = []
-        super().__init__(*args, **options)
+        super().__init__(*args, compute_loss_func=cross_entropy, **options)
         self.label_names = ["labels"]
         self._totals = Totals(self.args.device)
         if reference is not None and reference.model is not None:
@@ -121,7 +121,7 @@ class PreferenceTrainer(Seq2SeqTrainer):
     @cached_property
     def _run(self) -> dict[str, Any]:
         said = {"rlhf_type": self.method.name, "loss_type": self.method.loss, **asdict(self.method.settings)}
-        return {**super()._run, **said}
+        return {**super()._run, **said, "reference": self.reference and self.reference.told()}
 
     # What the model says
 
@@ -242,6 +242,8 @@ class PreferenceTrainer(Seq2SeqTrainer):
         whole = s.share * loss / num_items_in_batch[0] + s.nll * cross / num_items_in_batch[1]
         self._count(scores, inputs, whole.detach() * num_items_in_batch[1], divergence)
         whole = whole * self.accelerator.num_processes + self._balance_loss(outputs)
+        if self.ranks is not None and not self._evaluating:
+            whole = whole + self.ranks.orthogonality() / self.current_gradient_accumulation_steps
         return (whole, outputs) if return_outputs else whole
 
     def _sum(self, scores: Scores, divergence: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -326,7 +328,7 @@ class PreferenceTrainer(Seq2SeqTrainer):
             if values is None:
                 values = references.together(self._ask(rows, size))
                 if self.is_world_process_zero():
-                    references.keep(key, values)
+                    references.keep(key, values[rows.order])
             else:
                 references.logger.info(f"reference log-probabilities: {references.place_of(key)}")
             rows.reference = values

@@ -6,6 +6,7 @@ import html
 import json
 import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,20 +59,25 @@ class Log:
 
 
 _READ: dict[Path, tuple[tuple[int, int], Log]] = {}
+_READ_LOCK = threading.Lock()
+MOST_READ = 4096
 
 
 def read_log(path: Path) -> Log:
     """A run's logging.jsonl as far as it is written; a step that was done twice counts as it was done last."""
     try:
         found = path.stat()
-    except OSError:
+        stamp, kept = (found.st_size, found.st_mtime_ns), _READ.get(path)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        log = _parse(path)
+    except OSError:  # there is none, or it has just gone
         return Log({})
-    stamp = (found.st_size, found.st_mtime_ns)
-    if path not in _READ or _READ[path][0] != stamp:
-        if len(_READ) > 256:
-            _READ.clear()
-        _READ[path] = (stamp, _parse(path))
-    return _READ[path][1]
+    with _READ_LOCK:
+        _READ[path] = (stamp, log)
+        while len(_READ) > MOST_READ:
+            del _READ[next(iter(_READ))]
+    return log
 
 
 def _parse(path: Path) -> Log:

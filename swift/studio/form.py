@@ -33,6 +33,8 @@ HIDDEN = {
     "logging_dir": "runs are written into the workspace",
     "quant_output_dir": "runs are written into the workspace",
     "result_dir": "runs are written into the workspace",
+    "eval_output_dir": "runs are written into the workspace",
+    "hub_token": "it would be written down; export HF_TOKEN or MODELSCOPE_API_TOKEN before `swift web-ui`",
     "dry_run": "it has a button",
     "resume_from_checkpoint": "it has a button",
     "disable_tqdm": "there is no bar in a log",

@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +63,7 @@ class Job:
 
     def alive(self) -> bool:
         """Whether its process runs."""
-        return bool(self.born) and _born(self.pid) == self.born
+        return bool(self.born) and birth_of(self.pid) == self.born
 
     def ended(self) -> dict[str, Any] | None:
         """Its exit `code` and the `time` of its end; None before it, and where no server saw it."""
@@ -88,14 +89,19 @@ class Job:
         if not self.alive():
             return
         if self.asked_to_stop():
-            os.killpg(self.pid, signal.SIGKILL)
+            _kill(self.pid)
             return
         (self.directory / "stop").touch()
-        os.kill(self.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
 
     def log(self, lines: int = 200) -> str:
         """The last lines it wrote, without colours and secrets; of a line that was written over, the last state."""
         return tail(self.directory / LOG, lines)
+
+
+WRITTEN = {each.name for each in fields(Job)} - {"directory"}
+"""What `job.json` holds."""
 
 
 class Jobs:
@@ -125,6 +131,7 @@ class Jobs:
 
         Raises:
             ConfigError: the system starts no process.
+            SwiftError: it cannot be written down what was started; it is ended again.
         """
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         directory, words = self.place / name, list(words)
@@ -143,9 +150,13 @@ class Jobs:
                 )
             except (OSError, ValueError) as error:
                 raise ConfigError("CONFIG-03", f"swift {command} cannot be started", why=str(error)) from None
-        born = _born(process.pid)
-        job = Job(name, command, words, dict(environment or {}), output, process.pid, born, time.time(), directory)
-        storage.write_json(directory / JOB, {k: v for k, v in asdict(job).items() if k != "directory"}, private=True)
+        with ExitStack() as undo:
+            undo.callback(_end, process)
+            born, now = birth_of(process.pid), time.time()
+            job = Job(name, command, words, dict(environment or {}), output, process.pid, born, now, directory)
+            said = {name: value for name, value in asdict(job).items() if name in WRITTEN}
+            storage.write_json(directory / JOB, said, private=True)
+            undo.pop_all()
         threading.Thread(target=_watch, args=(process, directory), name=f"job {name}", daemon=True).start()
         return job
 
@@ -167,7 +178,7 @@ class Jobs:
 
     def _read(self, directory: Path) -> Job | None:
         said = _read(directory / JOB)
-        return None if said is None else Job(**said, directory=directory)
+        return Job(**said, directory=directory) if said is not None and said.keys() == WRITTEN else None
 
 
 def tail(path: Path, lines: int = 200) -> str:
@@ -195,11 +206,48 @@ def import_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([here, *before]), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _born(pid: int) -> str:
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _kill(process.pid)
+    process.wait()
+
+
+def _kill(pid: int) -> None:
+    """End a process, its group and all that descends from it, also in sessions of their own, at once."""
+    below = descendants(pid)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    for each in below:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process began, and those that these began; none where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            parent = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), []).append(int(path.parent.name))
+    found = list(children.get(pid, []))
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def began_at(pid: int) -> float | None:
+    """When a process began, in seconds since 1970; None where the system does not tell."""
+    ticks = birth_of(pid)
+    if not ticks.isdigit():
+        return None
+    boot = next(line.split()[1] for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    return int(boot) + int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def birth_of(pid: int) -> str:
     """When the system began a process, empty where it has ended; without /proc only whether there is one."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return "" if told[0] in "ZX" else told[19]
     except OSError:
         if Path("/proc/self").exists():
             return ""

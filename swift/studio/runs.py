@@ -17,7 +17,7 @@ from swift.arguments.sft import SftArguments
 from swift.errors import NotFoundError, UsageError
 from swift.storage import HOLDER
 from swift.studio.curves import Log, read_log
-from swift.studio.jobs import Job, Jobs, State
+from swift.studio.jobs import Job, Jobs, State, began_at
 from swift.studio.workspace import FORBIDDEN, LOGGED, OUTPUT, Workspace
 
 SAID = "sft_args.json"
@@ -27,6 +27,7 @@ SIGNS = {"rlhf": "rlhf_type", "pt": "isolate_documents"}
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 NAME = re.compile(r"[\w][\w.-]{0,63}")
 KEPT_SECONDS = 2.0
+CLOCK_SECONDS = 2.0  # by which the times of a file and of a process may differ
 NOT_COMPARED = ("output_dir", "logging_dir", "add_output_dir_suffix", "resume_from_checkpoint")
 
 
@@ -56,11 +57,13 @@ class Run:
     @property
     def state(self) -> State:
         """What has become of it."""
+        if self.job is not None and self.job.alive():
+            return self.job.state()
+        if is_held(self.directory):  # by a command line, whatever became of a job before
+            return "running"
         if self.job is not None and (state := self.job.state()) != "ended":
             return state
-        if self.log.report is not None:
-            return "done"
-        return "running" if is_held(self.directory) else "ended"
+        return "done" if self.log.report is not None else "ended"
 
     @property
     def command(self) -> str:
@@ -104,7 +107,9 @@ class Runs:
         by_output: dict[str, Job] = {}
         for job in self.jobs.all():
             if job.command in TRAINING and job.output:
-                by_output.setdefault(job.output, job)
+                newer = by_output.setdefault(job.output, job)
+                if newer is not job and job.alive() and not newer.alive():
+                    by_output[job.output] = job
         paths = dict.fromkeys([*by_output, *map(self.workspace.relative, self._directories())])
         runs = [self._run(path, by_output.get(path)) for path in paths]
         return sorted(runs, key=lambda run: run.started, reverse=True)
@@ -188,11 +193,19 @@ def as_options(said: Mapping[str, Any], known: Container[str]) -> dict[str, Any]
 
 def is_held(directory: Path) -> bool:
     """Whether a process trains in the directory; its lock is not touched, which would be in a beginning run's way."""
+    path = directory / HOLDER
     try:
-        os.kill(int((directory / HOLDER).read_text(encoding="ascii")), 0)
-    except (OSError, ValueError, OverflowError):
+        pid, written = int(path.read_text(encoding="ascii")), path.stat().st_mtime
+    except (OSError, ValueError):
         return False
-    return True
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's
+        pass
+    except (OSError, OverflowError):
+        return False
+    began = began_at(pid)
+    return began is None or began <= written + CLOCK_SECONDS  # else another process has the pid by now
 
 
 def _is_whole(directory: Path) -> bool:

@@ -94,9 +94,10 @@ class Served:
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
         app.add_middleware(Guard)
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+        blocks = build(studio, self.talks, words)
         gr.mount_gradio_app(
             app,
-            build(studio, self.talks, words),
+            blocks,
             path="/",
             auth=(lambda user, password: may_enter(passwords, user, password)) if passwords else None,
             auth_message=words.login,
@@ -113,6 +114,8 @@ class Served:
             theme=theme(),
             css=STYLE.read_text(encoding="utf-8"),
         )
+        # Gradio looks at the paths in what a browser sends only after `launch()`: else any file could be named.
+        blocks.has_launched = True
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -66,6 +66,10 @@ class Studio:
             UsageError: it runs, or has none.
             RefusedError: it was started with plug-ins.
         """
+        with self._starting:
+            return self._resume(path)
+
+    def _resume(self, path: str) -> str:
         run = self.runs.get(path)
         places = run.checkpoints()
         if run.state in ("running", "stopping"):

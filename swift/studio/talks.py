@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from swift.errors import UnavailableError
 from swift.inference.client import XRequestConfig, get_model_list_client, inference_client
-from swift.studio.jobs import Job
+from swift.studio.jobs import Job, birth_of
 from swift.studio.studio import Studio
 
 KEY = "SWIFT_API_KEY"
+OWNER = "SWIFT_STUDIO"  # the process that a model is served for, and when that began; it does not outlive it
 ADDRESS = re.compile(r"serving .* on (http://127\.0\.0\.1:\d+/)v1")
 MOST_LOADED = 2
 PATIENCE = 600.0  # seconds until a model is loaded
@@ -34,13 +37,17 @@ class Served:
 
 
 class Talks:
-    """The models that are loaded, and everybody's answers."""
+    """The models that are loaded, and everybody's answers; what a server left loaded that was killed is ended."""
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.served: dict[str, Served] = {}
         self.stops: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
+        self._closing = threading.Event()
+        for job in studio.jobs.all():
+            if job.command == "deploy" and job.alive() and not _is_owned(job):
+                job.stop()
 
     def load(self, said: str) -> None:
         """Serve a model, unless it is; the one that was not used for longest goes when there are too many.
@@ -48,17 +55,22 @@ class Talks:
         Raises:
             UnavailableError: it cannot be loaded; its log says why.
         """
-        with self._lock:
+        with self._lock, ExitStack() as undo:
+            if self._closing.is_set():
+                raise UnavailableError("SERVER-04", "the studio ends")
             if said in self.served and self.served[said].job.alive():
                 return
             words = self.studio.model_words(said)
             for name in sorted(self.served, key=lambda name: self.served[name].used)[: 1 - MOST_LOADED or None]:
                 self._end(name)
             key = secrets.token_urlsafe(24)
-            job = self.studio.jobs.start("deploy", [*words, "--port", "0"], secret={KEY: key})
-            url = _address(job)
+            owner = {OWNER: f"{os.getpid()} {birth_of(os.getpid())}"}
+            job = self.studio.jobs.start("deploy", [*words, "--port", "0"], owner, secret={KEY: key})
+            undo.callback(job.stop)
+            url = _address(job, self._closing)
             model = str(get_model_list_client(url=url, api_key=key).data[0].id)
             self.served[said] = Served(job, key, url, model, time.monotonic())
+            undo.pop_all()
 
     def unload(self, said: str) -> None:
         """End its process."""
@@ -66,7 +78,8 @@ class Talks:
             self._end(said)
 
     def close(self) -> None:
-        """End all of them."""
+        """End all of them, and what is being loaded."""
+        self._closing.set()
         with self._lock:
             for name in list(self.served):
                 self._end(name)
@@ -127,19 +140,23 @@ class Talks:
             served.job.stop()
 
 
-def _address(job: Job) -> str:
+def _is_owned(job: Job) -> bool:
+    """Whether the server that a job serves for still runs; one that does not say whom is left alone."""
+    pid, _, born = job.environment.get(OWNER, "").partition(" ")
+    return not pid or birth_of(int(pid)) == born
+
+
+def _address(job: Job, closing: threading.Event) -> str:
     """Where a job serves, once it does.
 
     Raises:
-        UnavailableError: it ended before, or takes too long.
+        UnavailableError: it ended before, takes too long, or nobody waits for it any more.
     """
     end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+    while time.monotonic() < end and not closing.is_set():
         if found := ADDRESS.search(job.log()):
             return found[1] + "v1"
         if not job.alive():
             break
-        time.sleep(0.2)
-    job.stop()
-    told = job.log(12)
-    raise UnavailableError("SERVER-04", told or "the model's process ended")
+        closing.wait(0.2)
+    raise UnavailableError("SERVER-04", job.log(12) or "the model's process ended")

@@ -283,11 +283,16 @@ class TrainPage:
         return views.page(document, self.words.preview_title)
 
     def _take(self, files: list[str] | None, chosen: list[str]) -> tuple[Any, str]:
-        try:
-            taken = [self.studio.workspace.take(file) for file in files or []]
-        except SwiftError as error:
-            return gr.skip(), views.notice(str(error), "bad")
-        told = views.notice(self.words.uploaded.format(path=", ".join(taken)), "good")
+        taken, errors = [], []
+        for file in files or []:
+            try:
+                taken.append(self.studio.workspace.take(file))
+            except (SwiftError, OSError) as error:
+                errors.append(plainly(error) if isinstance(error, SwiftError) else str(error))
+        told = views.notice(self.words.uploaded.format(path=", ".join(taken)), "good") if taken else ""
+        told += views.notice("\n".join(errors), "bad") if errors else ""
+        if not taken:
+            return gr.skip(), told
         return gr.update(choices=self.studio.datasets(), value=[*(chosen or []), *taken]), told
 
     def _start(self, name: str, *values: Any) -> tuple[str, str]:

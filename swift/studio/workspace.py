@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +64,22 @@ class Workspace:
         try:
             place = self.root / Path(text).expanduser()
             found = [place, *(map(Path, glob.glob(str(place), recursive=True)) if WILD.search(text) else ())]
-            return all(path.resolve().is_relative_to(self.root) for path in found)
+            return all(self._leads_inside(path) for path in found)
         except (OSError, RuntimeError, ValueError):
             return False
+
+    def _leads_inside(self, path: Path) -> bool:
+        """Whether a path is inside, and all links below it lead inside too; not where there is too much below."""
+        if not path.resolve().is_relative_to(self.root):
+            return False
+        left = MOST_FILES
+        for folder, folders, files in os.walk(path.resolve()):
+            entries = [Path(folder, name) for name in (*folders, *files)]
+            left -= len(entries)
+            links = [entry for entry in entries if entry.is_symlink()]
+            if left < 0 or not all(link.resolve().is_relative_to(self.root) for link in links):
+                return False
+        return True
 
     def check(self, name: str, text: str) -> list[SwiftError]:
         """What is wrong with a value of an option that may be, or begin with, a path."""
@@ -102,6 +117,9 @@ class Workspace:
             shutil.copyfile(source, final)
         finally:
             source.unlink(missing_ok=True)
+            with suppress(OSError):  # other files of the same upload may lie there
+                if source.parent != self.uploads:
+                    source.parent.rmdir()
         return self.relative(final)
 
     def data_files(self) -> list[str]:

@@ -53,18 +53,24 @@ def take(model: nn.Module) -> Fingerprint:
     return Fingerprint(name, weights, half, tuple(keys), method)
 
 
-def base_parameters(module: nn.Module, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def base_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters of a base under the names that they have without tuners, tied ones under each of theirs."""
+    for path, part in base_modules(module):
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                yield path + name, parameter
+
+
+def base_modules(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a base, each with what the names of its tensors begin with where there are no tuners."""
     if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
         inside = next(child for name in WRAPPERS if (child := module._modules.get(name)) is not None)
-        yield from base_parameters(inside, path)
+        yield from base_modules(inside, path)
         return
-    for name, parameter in module._parameters.items():
-        if parameter is not None:
-            yield path + name, parameter
+    yield path, module
     for name, child in module._modules.items():
         if child is not None and not isinstance(child, Branch):
-            yield from base_parameters(child, f"{path}{name}.")
+            yield from base_modules(child, f"{path}{name}.")
 
 
 def _save(config: peft.PeftConfig, save_directory: str, **kwargs: Any) -> None:

@@ -133,8 +133,10 @@ class Answers:
         return View(talk.until(-1), box=talk.rounds[-1].asked)
 
     def delete(self, talk: Talk, number: int) -> View:
-        """The view without one round; the others are as they were."""
-        return View(talk if talk.going else talk.without(number), busy=talk.going is not None)
+        """The view without one round, if there is one of this number; the others are as they were."""
+        if talk.going is not None or not 0 <= number < len(talk.rounds):
+            return View(talk, busy=talk.going is not None)
+        return View(talk.without(number))
 
     def open(self, text: str, talk: Talk, words: Words) -> tuple[View, str | None]:
         """The view of a conversation from a file, and its system prompt; None where the file holds none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ Say = Callable[[Words], dict[str, Any]]
 Describe = Callable[[Words], Sequence[str]]
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {"queue": False, **PRIVATE}
+NEUTRAL = (1.0, 1.0, 0.0, 1.0, 1.0)
+"""Temperature, top_p, top_k, the fewest new tokens and a repetition penalty, with which nothing is changed."""
 
 
 class Parts:
@@ -136,11 +139,15 @@ class Parts:
 
 
 def read_settings(values: Sequence[Any]) -> Settings:
-    """What the side panel says; a seed that is no whole number is none."""
-    system, temperature, top_p, top_k, new_tokens, penalty, seed = values
+    """What the side panel says; a seed that is no whole number is none, and what is not finite has no effect."""
+    system, *numbers, seed = values
+    temperature, top_p, top_k, new_tokens, penalty = (
+        number if math.isfinite(number) else neutral
+        for number, neutral in zip(map(float, numbers), NEUTRAL, strict=True)
+    )
     digits = str(seed or "").strip()
     chosen = int(digits[:18]) if digits.isascii() and digits.isdigit() else None
-    return Settings(str(system or ""), float(temperature), float(top_p), int(top_k), int(new_tokens), penalty, chosen)
+    return Settings(str(system or ""), temperature, top_p, int(top_k), int(new_tokens), penalty, chosen)
 
 
 def person(request: gr.Request, lang: str) -> Person:

@@ -101,6 +101,8 @@ class Served:
             theme=theme(),
             head=f"<style>{STYLE.read_text(encoding='utf-8')}</style>",
         )
+        # Gradio looks at the paths in what a browser sends only after `launch()`: else any file could be named.
+        blocks.has_launched = True
         config = uvicorn.Config(
             app,
             log_config=None,

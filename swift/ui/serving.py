@@ -88,8 +88,8 @@ def _contradictions(args: AppUIArguments) -> list[SwiftError]:
     return errors
 
 
-def read_passwords(path: Path) -> Passwords:
-    """The passwords by user that a file has, a `user:password` on each line.
+def read_passwords(path: Path, option: str = "--auth_file") -> Passwords:
+    """The passwords by user that a file has, a `user:password` on each line; `option` names the file.
 
     Raises:
         NotFoundError: there is no such file.
@@ -98,12 +98,12 @@ def read_passwords(path: Path) -> Passwords:
     try:
         lines = path.expanduser().read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise NotFoundError("FOUND-01", f"--auth_file {path} does not exist") from None
+        raise NotFoundError("FOUND-01", f"{option} {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("CONFIG-01", f"--auth_file {path} cannot be read: {error}") from None
+        raise ConfigError("CONFIG-01", f"{option} {path} cannot be read: {error}") from None
     pairs = [(number, *line.partition(":")) for number, line in enumerate(lines, 1) if line.strip()]
     wrong = [number for number, user, _, password in pairs if not user.strip() or not password]
     if wrong or not pairs:
-        where = f"{path}:{wrong[0]}" if wrong else f"--auth_file {path}"
+        where = f"{path}:{wrong[0]}" if wrong else f"{option} {path}"
         raise ConfigError("CONFIG-01", f"{where}: not `user:password`", fix="write a `user:password` on each line")
     return {user.strip(): password for _, user, _, password in pairs}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swift.arguments.pt import PtArguments
+from swift.arguments.rlhf import RLHFArguments
+from swift.commands.streams import how_encoded
 from swift.datasets.ledger import Ledger
 from swift.datasets.load import how_to_read, parse_specs
 from swift.datasets.mix import ALL, choose_mix
@@ -225,6 +229,22 @@ def test_another_stream_is_refused(tmp_path: Path) -> None:
     take(rows, 5)
     with pytest.raises(ConfigError, match="streaming_buffer_size was 4, is 5"):
         stream(path, buffer_size=5).from_state(rows.to_state(5))
+
+
+def test_a_stream_encoded_otherwise_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", numbered(9))
+    said = PtArguments(template_type="chatml", system="s", text_unit="line")
+    rows = stream(path, options=how_encoded(said))
+    take(rows, 5)
+    state = rows.to_state(5)
+    for other in ({"template_type": "qwen"}, {"system": "t"}, {"text_unit": "file"}):
+        (name,) = other
+        with pytest.raises(ConfigError, match=f"{name} was"):
+            stream(path, options=how_encoded(replace(said, **other))).from_state(state)
+    prompts = [how_encoded(RLHFArguments(max_prompt_length=size)) for size in (7, 8)]
+    assert prompts[0] != prompts[1]
+    older = {**state, "identity": {name: state["identity"][name] for name in ("datasets", "seed")}}
+    stream(path, options=how_encoded(said)).from_state(older)
 
 
 def test_a_hub_is_read_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:

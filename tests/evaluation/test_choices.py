@@ -47,9 +47,22 @@ def test_a_table_of_letters_as_ceval_has_it(tmp_path: Path) -> None:
     assert (found["messages"][-1]["content"], found["choices"]) == ("four", FOUR)
 
 
+def test_letters_are_those_of_their_columns_and_blanks_do_not_count(tmp_path: Path) -> None:
+    gap = {"question": "?", "A": "one", "B": "two", "C": None, "D": "four"}
+    rows = [
+        {**gap, "answer": "D"},
+        {**gap, "answer": 3},
+        {"question": "?", "choices": [" no", " yes"], "answer": " yes"},
+    ]
+    found = [load(tmp_path / "rows.jsonl", [row])[0]["messages"][-1]["content"] for row in rows]
+    assert found == ["four", "four", " yes"]
+
+
 @pytest.mark.parametrize(
     ("row", "match"),
     [
+        ({"A": "one", "B": "two", "D": "four", "answer": "C"}, "is 'C': neither"),
+        ({"A": "one", "B": "two", "D": "four", "answer": 2}, "is 2: neither"),
         ({"choices": FOUR, "answer": 4}, '"answer" is 4: neither'),
         ({"choices": FOUR, "answer": -1}, "is -1: neither"),
         ({"choices": FOUR, "answer": "E"}, "is 'E': neither"),

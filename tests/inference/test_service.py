@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
-from swift.errors import TemporaryError, UnavailableError
+from swift.errors import ConfigError, TemporaryError, UnavailableError
 from swift.inference.batching import Batching
 from swift.inference.service import Service
 from tests.inference.fake import FakeTemplate
@@ -46,6 +47,19 @@ def test_many_threads_get_their_own_answers(service, model, template):
     assert lengths == [len(alone(model, request)) for request in requests]
     ended = {id(each.request): each.ids for each in service.run(requests[:8])}
     assert [ended[id(request)] for request in requests[:8]] == [alone(model, request) for request in requests[:8]]
+
+
+@pytest.mark.parametrize("penalty", [2, float("nan"), -1.0])
+def test_a_setting_that_cannot_be_fails_its_asker_alone(service, model, template, penalty):
+    fine, bad = requests_for(model, template, 2)
+    config = copy.deepcopy(bad.config)
+    config.repetition_penalty = penalty
+    stream = service.stream(fine, threading.Event())
+    next(stream)
+    with pytest.raises(ConfigError, match="penalty"):
+        list(service.stream(replace(bad, config=config), threading.Event()))
+    assert list(stream)[-1].ids == alone(model, fine)
+    assert not service._notify
 
 
 def test_the_queue_has_an_end(model, template):

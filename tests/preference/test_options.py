@@ -166,6 +166,14 @@ def test_decided_values(tiny_dir: Path) -> None:
         ({"max_tokens_per_batch": 100}, "--padding_free true"),
         ({"rlhf_type": "kto", "streaming": True, "max_steps": 2}, "kto needs all rows"),
         ({"precompute_ref_log_probs": True, "lazy_tokenize": True}, "--precompute_ref_log_probs needs all rows"),
+        ({"training_options": {"label_smoothing_factor": 0.1}}, "smooths tokens"),
+        ({"loss_type": "ipo", "label_smoothing": 0.1}, "--label_smoothing is not looked at by the loss ipo of dpo"),
+        ({"rlhf_type": "orpo", "label_smoothing": 0.1}, "not looked at by the loss orpo"),
+        ({"simpo_gamma": 0.5}, "--simpo_gamma is not looked at"),
+        ({"discopop_tau": 0.5}, "--discopop_tau is not looked at"),
+        ({"rlhf_type": "kto", "share_prompts": True}, "--share_prompts is for dpo"),
+        ({"ref_model_revision": "v2"}, "--ref_model_revision is of a model that"),
+        ({"new_special_tokens": ["<a>"], "ref_model_id_or_path": "x"}, "does not know"),
     ],
 )
 def test_what_contradicts_itself_is_refused(said: dict[str, Any], words: str, tiny_dir: Path) -> None:

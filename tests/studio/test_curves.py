@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from swift.studio.curves import HEIGHT, MEMORY, WIDTH, Line, draw, number, read_log, smoothed, thinned, ticks
+from swift.studio import curves
+from swift.studio.curves import HEIGHT, MEMORY, WIDTH, Line, Log, draw, number, read_log, smoothed, thinned, ticks
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -88,6 +89,23 @@ def test_a_picture_is_whole_and_every_point_is_in_it(points: list[tuple[int, flo
             assert 0 <= x <= WIDTH
             assert 0 <= y <= HEIGHT
     assert "Loss" in next(root.iter("svg")).attrib["aria-label"]
+
+
+def test_logs_are_kept_and_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves, "_READ", {})
+    monkeypatch.setattr(curves, "MOST_READ", 3)
+    paths = [write(tmp_path / f"{k}.jsonl", {"loss": k, "global_step": 1}) for k in range(4)]
+    first = [read_log(path) for path in paths[:3]]
+    assert all(read_log(path) is log for path, log in zip(paths, first, strict=False))
+    read_log(paths[3])
+    assert read_log(paths[1]) is first[1]
+    assert list(curves._READ) == paths[1:]
+
+
+def test_a_log_that_goes_while_it_is_read_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = write(tmp_path / "a.jsonl", {"loss": 1, "global_step": 1}), curves._parse
+    monkeypatch.setattr(curves, "_parse", lambda path: (path.unlink(), real(path))[1])
+    assert read_log(path) == Log({})
 
 
 def test_names_are_escaped_and_nothing_is_drawn_of_nothing() -> None:

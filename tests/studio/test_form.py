@@ -14,8 +14,9 @@ from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.reading import parse
 from swift.arguments.sft import SftArguments
 from swift.errors import SwiftError
+from swift.redact import SECRET_KEY
 from swift.studio.form import FREE_TEXT, HIDDEN, HIDDEN_GROUPS, Field, as_typed, as_yaml, read_environment
-from swift.studio.offers import EXPORT, TRAIN
+from swift.studio.offers import EVALUATE, EXPORT, TRAIN
 from swift.studio.workspace import Workspace
 
 FORM = TRAIN["sft"]
@@ -70,6 +71,12 @@ def test_the_form_has_every_option_that_is_not_hidden_for_a_reason() -> None:
         assert sorted(f.name for f in form.order) == sorted(form.fields)
     assert set(FORM.basic_names) <= set(FORM.fields)
     assert not {"custom_register_path", "training_options", "callbacks", "trust_remote_code"} & set(FORM.fields)
+
+
+def test_no_form_asks_for_a_secret_or_writes_elsewhere() -> None:
+    for form in (*TRAIN.values(), EXPORT, EVALUATE):
+        assert not [name for name in form.fields if SECRET_KEY.search(name)]
+    assert "eval_output_dir" not in EVALUATE.fields
 
 
 def test_a_new_option_is_in_the_form_at_once() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from swift.errors import SwiftError
+from swift.errors import DiskError, SwiftError
 from swift.studio import jobs as module
 from swift.studio.jobs import Job, Jobs, tail
 from swift.studio.workspace import Workspace
@@ -100,10 +100,14 @@ def test_a_run_outlives_the_server_that_began_it(jobs: Jobs) -> None:
     assert job.state() == "stopped"
 
 
-def test_the_second_stop_ends_what_does_not_listen_with_all_it_began(jobs: Jobs, script: Callable[[str], None]) -> None:
+@pytest.mark.parametrize("own_session", [False, True])
+def test_the_second_stop_ends_what_does_not_listen_with_all_it_began(
+    jobs: Jobs, script: Callable[[str], None], own_session: bool
+) -> None:
     script(
         "import signal, subprocess, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "words = [sys.executable, '-S', '-c', 'import time; time.sleep(600)']\n"
+        f"child = subprocess.Popen(words, start_new_session={own_session})\n"
         "print(child.pid, flush=True)\ntime.sleep(600)\n"
     )
     job = jobs.start("sft", [])
@@ -156,6 +160,31 @@ def test_a_pid_that_another_process_has_is_not_the_job(jobs: Jobs, script: Calla
     other = jobs.get(job.name)
     assert not other.alive()
     other.stop()  # does nothing to us
+
+
+def test_a_job_that_cannot_be_written_down_is_ended(
+    jobs: Jobs, script: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(SLEEPER)
+    began: list[int] = []
+
+    def full(path: Path, value: dict[str, int], *, private: bool) -> None:
+        began.append(value["pid"])
+        raise DiskError("DISK-01", "no space left")
+
+    monkeypatch.setattr(module.storage, "write_json", full)
+    with pytest.raises(DiskError):
+        jobs.start("sft", [])
+    assert not Path(f"/proc/{began[0]}").exists()
+    assert jobs.all() == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "x", "more": 1}'])
+def test_what_does_not_say_a_job_is_none(jobs: Jobs, text: str) -> None:
+    place = jobs.place / "20260101-000000-abcdef"
+    place.mkdir()
+    (place / "job.json").write_text(text)
+    assert jobs.all() == []
 
 
 @pytest.mark.parametrize("name", ["", "..", "../..", "x", "20260101-000000-zzzzzz", "20260101-000000-abcdef/.."])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from swift.arguments.web_ui import WebUIArguments
-from swift.commands.web_ui import read_access, web_ui_main
+from swift.commands.web_ui import end_with_its_terminal, read_access, web_ui_main
 from swift.errors import ConfigError, SwiftError
 from swift.studio.jobs import Jobs
 from swift.studio.looking import Look, Looker
@@ -76,6 +77,54 @@ def test_no_file_is_served(served: Any, path: str) -> None:
     root = served.studio.workspace.root
     (root / "secret.txt").write_text("hush")
     assert answer(f"{served.url}gradio_api/file={path.format(root=root)}") in (403, 404)
+
+
+def join(url: str, call: dict[str, Any]) -> dict[str, Any]:
+    """How a call by the number of its function ended, as a browser makes it."""
+    call = {"session_hash": "tab", "event_data": None, "trigger_id": None, **call}
+    said = {"content-type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{url}gradio_api/queue/join", json.dumps(call).encode(), said))
+    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash=tab") as events:
+        lines = (json.loads(line[5:]) for line in events if line.startswith(b"data:"))
+        return next(line for line in lines if line["msg"] == "process_completed")
+
+
+def upload(url: str, name: str, text: bytes) -> str:
+    """Where a file lies that a browser sent."""
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    said = {"content-type": "multipart/form-data; boundary=x"}
+    body = head + text + b"\r\n--x--\r\n"
+    with urllib.request.urlopen(urllib.request.Request(f"{url}gradio_api/upload", body, said)) as response:
+        return json.load(response)[0]
+
+
+def left(uploads: Path) -> list[Path]:
+    """What lies there, but for Gradio's own empty files."""
+    return [path for path in uploads.rglob("*") if path.is_dir() or path.stat().st_size]
+
+
+def test_a_path_that_a_browser_names_is_of_an_upload(served: Any, tmp_path: Path) -> None:
+    (tmp_path / "outside.jsonl").write_text("hush")
+    with urllib.request.urlopen(f"{served.url}config") as response:
+        config = json.load(response)
+    ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+    number, inputs = next(
+        (each["id"], each["inputs"]) for each in config["dependencies"] if [ids["upload"], "upload"] in each["targets"]
+    )
+    uploads = served.studio.workspace.uploads
+
+    def take(path: str) -> dict[str, Any]:
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        values = [[file] if part == ids["upload"] else [] for part in inputs]
+        return join(served.url, {"fn_index": number, "data": values})
+
+    ended = take(str(tmp_path / "outside.jsonl"))
+    assert not ended["success"]
+    assert left(uploads) == []
+    ended = take(upload(served.url, "mine.jsonl", b"{}"))
+    assert ended["success"], ended
+    assert "data/mine.jsonl" in str(ended["output"])
+    assert left(uploads) == []
 
 
 def test_programs_ask_for_the_same_with_the_same_limits(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,11 +241,15 @@ def test_an_upload_is_chosen(page: Any) -> None:
     place = page.studio.workspace.uploads
     place.mkdir(exist_ok=True)
     (place / "a.jsonl").write_text("{}\n")
-    (place / "a.py").write_text("")
     update, told = page._take([str(place / "a.jsonl")], ["self-cognition"])
     assert update["value"] == ["self-cognition", "data/a.jsonl"]
     assert "data/a.jsonl" in told
-    assert "no data file" in page._take([str(place / "a.py")], [])[1]
+    for name in ("a.py", "b.jsonl", "c.sh"):
+        (place / name).write_text("{}\n")
+    update, told = page._take([str(place / name) for name in ("a.py", "b.jsonl", "c.sh")], [])
+    assert update["value"] == ["data/b.jsonl"]
+    assert told.count("no data file") == 2
+    assert left(place) == []
 
 
 def test_what_came_into_the_workspace_later_is_offered(page: Any) -> None:
@@ -215,6 +268,22 @@ def test_nobody_comes_in_from_outside_without_a_password(tmp_path: Path) -> None
     (tmp_path / "who").write_text("nobody\n")
     with pytest.raises(ConfigError, match="user:password"):
         read_access(WebUIArguments(auth=str(tmp_path / "who")))
+    with pytest.raises(SwiftError, match=r"--auth .*nobody does not exist"):
+        read_access(WebUIArguments(auth=str(tmp_path / "nobody")))
+
+
+def test_the_end_of_its_terminal_is_an_orderly_one() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        end_with_its_terminal()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        end_with_its_terminal()
+        with pytest.raises(SystemExit) as ended:
+            signal.raise_signal(signal.SIGHUP)
+        assert ended.value.code == 129
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_password_is_asked_for(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +20,7 @@ from swift.studio.jobs import Jobs
 from swift.studio.labels import CHINESE as TRANSLATED
 from swift.studio.labels import label_of
 from swift.studio.offers import EVALUATE, EXPORT, TRAIN, all_fields, all_groups, all_sections
-from swift.studio.runs import differences
+from swift.studio.runs import differences, is_held
 from swift.studio.studio import Studio
 from swift.studio.words import CHINESE, ENGLISH
 from swift.studio.workspace import Workspace
@@ -59,6 +63,59 @@ def test_runs_of_a_command_line_are_found(studio: Studio) -> None:
         studio.resume("other/v1")
     with pytest.raises(SwiftError, match="no run"):
         studio.stop("../etc")
+
+
+def test_who_holds_a_run(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = add(studio, "v1")
+    holder = run / storage.HOLDER
+    holder.write_text(f"{os.getpid()}\n")
+    assert is_held(run)
+    os.utime(holder, (1, 1))  # long before this process began, which has the pid of one that ended
+    assert not is_held(run)
+    monkeypatch.setattr(module, "began_at", lambda pid: None)
+    assert is_held(run)
+
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(module.os, "kill", refuse)
+    assert is_held(run)
+
+
+def job_of(name: str, started: float, state: str) -> Any:
+    return SimpleNamespace(
+        name=name, command="sft", output="v1", started=started, state=lambda: state, alive=lambda: state == "running"
+    )
+
+
+def test_what_trains_now_says_the_state(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = add(studio, "v1")
+    known = [job_of("new", 2.0, "failed"), job_of("old", 1.0, "running")]
+    monkeypatch.setattr(Jobs, "all", lambda self: known)
+    found = studio.runs.get("v1")
+    assert found.state == "running"
+    assert found.job is known[1]
+    del known[1]
+    assert studio.runs.get("v1").state == "failed"
+    (run / storage.HOLDER).write_text(f"{os.getpid()}\n")
+    assert studio.runs.get("v1").state == "running"
+
+
+def test_two_tabs_go_on_with_a_run_once(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(add(studio, "v1"), 7)
+    began: list[Any] = []
+
+    def start(self: Jobs, *said: Any) -> None:
+        time.sleep(0.05)
+        began.append(job_of("new", 2.0, "running"))
+
+    monkeypatch.setattr(Jobs, "start", start)
+    monkeypatch.setattr(Jobs, "all", lambda self: list(began))
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(studio.resume, "v1") for _ in range(2)]
+    errors = [each.exception() for each in both]
+    assert len(began) == 1
+    assert [str(error).count("still running") for error in errors if error] == [1]
 
 
 def test_checkpoints_are_whole_and_the_newest_first(studio: Studio) -> None:

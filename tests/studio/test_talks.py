@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,12 @@ def talks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Talks]:
     script = tmp_path / "server.py"
     script.write_text(SERVER)
     (tmp_path / "broken").mkdir()
+    (tmp_path / "silent").mkdir()
     real = subprocess.Popen
 
     def popen(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        if "silent" in words:
+            return real([sys.executable, "-S", "-c", "import time; time.sleep(600)"], **options)
         if "broken" in words:
             return real(
                 [sys.executable, "-S", "-c", "print('error[MODEL-01]: no config.json'); raise SystemExit(65)"],
@@ -110,10 +115,52 @@ def test_two_models_at_a_time(talks: Talks) -> None:
     talks.load("third")
     assert set(talks.served) == {"demo-chat", "third"}
     talks.close()
+    wait_for_the_end(talks)
+
+
+def wait_for_the_end(talks: Talks) -> None:
+    """Return when no model is served."""
     end = time.monotonic() + 10
     while any(job.alive() for job in talks.studio.jobs.all()):
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_the_end_does_not_wait_for_what_is_being_loaded(talks: Talks) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(talks.load, "silent")
+        while not talks.studio.jobs.all():
+            time.sleep(0.01)
+        began = time.monotonic()
+        talks.close()
+        assert time.monotonic() - began < 5
+        assert isinstance(loading.exception(), UnavailableError)
+    wait_for_the_end(talks)
+    with pytest.raises(UnavailableError, match="ends"):
+        talks.load("demo-chat")
+
+
+def test_a_model_that_does_not_say_its_name_is_ended(talks: Talks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**said: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(talking, "get_model_list_client", refuse)
+    with pytest.raises(ZeroDivisionError):
+        talks.load("demo-chat")
+    assert talks.served == {}
+    wait_for_the_end(talks)
+
+
+def test_models_of_a_server_that_was_killed_are_ended(talks: Talks) -> None:
+    talks.load("demo-chat")
+    Talks(talks.studio)  # while the other runs
+    (job,) = talks.studio.jobs.all()
+    assert job.state() == "running"
+    said = json.loads((job.directory / "job.json").read_text())
+    said["environment"][talking.OWNER] = f"{os.getpid()} 1"  # another process that had this pid before
+    (job.directory / "job.json").write_text(json.dumps(said))
+    Talks(talks.studio)
+    wait_for_the_end(talks)
 
 
 def test_why_a_model_cannot_be_loaded(talks: Talks, monkeypatch: pytest.MonkeyPatch) -> None:

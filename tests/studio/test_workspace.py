@@ -94,6 +94,22 @@ def test_data_through_a_link_is_not_offered(workspace: Workspace) -> None:
     assert workspace.holds("not/yet/there")
 
 
+def test_links_below_what_is_named_are_followed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = workspace.root / "rows" / "more"
+    folder.mkdir(parents=True)
+    (folder / "in.jsonl").symlink_to(workspace.root / "a.jsonl")
+    assert workspace.holds("rows")
+    assert workspace.holds("row*")
+    with monkeypatch.context() as patch:
+        patch.setattr(workspaces, "MOST_FILES", 1)
+        assert not workspace.holds("rows")
+    (folder / "out.jsonl").symlink_to("/etc/hosts")
+    assert not workspace.holds("rows")
+    assert not workspace.holds("row*")
+    assert not workspace.holds("rows/more")
+    assert workspace.holds("rows/more/in.jsonl")
+
+
 def test_looking_around_ends(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspaces, "MOST_FILES", 20)
     for k in range(50):

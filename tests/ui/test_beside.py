@@ -97,6 +97,7 @@ def test_a_turn_is_asked_again_in_the_same_or_other_words(answers: Answers) -> N
     assert answers.edit(talk, ME, 1, "  ") == View(talk)
     assert answers.retry(talk, ME, 7) == View(talk)
     assert answers.delete(talk, 0).talk.rounds == talk.rounds[1:]
+    assert [answers.delete(talk, number) for number in (-1, -2, 2)] == [View(talk)] * 3
     answers.running.stop_all()
     answers.running.leave(ME.tab)
 

@@ -23,6 +23,8 @@ from swift.ui import server
 from swift.ui.parts import read_settings
 from tests.ui.start import started
 
+META = {"_type": "gradio.FileData"}
+
 
 def options(tiny_dir: Path, **more: Any) -> dict[str, Any]:
     return {"model_id_or_path": str(tiny_dir), "port": 0, "lang": "en", "max_new_tokens": 8, **more}
@@ -76,6 +78,20 @@ def test_files_are_neither_given_nor_taken(page: Any, path: str) -> None:
     assert httpx.post(f"{page.url}gradio_api/upload", files={"files": b"much"}).status_code == 413
 
 
+def test_a_path_that_a_browser_names_is_not_read(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("hush")
+    config = httpx.get(f"{page.url}config").json()
+    held = {part["id"]: part["props"] for part in config["components"]}
+    texts = {number for number, props in held.items() if props.get("elem_id") in ("system", "seed")}
+    asked = next(each for each in config["dependencies"] if texts & {*each["inputs"]})
+    for said, taken in [("be kind", True), ({"path": str(tmp_path / "outside"), "meta": META}, False)]:
+        data = [said if part in texts else held[part].get("value") for part in asked["inputs"]]
+        call = {"data": data, "fn_index": asked["id"], "session_hash": "tab", "event_data": None, "trigger_id": None}
+        assert httpx.post(f"{page.url}gradio_api/queue/join", json=call).status_code == 200
+        told = httpx.get(f"{page.url}gradio_api/queue/data", params={"session_hash": "tab"}).text
+        assert ('"success":true' in told, '"success":false' in told) == (taken, not taken), told
+
+
 def test_another_name_for_this_machine_is_refused(page: Any) -> None:
     assert httpx.get(page.url, headers={"host": "elsewhere.example"}).status_code == 400
     port = page.listening.getsockname()[1]
@@ -100,6 +116,14 @@ def test_settings_are_read_as_they_are_typed() -> None:
         ("9" * 40, 10**18 - 1),
     ]:
         assert read_settings([*values, typed]).seed == seed
+
+
+def test_settings_are_numbers_that_can_be_sampled_with() -> None:
+    typed = read_settings(["", 1, 1, 20.0, 12.0, 2, ""])
+    assert [type(value) for value in vars(typed).values()] == [str, float, float, int, int, float, type(None)]
+    for odd in (float("nan"), float("inf")):
+        read = read_settings(["", odd, odd, odd, odd, odd, ""])
+        assert list(vars(read).values()) == ["", 1.0, 1.0, 0, 1, 1.0, None]
 
 
 @pytest.mark.parametrize("password", ["", "wrong", "secret"])
