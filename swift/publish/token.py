@@ -45,7 +45,7 @@ def without_token(argv: Sequence[str]) -> list[str]:
     kept = list(argv)
     for k in reversed(range(len(kept))):
         name, equals, _ = kept[k].replace("-", "_").partition("=")
-        if f"--{name.lstrip('_')}" in OPTIONS:
+        if kept[k].startswith("--") and f"--{name.lstrip('_')}" in OPTIONS:
             del kept[k : k + (1 if equals else 2)]
     return kept
 
