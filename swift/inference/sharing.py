@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from torch import nn
 
 
 def plain_lora(config: dict[str, Any]) -> bool:
@@ -34,6 +36,15 @@ def tells_rows_apart(model: Any, adapter: str) -> bool:
         for hook in hooks:
             hook.remove()
     return set(widths) <= {1}
+
+
+def forget_names(model: nn.Module) -> None:
+    """Take the names of rows out of PEFT's layers, where a pass that failed leaves them for all that follow."""
+    for layer in model.modules():
+        for key, hook in list(layer._forward_pre_hooks.items()):
+            if isinstance(hook, partial) and "adapter_names" in hook.keywords:
+                del layer._forward_pre_hooks[key]
+                layer._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 def without(model: Any, adapter: str) -> Any:

@@ -50,3 +50,25 @@ def test_rows_of_the_active_adapter_alone_are_not_named() -> None:
         asked = [replace(request, adapter=adapter) for request, adapter in zip(requests, adapters, strict=True)]
         answers(Batching(model, 4), asked)
         assert any(named) is wanted
+
+
+def test_a_pass_that_failed_leaves_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = FakeTemplate(tiny_tokenizer())
+    model = tuned(make("qwen2", template), "q_proj")
+    requests = requests_for(model, template, 3)
+    expected = [each.ids for each in answers(Batching(model, 4), requests)]
+    failing = Batching(model, 4)
+    for request, adapter in zip(requests, ("mine", BASE), strict=False):
+        failing.submit(replace(request, adapter=adapter))
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(model.base_model.model.lm_head, "forward", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            failing.step()
+    assert failing.give_up(RuntimeError("out of memory"))
+    while failing.busy:
+        failing.step()
+    assert [each.ids for each in answers(failing, requests)] == expected
