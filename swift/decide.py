@@ -357,6 +357,9 @@ def only_for_text(args: SftArguments) -> list[str]:
 
 
 def _generation_contradictions(args: SftArguments) -> list[SwiftError]:
+    if isinstance(args, PtArguments):
+        what = "--predict_with_generate asks for replies to prompts, which plain texts do not have"
+        return [_conflict(what, "swift eval on the checkpoints")]
     errors: list[SwiftError] = []
     if args.evaluation_strategy == "no" or not _evaluates(args):
         errors.append(_conflict("--predict_with_generate needs evaluation", "--evaluation_strategy steps"))

@@ -147,8 +147,13 @@ def test_files_are_written_by_storage() -> None:
     assert all(writes(OURS[ROOT / path]) for path in WRITES)
 
 
+# What a user sees last; what others wait for and must be told of; an engine of others that has died.
+SWALLOWS = {"cli.py", "inference/service.py", "inference/embedding.py", "inference/vllm_engine.py"}
+
+
 def test_no_handler_takes_whatever_comes() -> None:
-    assert not of(OURS, swallows, {"cli.py", "inference/service.py", "inference/embedding.py"})
+    assert not of(OURS, swallows, SWALLOWS)
+    assert all(swallows(OURS[ROOT / path]) for path in SWALLOWS)
 
 
 def test_no_server_is_open_to_all() -> None:

@@ -95,7 +95,7 @@ class EvalArguments(CheckpointOptions, SamplingOptions, DataOptions, QuantisedOp
         False,
         group="Output",
         help="Take answers that an earlier run with this option got of the same model to the same prompt, and keep new "
-        "ones.",
+        "ones; not with --eval_url.",
     )
     bootstrap_samples: int = option(
         2000, group="Evaluation", minimum=100, help="Resamples of the rows for intervals of confidence."

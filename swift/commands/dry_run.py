@@ -33,6 +33,7 @@ from swift.decide import tidy
 from swift.errors import SeveralErrors, SwiftError, raise_all
 from swift.models.load import detect_hardware
 from swift.models.source import ModelSource
+from swift.publish.token import without_token
 from swift.redact import HIDDEN, SECRET_KEY, redact, redact_text
 from swift.registry import unknown
 from swift.templates.template import Template
@@ -188,7 +189,7 @@ def _check_resumed(found: Rehearsal, training: Seq2SeqTrainingArguments, checkpo
 
 
 def launch_line(said: SftArguments, words: Sequence[str] | None) -> str:
-    """The command of the run itself, with the variables that start its processes; secrets blacked out."""
+    """The command of the run itself, with the variables that start its processes, without secrets."""
     task = task_of(said)
     options = options_of(task.arguments).values()
     if words is None:
@@ -200,7 +201,9 @@ def launch_line(said: SftArguments, words: Sequence[str] | None) -> str:
         of_verb = [word for name in by_verb for word in spelt(name, getattr(said, name))]
         words = of_verb + without_dry_run(words) + (["--dry_run", "false"] if in_a_file else [])
     variables = [f"{name}={shlex.quote(os.environ[name])}" for name in LAUNCH_NAMES if os.environ.get(name)]
-    return redact_text(" ".join([*variables, f"swift {task.verb}", shlex.join(without_secrets(words))]).strip())
+    return redact_text(
+        " ".join([*variables, f"swift {task.verb}", shlex.join(without_secrets(without_token(words)))]).strip()
+    )
 
 
 def without_secrets(words: Sequence[str]) -> list[str]:

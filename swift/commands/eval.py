@@ -77,6 +77,10 @@ def check(args: EvalArguments) -> None:
         mistakes.append(ConfigError("CONFIG-02", "--with_base has no checkpoint to compare", fix="--ckpt_dir <dir>"))
     if args.eval_model and not args.eval_url:
         mistakes.append(ConfigError("CONFIG-02", "--eval_model names models of --eval_url", fix="--eval_url <url>"))
+    if args.eval_url and args.eval_use_cache:
+        what = "--eval_use_cache cannot tell whether --eval_url still serves the same weights"
+        fix = "leave --eval_use_cache out, or --model_id_or_path"
+        mistakes.append(ConfigError("CONFIG-02", what, fix=fix))
     if args.eval_backend == "lm-eval" and args.eval_url:
         fix = "--model_id_or_path without --eval_url, or --eval_backend evalscope"
         mistakes.append(ConfigError("CONFIG-02", "--eval_backend lm-eval needs the model itself", fix=fix))

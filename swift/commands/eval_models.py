@@ -140,7 +140,7 @@ def local(args: EvalArguments, subject: Subject, template: Template) -> Local:
 
 
 def remote(args: EvalArguments, subject: Subject) -> Remote:
-    """A model of the server, with what is kept of its answers."""
+    """A model of the server, whose answers are not kept: nobody says whether its weights are still the same."""
     assert args.eval_url
     sampled = args.do_sample and args.temperature > 0
     config = XRequestConfig(
@@ -158,7 +158,7 @@ def remote(args: EvalArguments, subject: Subject) -> Remote:
         subject.name,
         token(args),
         config,
-        _kept(args, args.eval_url, subject.name),
+        Kept(),
         is_chat=not args.template_type.endswith("generation") if chat is None else chat,
         at_once=args.eval_nproc,
         system=args.system,

@@ -54,10 +54,11 @@ def _right(row: Row, key: str, choices: list[str]) -> int:
     if numbered and LETTERS[value] in letters:
         return letters.index(LETTERS[value])
     labels = listed.get("label") if isinstance(listed, dict) else None
-    for names in (labels or (), choices, letters) if isinstance(value, str) else ():
-        for said_so, known in ((value, list(names)), (value.strip(), [str(name).strip() for name in names])):
-            if said_so in known:
-                return known.index(said_so)
+    if isinstance(value, str):
+        for names in (labels or (), choices, letters):
+            for found, known in ((value, list(names)), (value.strip(), [str(name).strip() for name in names])):
+                if found in known:
+                    return known.index(found)
     raise field_error(
         key, f"is {value!r}: neither the number, the letter nor the text of one of {len(choices)} choices"
     )

@@ -27,6 +27,7 @@ class Item:
         label: what that says.
         choices: the answers to choose from; () where any may be given.
         right: which of them is right; None where there are none.
+        shown: the rows whose rounds stand before its own as examples.
     """
 
     dataset: str
@@ -36,6 +37,7 @@ class Item:
     label: str | None
     choices: tuple[str, ...] = ()
     right: int | None = None
+    shown: tuple[Conversation, ...] = ()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -72,8 +74,7 @@ def make_items(
         _leave_out(ledger, SHOWN, shown)
         _leave_out(ledger, NOT_SHOWN, pool[few_shot:] if name in apart else [])
         _leave_out(ledger, BEYOND, asked[limit:] if limit else [])
-        before = [message for row in shown for message in _example(row)]
-        items += [_item(name, row, before) for row in asked[:limit]]
+        items += [_item(name, row, shown) for row in asked[:limit]]
     return items
 
 
@@ -89,30 +90,48 @@ def _leave_out(ledger: Ledger, reason: str, rows: Sequence[Conversation]) -> Non
         ledger.withdraw("validation", reason, row["where"], 1, dataset=row.get("dataset"))
 
 
-def _example(row: Conversation) -> list[dict[str, Any]]:
-    """The rounds of a row that is shown; nothing in them counts as learnt."""
-    talk = [dict(message) for message in row["messages"] if message["role"] != "system"]
-    return [{**message, "loss": False} if message["role"] == "assistant" else message for message in talk]
+def _examples(rows: Sequence[Conversation], *, lettered: bool = False) -> list[dict[str, Any]]:
+    """The rounds of rows that are shown; nothing in them counts as learnt. `lettered` has their choices named so."""
+    rounds: list[dict[str, Any]] = []
+    for row in rows:
+        talk = [dict(message) for message in row["messages"] if message["role"] != "system"]
+        choices = row.get("choices") or ()
+        if lettered and len(talk) > 1 and talk[-1]["content"] in choices:
+            talk[-2]["content"] = _with_letters(str(talk[-2]["content"]), choices)
+            talk[-1]["content"] = LETTERS[choices.index(str(talk[-1]["content"]))]
+        rounds += [{**message, "loss": False} if message["role"] == "assistant" else message for message in talk]
+    return rounds
 
 
-def _item(name: str, row: Conversation, examples: Sequence[dict[str, Any]]) -> Item:
+def _item(name: str, row: Conversation, shown: Sequence[Conversation]) -> Item:
     messages = [dict(message) for message in row["messages"]]
     last = messages.pop() if messages[-1]["role"] == "assistant" else None
     label = None if last is None else str(last["content"])
-    first = 1 if messages and messages[0]["role"] == "system" else 0
-    asked = {**row, "messages": [*messages[:first], *examples, *messages[first:]]}
+    first = _after_system(messages)
+    asked = {**row, "messages": [*messages[:first], *_examples(shown), *messages[first:]]}
     choices = tuple(row.get("choices") or ())
     right = choices.index(label) if choices and label in choices else None
-    return Item(name, row["where"], asked, last, label, choices, right)
+    return Item(name, row["where"], asked, last, label, choices, right, tuple(shown))
+
+
+def _after_system(messages: Sequence[Mapping[str, Any]]) -> int:
+    return 1 if messages and messages[0]["role"] == "system" else 0
 
 
 def with_letters(item: Item) -> dict[str, Any]:
-    """The row of an item whose question names its choices by letters and asks for one."""
+    """The row of an item whose question, like its examples, names the choices by letters and asks for one."""
     *before, question = item.messages
-    lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, item.choices, strict=False)]
-    text = "\n".join([question["content"], *lines])
+    first, lettered = _after_system(before), _examples(item.shown, lettered=True)
+    own = before[first + len(lettered) :]
+    asked = {**question, "content": _with_letters(question["content"], item.choices)}
+    return {**item.row, "messages": [*before[:first], *lettered, *own, asked]}
+
+
+def _with_letters(question: str, choices: Sequence[str]) -> str:
+    lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    text = "\n".join([question, *lines])
     ask = ASK_LETTER["zh" if any("\u4e00" <= character <= "\u9fff" for character in text) else "en"]
-    return {**item.row, "messages": [*before, {**question, "content": f"{text}\n{ask}"}]}
+    return f"{text}\n{ask}"
 
 
 def flat(messages: Sequence[Mapping[str, Any]]) -> str:

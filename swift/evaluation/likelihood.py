@@ -16,6 +16,7 @@ from torch import Tensor
 
 from swift.inference.batching import accepted
 from swift.templates.encoding import Template
+from swift.templates.tokens import safe_decode
 
 IGNORED = -100
 CHUNK = 1 << 12  # tokens whose logits are widened at once
@@ -44,16 +45,28 @@ def given(template: Template, row: Mapping[str, Any]) -> Given | None:
 
 
 def given_answer(template: Template, row: Mapping[str, Any], answer: str) -> Given | None:
-    """A row answered by `answer`, whose tokens alone count: neither earlier answers nor the end of its turn."""
+    """A row answered by `answer`, whose tokens alone count; None where they do not all fit.
+
+    Neither earlier answers count, nor what the template writes before this one, nor the end of its turn.
+    """
     asked, _ = template.encode(dict(row))
     inputs, _ = template.encode({**row, "messages": [*row["messages"], {"role": "assistant", "content": answer}]})
     if not asked or not inputs:
         return None
-    ids, labels, first = inputs["input_ids"], inputs["labels"], len(asked["input_ids"])
-    last = max(k for k, label in enumerate(labels) if label != IGNORED) + 1
+    ids, labels = inputs["input_ids"], inputs["labels"]
+    first = len(asked["input_ids"]) + asked.get("truncated", 0) - inputs.get("truncated", 0)
+    last = max((k for k, label in enumerate(labels) if label != IGNORED), default=-1) + 1
     ending = template.end_ids
     last -= len(ending) if ending and labels[last - len(ending) : last] == list(ending) else 0
+    if not 0 < first < last:
+        return None
+    while _ends_with(template, ids[first + 1 : last], answer):  # a thought, or a space that is a token of its own
+        first += 1
     return Given(ids[:last], [IGNORED] * first + labels[first:last])
+
+
+def _ends_with(template: Template, ids: list[int], answer: str) -> bool:
+    return bool(ids) and safe_decode(template.tokenizer, ids).rstrip().endswith(answer.rstrip())
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from swift.errors import DataError
 from swift.evaluation.items import LETTERS, Item
 from swift.evaluation.likelihood import Likelihood
 from swift.evaluation.statistics import Combine, Floats
-from swift.evaluation.texts import extracted, letter_of, normalised
+from swift.evaluation.texts import extracted, letter_of, normalised, without_thought
 from swift.inference.metrics import bleu, rouge_l, rouge_n, tokens_of
 from swift.registry import unknown
 
@@ -103,7 +103,7 @@ def _chosen(told: Told, score: Callable[[Likelihood, str], float]) -> bool:
 
 def _lettered(told: Told) -> bool:
     right, letters = told.item.right, LETTERS[: len(told.item.choices)]
-    return right is not None and letter_of(told.text, letters) == letters[right]
+    return right is not None and letter_of(without_thought(told.answer), letters) == letters[right]
 
 
 def _tokens(told: Told) -> tuple[list[str], list[str]]:

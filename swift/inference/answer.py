@@ -37,8 +37,8 @@ class Reader:
         self.stop_words = list(dict.fromkeys(word for word in [*template.stop_words, *stop_words] if word))
         self.tokenizer_kwargs, self.stop_after = tokenizer_kwargs or {}, tuple(stop_after)
         self.window = max((len(text.encode()) for text in self.ending_texts), default=0) + 8
-        broken = any(BROKEN in text for text in self.ending_texts)  # stands for whatever byte
-        self.last_bytes = set(range(256)) if broken else {text.encode()[-1] for text in self.ending_texts}
+        ends = [text[-1] for text in self.ending_texts]
+        self.last_bytes = set(range(256)) if BROKEN in ends else {end.encode()[-1] for end in ends}
 
     @property
     def ending_texts(self) -> list[str]:

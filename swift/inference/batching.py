@@ -23,6 +23,7 @@ from swift.inference.engine import BASE, Generation, Stepwise, TokenLogprobs
 from swift.inference.lookup import Lookup
 from swift.inference.prefixes import Prefixes
 from swift.inference.sampling import PLAIN, Sampler
+from swift.inference.sharing import forget_names
 from swift.log import get_logger
 from swift.tuners.model import SwiftModel
 
@@ -170,6 +171,8 @@ class Batching(Stepwise):
         for generation in failed:
             generation.failure = error
         self._rows, self._cache, self._reading = [], SlotCache(), []
+        if isinstance(self.model, PeftModel):
+            forget_names(self.model)
         return failed
 
     def _drop_cancelled(self) -> list[Generation]:

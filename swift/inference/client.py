@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -90,8 +93,7 @@ def inference_client(
     response = _open(_base(host, port, url) + path, api_key, body)
     if config.stream:
         return _chunks(response)
-    with response:
-        return _as_object(json.load(response))
+    return _as_object(_whole(response))
 
 
 def get_model_list_client(
@@ -103,8 +105,7 @@ def get_model_list_client(
         UsageError: the server refused.
         UnavailableError: it cannot be reached.
     """
-    with _open(_base(host, port, url) + "models", api_key) as response:
-        return _as_object(json.load(response))
+    return _as_object(_whole(_open(_base(host, port, url) + "models", api_key)))
 
 
 def ask_server(url: str, path: str, api_key: str | None, body: Mapping[str, Any] | None = None) -> Any:
@@ -115,11 +116,7 @@ def ask_server(url: str, path: str, api_key: str | None, body: Mapping[str, Any]
         TemporaryError: it has too much to do.
         UnavailableError: it cannot be reached, or answers with something else than JSON.
     """
-    with _open(_base("", "", url) + path, api_key, body) as response:
-        try:
-            return json.load(response)
-        except ValueError as error:
-            raise UnavailableError("SERVER-04", f"{url} does not answer in JSON", why=str(error)) from None
+    return _whole(_open(_base("", "", url) + path, api_key, body))
 
 
 def _messages(query: str, history: Sequence[Sequence[str]] | History, system: str | None) -> list[dict[str, str]]:
@@ -145,7 +142,7 @@ def _open(url: str, api_key: str | None, body: Mapping[str, Any] | None = None) 
         if error.code in (429, 503):
             raise TemporaryError("SERVER-05", what, fix="ask again in a moment") from None
         raise UsageError("USAGE-02", what) from None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         fix = "start it with `swift deploy`, or check --host and --port"
         raise UnavailableError("SERVER-04", f"{url} cannot be reached", why=str(error), fix=fix) from None
 
@@ -175,8 +172,31 @@ def _message(error: urllib.error.HTTPError) -> str:
         return str(error.reason)
 
 
+@contextlib.contextmanager
+def _answered(url: str) -> Iterator[None]:
+    """Words a server that dies while it answers as one that cannot be reached."""
+    try:
+        yield
+    except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise UnavailableError("SERVER-04", f"{url} went away while it answered", why=why) from None
+
+
+def _whole(response: Any) -> Any:
+    """The JSON of an answer that has begun."""
+    with response, _answered(response.url):
+        return _read(response.read(), response.url)
+
+
+def _read(text: str | bytes, url: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UnavailableError("SERVER-04", f"{url} does not answer in JSON", why=str(error)) from None
+
+
 def _chunks(response: Any) -> Iterator[Any]:
-    with response:
+    with response, _answered(response.url):
         for line in response:
             if not line.startswith(b"data:"):
                 continue
@@ -184,10 +204,11 @@ def _chunks(response: Any) -> Iterator[Any]:
             if text == "[DONE]":
                 return
             if text:
-                chunk = json.loads(text)
+                chunk = _read(text, response.url)
                 if "error" in chunk:
                     raise UnavailableError("SERVER-04", chunk["error"]["message"])
                 yield _as_object(chunk)
+    raise UnavailableError("SERVER-04", f"{response.url} went away while it answered", why="no [DONE] came")
 
 
 def _as_object(value: Any) -> Any:

@@ -5,6 +5,7 @@ Letters in names: B rows, T tokens, D size of a vector.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
@@ -188,14 +189,15 @@ class EmbeddingService:
         self.embedder, self.most, self.max_waiting = embedder, most, max_waiting
         self.num_running = 0
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._closed = False
+        self._held: Job | None = None  # taken from those who wait, for the next pass
+        self._closed, self._lock = False, threading.Lock()
         self._thread = threading.Thread(target=self._work, name="embeddings", daemon=True)
         self._thread.start()
 
     @property
     def num_waiting(self) -> int:
         """Texts that wait."""
-        return self._jobs.qsize()
+        return self._jobs.qsize() + (self._held is not None)
 
     def submit(self, rows: Sequence[list[int]]) -> list[Future[Tensor]]:
         """The vector (D,) of each row, once it is there; one that is cancelled before is not computed.
@@ -204,27 +206,31 @@ class EmbeddingService:
             TemporaryError: too many wait.
             UnavailableError: the service was closed.
         """
-        if self._closed:
-            raise UnavailableError("SERVER-04", "the engine was closed")
-        if self.max_waiting is not None and self.num_waiting >= self.max_waiting:
-            raise TemporaryError("SERVER-05", f"{self.max_waiting} texts wait already", fix="ask again later")
-        futures: list[Future[Tensor]] = [Future() for _ in rows]
-        for job in zip(rows, futures, strict=True):
-            self._jobs.put(job)
+        with self._lock:
+            if self._closed:
+                raise UnavailableError("SERVER-04", "the engine was closed")
+            if self.max_waiting is not None and self.num_waiting >= self.max_waiting:
+                raise TemporaryError("SERVER-05", f"{self.max_waiting} texts wait already", fix="ask again later")
+            futures: list[Future[Tensor]] = [Future() for _ in rows]
+            for job in zip(rows, futures, strict=True):
+                self._jobs.put(job)
         return futures
 
     def cancel_all(self) -> None:
         """Compute nothing more of what waits."""
-        while not self._jobs.empty():
-            job = self._jobs.get()
-            if job is not None:
+        if (held := self._held) is not None:
+            held[1].cancel()
+        with contextlib.suppress(queue.Empty):
+            while (job := self._jobs.get_nowait()) is not None:
                 job[1].cancel()
+            self._jobs.put(None)  # the end, which is for the thread that works
 
     def close(self) -> None:
         """End with the pass at work."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
+            self._jobs.put(None)
         self.cancel_all()
-        self._jobs.put(None)
         self._thread.join()
 
     def _work(self) -> None:
@@ -245,17 +251,19 @@ class EmbeddingService:
 
     def _batch(self) -> list[Job] | None:
         """Those that are read together: all that wait, as far as they fit into one pass; None at the end."""
-        first = self._jobs.get()
+        first, self._held = self._held or self._jobs.get(), None
         if first is None:
             return None
         batch, widest = [first], len(first[0])
-        while len(batch) < self.most and not self._jobs.empty():
-            job = self._jobs.get()
-            if job is None:
-                self._jobs.put(None)
-                break
-            batch.append(job)
-            widest = max(widest, len(job[0]))
-            if widest * (len(batch) + 1) > TOKENS_OF_A_PASS:
-                break
+        with contextlib.suppress(queue.Empty):
+            while len(batch) < self.most:
+                job = self._jobs.get_nowait()
+                if job is None:
+                    self._jobs.put(None)
+                    break
+                widest = max(widest, len(job[0]))
+                if widest * (len(batch) + 1) > TOKENS_OF_A_PASS:
+                    self._held = job
+                    break
+                batch.append(job)
         return batch

@@ -141,7 +141,7 @@ class Service:
             except Exception as error:  # one bad batch must not end the service
                 logger.error(f"the answers at work failed: {type(error).__name__}: {error}")
                 changed = self.engine.give_up(error)
-                changed += [each for each in list(self._notify) if each.finish_reason is not None]  # not told of yet
+                changed += [each for each in list(self._notify) if each.finish_reason or each.failure]  # not told yet
             for generation in changed:
                 self._tell(generation)
 

@@ -12,22 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from swift.arguments.vllm import VllmOptions
-from swift.errors import ConfigError, UsageError
+from swift.errors import ConfigError, DataError, UsageError
 from swift.inference.answer import Reader
-from swift.inference.engine import Engine, Generation, Request, Stepwise
+from swift.inference.engine import BASE, Engine, Generation, Request, Stepwise
 from swift.inference.generate import choose_engine, shared_engine
 from swift.inference.prompt import Turn, make_turn, require_fit
 from swift.inference.settings import prepare_generation_config, require_room
+from swift.inference.sharing import plain_lora, tells_rows_apart, without
 from swift.inference.vllm_engine import VllmModel, missing, start
 from swift.log import get_logger
 from swift.models.load import TORCH_DTYPES, default_dtype, detect_hardware, load_model, load_tokenizer
 from swift.models.placing import loading_options
 from swift.models.source import find_model
 from swift.templates.encoding import Template
-from swift.tuners import Swift, files
+from swift.tuners import SwiftModel, files
+from swift.tuners.facade import attach_adapters
 
 logger = get_logger()
 SLOTS = 64  # rows at once, where vLLM does not say
@@ -109,16 +112,17 @@ class InferenceEngine:
     slots: int = SLOTS
     allow_lora: bool = False
     _names: dict[str, str] = field(default_factory=dict)  # path -> the adapter's name in the model
+    _plain: str | None = None  # of questions without one: the adapter that was on before, or BASE
 
     def adapter(self, asked: Any) -> str | None:
-        """The name of the adapter that a LoRARequest means, loaded the first time; None of None.
+        """The name of the adapter that a LoRARequest means, loaded the first time; of None that of plain questions.
 
         Raises:
             ConfigError: the engine was made without `enable_lora`.
             DataError: the adapter is damaged, or made for another model.
         """
         if asked is None:
-            return None
+            return self._plain
         path = str(Path(asked.lora_path).expanduser())
         if path not in self._names:
             if not self.allow_lora:
@@ -128,10 +132,25 @@ class InferenceEngine:
             if isinstance(self.model, VllmModel):
                 self.model.engine.add_adapter(name, Path(path))
             else:
-                (first, *_) = files.folders(Path(path)) or [name]
-                self.model = Swift.from_pretrained(self.model, path, {first: name}, inference_mode=True).eval()
+                self._put_on(name, Path(path))
             self._names[path] = name
         return self._names[path]
+
+    def _put_on(self, name: str, path: Path) -> None:
+        """Load an adapter beside what answers plain questions, which stays that."""
+        found = files.folders(path)
+        configs = [files.read_json(folder / files.CONFIG_FILE) for folder in found.values()]
+        fault = DataError("CKPT-02", f"{path} cannot answer beside the model and other adapters",
+                          why="only a plain LoRA whose layers tell the rows of a batch apart can",
+                          fix=f"swift infer --ckpt_dir {path}")  # fmt: skip
+        if isinstance(self.model, SwiftModel) or not all(map(plain_lora, configs[:1])):
+            raise fault
+        plain = self._plain if isinstance(self.model, PeftModel) else BASE
+        tuned = attach_adapters(self.model, path, {next(iter(found), name): name}, frozen=True)
+        if not isinstance(tuned, PeftModel) or not tells_rows_apart(tuned, name):
+            self.model = without(tuned, name)
+            raise fault
+        self.model, self._plain = tuned, plain
 
     def engine(self, config: GenerationConfig) -> Engine:
         """What continues prompts as `config` says."""

@@ -123,7 +123,10 @@ class VllmEngine(Stepwise):
         failed, self._running = self._running, {}
         for generation in failed.values():
             generation.failure = error
-        self.engine.abort_request(list(failed))
+        try:
+            self.engine.abort_request(list(failed))
+        except Exception as more:  # an engine that has died: whoever waits is told of that all the same
+            logger.error(f"vLLM cannot end the answers at work: {type(more).__name__}: {brief(more)}")
         return list(failed.values())
 
     def add_adapter(self, name: str, path: Path) -> None:
@@ -178,6 +181,7 @@ class VllmEngine(Stepwise):
                 generation = self._waiting.popleft()
             number, request = str(next(self._numbers)), generation.request
             name = self.active if request.adapter is None else request.adapter
+            self._running[number] = generation  # before anything can fail, so that it is given up with the others
             try:
                 self.engine.add_request(
                     number,
@@ -187,9 +191,7 @@ class VllmEngine(Stepwise):
                 )
             except (ValueError, TypeError) as error:
                 generation.failure = UsageError("USAGE-02", f"vLLM refuses this request: {brief(error)}")
-                refused.append(generation)
-            else:
-                self._running[number] = generation
+                refused.append(self._running.pop(number))
         return refused
 
     def _grow(self, output: Any, generation: Generation) -> None:

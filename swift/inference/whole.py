@@ -40,7 +40,8 @@ class Whole:
         while batch := list(islice(source, self.slots)):
             kinds: dict[Any, list[Request]] = {}
             for request in batch:
-                alone = id(request) if request.seed is not None or self.turning else None
+                drawn = request.seed is not None and request.config.do_sample
+                alone = id(request) if drawn or self.turning else None
                 limit = request.config.max_new_tokens
                 kinds.setdefault((limit, tuple(request.reader.ending_texts), alone, request.adapter), []).append(
                     request
@@ -86,17 +87,23 @@ class Whole:
         words = [StopWordsCriteria(reader.tokenizer, reader.ending_texts, width)] if reader.ending_texts else []
         if first.adapter:
             options["adapter_names"] = [first.adapter] * len(batch)
-        if first.seed is not None and config.do_sample:
+            options["num_beams"] = config.num_beams or 1  # PEFT repeats the names as often, and looks nowhere else
+        seed, beams = first.seed if config.do_sample else None, (config.num_beams or 1) > 1
+        if seed is not None and not beams:
             options["logits_processor"] = LogitsProcessorList([SeededDraw(first)])
             config = copy.deepcopy(config)
             config.do_sample, config.temperature, config.top_p, config.top_k, config.min_p = False, 1.0, 1.0, 50, None
-        output = self.model.generate(
-            input_ids=torch.tensor(input_ids, device=self.model.device),
-            attention_mask=torch.tensor(attention_mask, device=self.model.device),
-            generation_config=config,
-            stopping_criteria=StoppingCriteriaList([*words, *criteria]),
-            **options,
-        )
+        device = self.model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None and beams):
+            if seed is not None and beams:  # beams are drawn together, by transformers
+                torch.manual_seed(seed)
+            output = self.model.generate(
+                input_ids=torch.tensor(input_ids, device=device),
+                attention_mask=torch.tensor(attention_mask, device=device),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([*words, *criteria]),
+                **options,
+            )
         return output[:, width:].tolist()
 
 

@@ -169,7 +169,15 @@ def check_quantisation(
             check_packages(method)
         except MissingPackageError as error:
             errors.append(error)
-    return [*errors, *_about_training(saved or method, args.quantization_bit, kinds)]
+    return [*errors, *_about_training(saved or method, args.quantization_bit or _torchao_bits(config), kinds)]
+
+
+def _torchao_bits(config: Mapping[str, Any]) -> int:
+    """Bits of each weight as torchao's config.json has them: in the name of a class, or as a type; 0 for another's."""
+    quantisation = config.get("quantization_config") or {}
+    told = str(quantisation.get("quant_type") or "").lower()
+    found = re.search(r"(\d)_?weight", told) or re.search(r"'int(\d)'", told)
+    return int(found[1]) if found else 0
 
 
 def _against_files(args: QuantisedOptions, config: Mapping[str, Any]) -> list[SwiftError]:
@@ -202,7 +210,9 @@ def _about_training(method: str, bits: int, kinds: Sequence[str]) -> list[SwiftE
     if cannot:
         what = f"{' and '.join(cannot)} needs the weights in full, and a base in {method} has none"
         return [ConfigError("CONFIG-02", what, fix="--sft_type lora, or the base in full precision")]
-    if kinds and method in UNTRAINED:
-        what = f"nothing trains on a base in {method}: gradients do not get through it"
+    coarse = method == "torchao" and bits in range(1, 8)
+    if kinds and (coarse or method in UNTRAINED):
+        name = f"{bits} bits of {method}" if coarse else method
+        what = f"nothing trains on a base in {name}: gradients do not get through it"
         return [ConfigError("CONFIG-02", what, fix="the base in full precision, with --quantization_bit 4")]
     return []

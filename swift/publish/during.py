@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from swift.arguments.hub import PushingOptions
 from swift.errors import TemporaryError
 from swift.log import get_logger
 from swift.publish import token
-from swift.publish.outgoing import links
+from swift.publish.outgoing import files_below, links
 from swift.publish.push import make, with_owner
 from swift.publish.remote import open_remote
 from swift.redact import redact_text
@@ -42,6 +43,7 @@ OF_WORKERS = (
     "SWIFT_WORK",
 )
 PATIENCE_SECONDS = 10
+ROOM = 2  # checkpoints that the disk has to have room for, or what waits goes
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Pushing(TrainerCallback):
     """Publishes the checkpoints of a run as `--push_hub_strategy` says; what fails is said and counted.
 
     A checkpoint is linked when it is saved, so that it may be rotated away while it is sent. One push runs at a time;
-    of several that wait for the same folder of the repository the newest is made.
+    of several that wait for the same folder of the repository the newest is made, and where the disk gets full the
+    oldest that wait are given up.
 
     Args:
         args: the options, with the hub chosen.
@@ -105,6 +108,7 @@ class Pushing(TrainerCallback):
         for _, snapshot in [entry for entry in self.waiting if entry[0].folder == job.folder]:
             shutil.rmtree(snapshot, ignore_errors=True)
         self.waiting = [entry for entry in self.waiting if entry[0].folder != job.folder]
+        self._make_room(sum(path.stat().st_size for path in files_below(job.directory)))
         self.count += 1
         snapshot = self.run / f"{storage.STAGE}{job.directory.name}-push{self.count}-{os.getpid()}"
         try:
@@ -149,7 +153,7 @@ class Pushing(TrainerCallback):
         except OSError as error:  # the run is over and has all else
             logger.warning(f"{REPORT} cannot be written: {error}")
         if self.failed:
-            again = f"swift push {chosen or self.run}" + "".join(f" --{w}" for w in self._said())
+            again = f"swift push {chosen or self.run}" + "".join(f" --{shlex.join(said)}" for said in self._said())
             logger.warning(f"{len(self.failed)} of {len(self.failed) + len(self.pushed)} pushes failed; again: {again}")
         return told
 
@@ -170,15 +174,22 @@ class Pushing(TrainerCallback):
         words = [sys.executable, "-m", "swift.cli", "push", str(snapshot), "--json", "true"]
         words += ["--commit_message", job.directory.name]
         words += ["--path_in_repo", job.folder, "--with_state", "true"] if job.folder else []
-        return words + [word for said in self._said() for word in (f"--{said.split()[0]}", *said.split()[1:])]
+        return words + [word for name, *values in self._said() for word in (f"--{name}", *values)]
 
-    def _said(self) -> list[str]:
-        """The options that a push shares with its run, as words; never the token, which is in the environment."""
+    def _said(self) -> list[list[str]]:
+        """The options that a push shares with its run: names and values; never the token, of the environment."""
         args = self.args
-        said = [f"hub_model_id {args.hub_model_id}"] if args.hub_model_id else []
-        said += ["hub_private_repo true"] if args.hub_private_repo else []
-        said += [f"hub_license {args.hub_license}"] if args.hub_license else []
-        return said + ([f"allow_leak {' '.join(args.allow_leak)}"] if args.allow_leak else [])
+        said = [["hub_model_id", args.hub_model_id]] if args.hub_model_id else []
+        said += [["hub_private_repo", "true"]] if args.hub_private_repo else []
+        said += [["hub_license", args.hub_license]] if args.hub_license else []
+        return said + ([["allow_leak", *args.allow_leak]] if args.allow_leak else [])
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Give up what waits, the oldest first, while the disk has no room for two more checkpoints."""
+        while self.waiting and shutil.disk_usage(self.run).free < ROOM * size_bytes:
+            job, snapshot = self.waiting.pop(0)
+            shutil.rmtree(snapshot, ignore_errors=True)
+            self._fail(job, "the disk is too full to keep it until its turn comes")
 
     def _start(self, job: Job, snapshot: Path) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith(OF_WORKERS)}

@@ -41,6 +41,11 @@ class HuggingFace:
                 self.api.create_repo(repo, private=private or None, exist_ok=True)
                 return private
 
+    def commit(self, repo: str, revision: str | None) -> str | None:
+        """The commit that a branch or tag is now."""
+        with _errors(repo):
+            return self.api.repo_info(repo, revision=revision).sha
+
     def stored(self, repo: str, revision: str | None = None) -> dict[str, Stored]:
         """The files of a repository."""
         with _errors(repo):

@@ -44,6 +44,10 @@ class ModelScope:
                 self.api.create_repo(repo, KIND, visibility="private" if private else "public")
                 return private
 
+    def commit(self, repo: str, revision: str | None) -> str | None:
+        """What was said: ModelScope does not tell commits."""
+        return revision
+
     def stored(self, repo: str, revision: str | None = None) -> dict[str, Stored]:
         """The files of a repository."""
         with _errors(repo):

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,16 +15,13 @@ from typing import Any
 
 from swift import storage
 from swift.errors import DataError, NotFoundError
+from swift.publish.contents import CARD, files_of_model
 from swift.publish.secrets import HOME
 
-CARD = "README.md"
 STATE = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "global_step*", "shards/*")
 STATE += ("prompt_encoder.safetensors", "adalora.safetensors", "data_state.json", "zero_to_fp32.py", "latest")
 NEVER = ("training_args*", ".*", "*/.*", "*.log", "*.lock.json", "*.pid", "runs/*", "images/*", "checkpoint-*/*")
 NEVER += ("infer_result/*", "*.pkl", "*.pickle", "logging.jsonl", "data_report.json", storage.MANIFEST)
-MODEL = ("*.safetensors", "*.safetensors.index.json", "*.gguf", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.vocab")
-MODEL += ("vocab.txt", "merges.txt", "*.py", "Modelfile", CARD, "LICENSE*", "NOTICE*", "USE_POLICY*")
-OLD_WEIGHTS = ("*.bin", "*.bin.index.json")
 # What a manifest does not list leaves too when it is called so: reports come after the model.
 BESIDES = (CARD, "LICENSE*", "NOTICE*", "*_report.json", "Modelfile", "chat_template.jinja")
 OURS = ("sft_args.json", "configuration.json", "adapter_config.json", "trainer_state.json", "base_fingerprint.json")
@@ -63,6 +60,7 @@ def gather(
     with_state: bool = False,
     card: str | None = None,
     pictures: Mapping[str, Path] | None = None,
+    without: Collection[str] = (),
 ) -> Outgoing:
     """Lay what leaves of `directory` into the empty directory `stage`.
 
@@ -75,6 +73,7 @@ def gather(
         with_state: whether what resuming needs leaves too.
         card: the model card; None leaves what the directory has.
         pictures: further files, by the name that they get.
+        without: files that stay, whatever they are.
 
     Raises:
         NotFoundError: there is no such directory.
@@ -83,8 +82,10 @@ def gather(
     if not directory.is_dir():
         raise NotFoundError("FOUND-01", f"{directory} is not a directory", fix="name a checkpoint or a model")
     manifest = _manifest_of(directory)
-    present = sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file())
-    names = [n for n in present if _leaves(n, present, set(manifest["files"]) if manifest else None, with_state)]
+    present = [str(path.relative_to(directory)) for path in files_below(directory)]
+    listed = set(manifest["files"]) if manifest else None
+    of_model = set() if manifest else files_of_model(directory, present)
+    names = [n for n in present if n not in without and _leaves(n, listed, of_model, with_state)]
     if not any(n.endswith((".safetensors", ".bin", ".gguf")) for n in names):
         what = f"{directory} holds no weights to publish"
         raise DataError("MODEL-01", what, fix="name a checkpoint-<step>, or what swift export wrote")
@@ -115,15 +116,12 @@ def _manifest_of(directory: Path) -> dict[str, Any] | None:
     return storage.read_manifest(directory)
 
 
-def _leaves(name: str, present: list[str], listed: set[str] | None, with_state: bool) -> bool:
+def _leaves(name: str, listed: set[str] | None, of_model: set[str], with_state: bool) -> bool:
     if _is(name, STATE):
         return with_state and (listed is None or name in listed)
     if listed is not None:
         return (name in listed or _is(name, BESIDES)) and not _is(name, NEVER)
-    if _is(name, NEVER):
-        return False
-    safe = any(other.endswith(".safetensors") for other in present)
-    return _is(name, MODEL) or (not safe and _is(name, OLD_WEIGHTS))
+    return name in of_model and not _is(name, NEVER)
 
 
 def _is(name: str, patterns: tuple[str, ...]) -> bool:
@@ -190,7 +188,7 @@ def links(source: Path, target: Path) -> None:
     Raises:
         OSError: they can neither be linked nor copied.
     """
-    for path in _files(source):
+    for path in files_below(source):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -201,5 +199,6 @@ def links(source: Path, target: Path) -> None:
             shutil.copy2(path, place)
 
 
-def _files(directory: Path) -> Iterator[Path]:
+def files_below(directory: Path) -> Iterator[Path]:
+    """The files of a directory and its folders, in order."""
     return (path for path in sorted(directory.rglob("*")) if path.is_file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from swift import hub, storage
 from swift.arguments.hub import PullArguments
 from swift.errors import DataError, OutputError, RefusedError, UsageError
 from swift.publish import faults, token
-from swift.publish.remote import Remote, open_remote
+from swift.publish.remote import Stored, open_remote
 
 OF_LIBRARIES = (".cache", "._____temp", ".msc", ".mv", ".mdl")
 SHOWN = 5
@@ -64,10 +65,18 @@ def pull(args: PullArguments) -> Pulled:
     remote = open_remote(_token_or_none())
     work = target.with_name(f".{target.name}.pulling")
     storage.make_directory(work)
-    faults.trying(lambda: remote.fetch(repo, args.revision, work), f"fetching {repo}")
+    commit = faults.trying(lambda: remote.commit(repo, args.revision), f"opening {repo}")
+    there = faults.trying(lambda: remote.stored(repo, commit), f"listing {repo}")
+    others = _files(work) - {work / name for name in there}
+    for path in others:
+        path.unlink()
+    for name in OF_LIBRARIES if others else ():  # what they noted is of the other repository too
+        _remove(work / name)
+    _drop_faulty(there, work)
+    faults.trying(lambda: remote.fetch(repo, commit, work), f"fetching {repo}")
     for name in OF_LIBRARIES:
         _remove(work / name)
-    manifests = _check(remote, repo, args.revision, work)
+    manifests = _check(repo, there, work)
     if target.is_dir():
         target.rmdir()
     work.rename(target)
@@ -82,20 +91,32 @@ def _token_or_none() -> str | None:
         return None
 
 
-def _check(remote: Remote, repo: str, revision: str | None, work: Path) -> int:
+def _files(work: Path) -> set[Path]:
+    """What was fetched, now or by an earlier pull that was interrupted, maybe of another repository or commit."""
+    found = {path for path in work.rglob("*") if path.is_file()}
+    return {path for path in found if path.relative_to(work).parts[0] not in OF_LIBRARIES}
+
+
+def _drop_faulty(there: Mapping[str, Stored], work: Path) -> list[str]:
+    """Remove the files that are not what the hub has; return what is wrong with each, and which are missing."""
+    faulty = []
+    for name, stored in there.items():
+        path = work / name
+        fault = stored.fault(path) if path.is_file() else "did not come"
+        if fault:
+            faulty.append(f"{name} {fault}")
+            path.unlink(missing_ok=True)
+    return faulty
+
+
+def _check(repo: str, there: Mapping[str, Stored], work: Path) -> int:
     """Compare what came with what the hub has and with the manifests in it; return how many there are."""
-    there = faults.trying(lambda: remote.stored(repo, revision), f"listing {repo}")
-    faulty = [
-        f"{name} {fault}"
-        for name, stored in there.items()
-        if (fault := stored.fault(work / name) if (work / name).is_file() else "did not come")
-    ]
+    faulty = _drop_faulty(there, work)
     manifests = [path.parent for path in work.rglob(storage.MANIFEST)]
     faulty += [
         f"{path.name if path != work else repo}: {fault}" for path in manifests for fault in storage.verify(path)
     ]
     if faulty:
-        _remove(work)
         what = f"{repo} of {hub.name()} did not come whole: {'; '.join(faulty[:SHOWN])}"
         raise DataError("HUB-03", what, fix="fetch it again; if that stays, it was changed on the hub")
     return len(manifests)

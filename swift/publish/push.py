@@ -134,19 +134,21 @@ def with_owner(name: str, remote: Remote | None) -> str:
 def prepare(
     directory: Path, stage: Path, repo: str, args: PublishOptions, *, folder: str = "", with_state: bool = False
 ) -> Outgoing:
-    """Lay into `stage` what will leave, with a card unless somebody wrote one, or it goes into a folder."""
-    if folder:
-        return gather(directory, stage, with_state=with_state)
+    """Lay into `stage` what will leave; at the root with a card, in a folder without, unless somebody wrote one."""
+    own = own_card(directory)
+    if folder:  # the card of a library names the directory of the base model
+        return gather(directory, stage, with_state=with_state, without=() if own else (CARD,))
     told = tell(directory)
     files = [path.name for path in directory.iterdir()]
-    card = None if own_card(directory) else write_card(repo, told, files, args.hub_license)
+    card = None if own else write_card(repo, told, files, args.hub_license)
     pictures = {PICTURE: told.picture} if told.picture and card else {}
     return gather(directory, stage, with_state=with_state, card=card, pictures=pictures)
 
 
 def check_leaks(outgoing: Outgoing, args: PublishOptions) -> list[str]:
     """Refuse secrets and paths of this machine; return those that were allowed, `file:line what`."""
-    found = secrets.check([(name, outgoing.stage / name) for name in outgoing.names], args.allow_leak)
+    files = [(name, outgoing.stage / name) for name in outgoing.names]
+    found = secrets.check(files, args.allow_leak, [*outgoing.left, CARD, PICTURE])
     for finding in found:
         logger.warning(f"{finding.place} {finding.what}, and leaves: --allow_leak")
     return [f"{finding.place} {finding.what}" for finding in found]

@@ -40,6 +40,10 @@ class Remote(Protocol):
         """Make sure that a repository is there; return whether only its owner sees it."""
         ...
 
+    def commit(self, repo: str, revision: str | None) -> str | None:
+        """The commit that a branch or tag is now; what was said where the hub does not tell it."""
+        ...
+
     def stored(self, repo: str, revision: str | None = None) -> dict[str, Stored]:
         """The files of a repository."""
         ...

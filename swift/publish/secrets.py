@@ -35,20 +35,22 @@ class Finding:
         return f"{self.file}:{self.line}"
 
 
-def check(files: Iterable[tuple[str, Path]], allowed: Iterable[str] = ()) -> list[Finding]:
+def check(files: Iterable[tuple[str, Path]], allowed: Iterable[str] = (), others: Iterable[str] = ()) -> list[Finding]:
     """Refuse to let files leave that hold secrets or paths of this machine; return what was allowed to.
 
     Args:
         files: names and where they lie.
         allowed: files, or `file:line`, that may hold some.
+        others: files that another push of the same directory sends, which may be allowed too.
 
     Raises:
         RefusedError: with each file and line.
-        UsageError: what was allowed is not among the files.
+        UsageError: what was allowed is neither among the files nor the others.
     """
     files, allowed = list(files), set(allowed)
     names = {name for name, _ in files}
-    strange = sorted(said for said in allowed if said not in names and said.rpartition(":")[0] not in names)
+    known = names.union(others)
+    strange = sorted(said for said in allowed if said not in known and said.rpartition(":")[0] not in known)
     if strange:
         fix = f"of the files that leave: {', '.join(sorted(names))}"
         raise UsageError("USAGE-02", f"--allow_leak {strange[0]} names no file that leaves", fix=fix)

@@ -34,13 +34,19 @@ def settle(args: H) -> H:
 def into_environment(args: HubOptions, argv: Sequence[str]) -> list[str]:
     """The words without a token, which is in the environment now, for processes that are started with them."""
     settle(args)
+    kept = without_token(argv)
+    if len(kept) < len(argv):
+        logger.warning(f"others can read --hub_token on a command line: better export {VARIABLES[hub.use_hf()]}")
+    return kept
+
+
+def without_token(argv: Sequence[str]) -> list[str]:
+    """The words of a command line without a token."""
     kept = list(argv)
     for k in reversed(range(len(kept))):
         name, equals, _ = kept[k].replace("-", "_").partition("=")
-        if f"--{name.lstrip('_')}" in OPTIONS:
+        if kept[k].startswith("--") and f"--{name.lstrip('_')}" in OPTIONS:
             del kept[k : k + (1 if equals else 2)]
-    if len(kept) < len(argv):
-        logger.warning(f"others can read --hub_token on a command line: better export {VARIABLES[hub.use_hf()]}")
     return kept
 
 

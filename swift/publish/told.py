@@ -15,6 +15,10 @@ from swift import storage
 from swift.publish.outgoing import CARD, hub_id, portable
 
 UNFILLED = "[More Information Needed]"  # PEFT's card, which nobody wrote
+STUB = re.compile(  # nor that of SwiftModel.save_pretrained, `swift.tuners.files.write_card`
+    r"---\nlibrary_name: swift\n(base_model: .*\n)?---\n\n# Adapters of .*\n\n(- `.*`: .*\n)*\n"
+    r'```python\nfrom swift import Swift\n\nmodel = Swift\.from_pretrained\(model, "this directory"\)\n```\n'
+)
 FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.S)
 LARGEST = 64 << 20
 
@@ -80,7 +84,7 @@ def tell(directory: Path) -> Told:
 
 
 def own_card(directory: Path) -> bool:
-    """Whether somebody wrote the card that the directory has; not PEFT, and not who made the base model."""
+    """Whether somebody wrote the card that the directory has; not PEFT, not swift, and not who made the base model."""
     path = directory / CARD
     if not path.is_file():
         return False
@@ -88,7 +92,7 @@ def own_card(directory: Path) -> bool:
     theirs = Path(made_of) / CARD if isinstance(made_of, str) else None
     text = path.read_text(encoding="utf-8", errors="replace")
     of_base = theirs is not None and theirs.is_file() and theirs.read_bytes() == path.read_bytes()
-    return UNFILLED not in text and not of_base
+    return UNFILLED not in text and not STUB.fullmatch(text) and not of_base
 
 
 def _kind(directory: Path, *reports: Mapping[str, Any]) -> str:

@@ -12,10 +12,12 @@ from peft import PeftModel
 from swift.arguments.deploy import DeployArguments
 from swift.errors import ConfigError, RefusedError, UsageError
 from swift.inference.engine import BASE
+from swift.inference.sharing import plain_lora, tells_rows_apart, without
 from swift.inference.vllm_engine import VllmModel
 from swift.log import get_logger
 from swift.serving.protocol import ApiError
-from swift.tuners import Swift, SwiftModel, files
+from swift.tuners import SwiftModel, files
+from swift.tuners.facade import attach_adapters
 
 logger = get_logger()
 DEFAULT = "default-lora"  # what callers say for the adapter of --ckpt_dir
@@ -44,6 +46,7 @@ class Adapters:
             self.adapters = {DEFAULT: model.engine.active, base: BASE}
         elif isinstance(model, (PeftModel, SwiftModel)):
             shared = isinstance(model, PeftModel) and plain_lora(model.active_peft_config.to_dict())
+            shared = shared and tells_rows_apart(model, str(model.active_adapter))
             own: dict[str, str | None] = {DEFAULT: str(model.active_adapter), base: BASE} if shared else {base: None}
             self.adapters = own  # what cannot be told apart in a batch is all that there is
         for said in args.lora_modules:
@@ -90,12 +93,15 @@ class Adapters:
                 return
             allowed = self.args.allow_other_base
             found = files.folders(path.expanduser())
-            tuned = Swift.from_pretrained(
-                self.model, str(path.expanduser()), {next(iter(found)): inside}, inference_mode=True,
-                allow_other_base=allowed,
-            )  # fmt: skip
+            tuned = attach_adapters(
+                self.model, str(path.expanduser()), {next(iter(found)): inside}, frozen=True, allow_other_base=allowed
+            )
             if not isinstance(tuned, PeftModel):
                 raise ConfigError("CONFIG-02", f"{path} cannot be served beside others", fix="swift deploy --ckpt_dir")
+            if not tells_rows_apart(tuned, inside):
+                self.model = without(tuned, inside)
+                what = f"{path} changes layers of this model that cannot tell the rows of a batch apart"
+                raise ConfigError("CONFIG-02", what, fix=f"serve it alone: swift deploy --ckpt_dir {path}")
             self.model = tuned.eval()
             self.adapters[name] = inside
 
@@ -135,9 +141,7 @@ class Adapters:
         with self._lock:
             if isinstance(self.model, VllmModel):
                 return self.model.engine.drop_adapter(inside)
-            self.model.delete_adapter(inside)
-            if not self.model.peft_config:
-                self.model = self.model.unload()
+            self.model = without(self.model, inside)
 
 
 def check_kind(path: Path) -> None:
@@ -148,9 +152,3 @@ def check_kind(path: Path) -> None:
     if not plain_lora(config) or (path / files.EXTRA_STATES).is_dir():
         what = f"{path} is not a plain LoRA, which alone can be served beside others"
         raise ConfigError("CONFIG-02", what, fix=f"swift deploy --ckpt_dir {path}")
-
-
-def plain_lora(config: dict[str, Any]) -> bool:
-    """Whether rows of an adapter of this config can share a batch with others."""
-    others = ("swift_type", "use_dora", "modules_to_save", "target_parameters", "alora_invocation_tokens")
-    return str(config.get("peft_type")).rpartition(".")[2] == "LORA" and not any(config.get(name) for name in others)

@@ -9,7 +9,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -200,7 +200,7 @@ class Api:
 
 def make_app(api: Api) -> FastAPI:
     """The application; `guard.Guard` goes around it."""
-    app = plain_app(api.measures)
+    app = plain_app()
     app.get("/metrics", response_class=PlainTextResponse)(api.metrics)
     app.get("/v1/models")(api.models)
     app.get("/v1/models/{name}")(api.model)
@@ -212,8 +212,8 @@ def make_app(api: Api) -> FastAPI:
     return app
 
 
-def plain_app(measures: Measures) -> FastAPI:
-    """An application without a model: it is healthy, counts requests, and words errors as OpenAI does."""
+def plain_app() -> FastAPI:
+    """An application without a model: it is healthy, and words errors as OpenAI does."""
     told: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorBody, "description": about} for status, about in STATUSES.items()
     }
@@ -224,14 +224,6 @@ def plain_app(measures: Measures) -> FastAPI:
     app.exception_handler(HTTPException)(_say_status)
     app.exception_handler(RecursionError)(_say_too_deep)
     app.exception_handler(Exception)(_say_failed)
-
-    @app.middleware("http")
-    async def count(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await follow(request)
-        route = request.scope.get("route")
-        measures.responded(getattr(route, "path", "other"), response.status_code)
-        return response
-
     return app
 
 

@@ -60,6 +60,7 @@ class Asking:
     def __init__(self, args: DeployArguments, model: Any, template: Template, adapters: Adapters) -> None:
         self.args, self.model, self.template, self.adapters = args, model, template, adapters
         self.limit = max_model_length(model)
+        self.longest_prompt = None if args.max_length < 0 else args.max_length
 
     def chat(self, body: ChatRequest) -> Question:
         """What a conversation asks.
@@ -102,6 +103,9 @@ class Asking:
             raise ApiError(400, error.what, param="messages") from None
         except (ValueError, TypeError, RecursionError):
             raise ApiError(400, "the conversation cannot be written as tokens", param="messages") from None
+        if self.longest_prompt is not None and len(turn.prompt_ids) > self.longest_prompt:
+            what = f"a prompt of {len(turn.prompt_ids)} tokens: this server takes {self.longest_prompt} (--max_length)"
+            raise ApiError(400, what, code="context_length_exceeded")
         config = self._config(body, len(turn.prompt_ids), longest)
         stops = [*self.args.stop_words, *body.stops]
         reader = Reader(self.template, config.eos_token_id, stops, turn.tokenizer_kwargs, turn.stop_after)

@@ -62,7 +62,8 @@ class EmbeddingApi:
         if body.dimensions is not None:
             vectors = [shortened(vector_D[None], body.dimensions)[0] for vector_D in vectors]
         tokens = sum(map(len, rows))
-        self.measures.answered(tokens, 0, time.perf_counter() - started)
+        self.measures.wrote(tokens, 0)
+        self.measures.took(time.perf_counter() - started)
         data = [
             {"object": "embedding", "index": k, "embedding": written(vector_D, body.encoding_format)}
             for k, vector_D in enumerate(vectors)
@@ -113,7 +114,7 @@ class EmbeddingApi:
 
 def make_app(api: EmbeddingApi) -> FastAPI:
     """The application; `guard.Guard` goes around it."""
-    app = plain_app(api.measures)
+    app = plain_app()
     app.get("/metrics", response_class=PlainTextResponse)(api.metrics)
     app.get("/v1/models")(api.models)
     app.get("/v1/models/{name}")(api.model)

@@ -43,7 +43,7 @@ class Growing:
                 loop.call_soon_threadsafe(self.changed.set)
 
         self.generations: list[Generation] = []
-        self.started, self.began = time.perf_counter(), False
+        self.started, self.began, self.counted = time.perf_counter(), False, False
         try:
             for request in question.requests:
                 self.generations.append(service.submit(request, tell))
@@ -77,8 +77,8 @@ class Growing:
                 ended = all(generation.finish_reason for generation in self.generations)
                 yield self.generations
                 if ended:
-                    seconds = time.perf_counter() - self.started
-                    self.measures.answered(self.question.num_prompt_tokens, self.num_generated_tokens, seconds)
+                    self._count()
+                    self.measures.took(time.perf_counter() - self.started)
                     return
         finally:
             self.cancel()
@@ -110,6 +110,12 @@ class Growing:
                     shown[k] = text
 
     def cancel(self) -> None:
-        """End the answers with the token at work."""
+        """End the answers with the token at work; what they have is counted, also where nobody reads it."""
         for generation in self.generations:
             generation.cancel()
+        self._count()
+
+    def _count(self) -> None:
+        if not self.counted and self.num_generated_tokens:
+            self.counted = True
+            self.measures.wrote(self.question.num_prompt_tokens, self.num_generated_tokens)

@@ -33,17 +33,24 @@ class Guard:
         app: what is guarded.
         key: what callers must send; None lets everybody in.
         hosts: the host names that requests may be for; `*` is any.
+        responded: is told the route and the status of every answer, those of errors too.
     """
 
-    def __init__(self, app: Callable[..., Awaitable[None]], key: str | None, hosts: Sequence[str]) -> None:
-        self.app, self.key = app, key
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        key: str | None,
+        hosts: Sequence[str],
+        responded: Callable[[str, int], None],
+    ) -> None:
+        self.app, self.key, self.responded = app, key, responded
         self.hosts = {name for host in hosts for name in (host.lower(), f"[{host.lower()}]")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with its error."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        headers = {name.lower(): value for name, value in scope["headers"]}
+        send, headers = self._counted(scope, send), {name.lower(): value for name, value in scope["headers"]}
         try:
             self._check(scope["path"], headers)
         except ApiError as error:
@@ -56,6 +63,17 @@ class Guard:
         except ConnectionError:
             return None
         return await self.app(scope, _replay(body, receive), send)
+
+    def _counted(self, scope: Scope, send: Send) -> Send:
+        """A `send` that tells of the status; what reached no route is `other`."""
+
+        async def told(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                route = scope.get("route")
+                self.responded("other" if route is None else route.path, message["status"])
+            await send(message)
+
+        return told
 
     def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
         if path not in OPEN_PATHS and self.key is not None:

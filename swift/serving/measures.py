@@ -41,11 +41,15 @@ class Measures:
         self.first_token = Histogram("swift_first_token_seconds", "Time until the first token of an answer.")
         self.duration = Histogram("swift_request_seconds", "Time until the whole answer.")
 
-    def answered(self, prompt_tokens: int, generated_tokens: int, seconds: float) -> None:
-        """An answer ended."""
+    def wrote(self, prompt_tokens: int, generated_tokens: int) -> None:
+        """A prompt was read and so much of its answers written, whoever still wanted them."""
         with self._lock:
             self.prompt_tokens += prompt_tokens
             self.generated_tokens += generated_tokens
+
+    def took(self, seconds: float) -> None:
+        """An answer ended."""
+        with self._lock:
             self.duration.observe(seconds)
 
     def began(self, seconds: float) -> None:

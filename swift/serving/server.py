@@ -75,7 +75,7 @@ class Served:
         scheme = "https" if args.ssl_certfile else "http"
         self.url = address_of(listening).replace("http", scheme, 1)
         config = uvicorn.Config(
-            Guard(app, key, hosts),
+            Guard(app, key, hosts, self.api.measures.responded),
             http=partial(PromptProtocol, slow=self.api.measures.unread),  # type: ignore[arg-type]
             log_config=None,
             log_level=logging.WARNING,

@@ -109,7 +109,7 @@ class Studio:
             UsageError: it was started elsewhere.
         """
         run = self.runs.get(path)
-        if run.job is None:
+        if run.job is None or (run.state == "running" and not run.job.alive()):
             what = f"{path} was started from a command line"
             raise UsageError("USAGE-02", what, fix="press Ctrl-C in its terminal")
         run.job.stop()

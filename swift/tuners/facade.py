@@ -105,30 +105,14 @@ class Swift:
         """
         _pass_over("from_pretrained", others)
         _check_model(model)
-        directory = _directory(model_id, revision)
+        before = set(model.peft_config) if isinstance(model, peft.PeftModel) else set[str]()
         frozen = not is_trainable if inference_mode is None else inference_mode
-        chosen = _choose(files.find(directory), adapter_name)
-        chosen = chosen if frozen else {name: stored.to_train() for name, stored in chosen.items()}
-        for stored in chosen.values():
-            loading.check_rows(stored, model)
-        extra = directory / files.EXTRA_STATES
-        in_peft = not extra.is_dir() and all(stored.in_peft_layout for stored in chosen.values())
-        tuned: Any = model if isinstance(model, SwiftModel) or in_peft else SwiftModel(model)
-        base = tuned.fingerprint if isinstance(tuned, SwiftModel) else fingerprint.remembered(tuned)
-        for name, stored in chosen.items():
-            tuned = loading.load(tuned, name, stored, frozen, base)
-        if extra.is_dir() and adapter_name is None:
-            tuned.add_extra_state_keys(files.read_extra_keys(extra), inference_mode=frozen)
-            loading.load_extra_states(tuned, extra)
-        try:
-            for stored in chosen.values():
-                fingerprint.check_base(stored.base, base, str(stored.folder), allow_other_base)
-        except DataError:
-            for name in chosen:
-                loading.take_back(tuned, name)
-            raise
-        _note_idle(tuned, chosen)
-        return tuned.eval() if frozen else tuned
+        tuned = attach_adapters(
+            model, model_id, adapter_name, revision, frozen=frozen, allow_other_base=allow_other_base
+        )
+        if isinstance(tuned, peft.PeftModel):
+            _note_idle(tuned, [name for name in tuned.peft_config if name not in before])
+        return tuned
 
     @staticmethod
     def merge(model: nn.Module) -> None:
@@ -163,6 +147,40 @@ class Swift:
     def save_to_peft_format(ckpt_dir: str | Path, output_dir: str | Path) -> None:
         """Rewrite a checkpoint of ours so that plain PEFT reads it. See `swift.tuners.peft_format`."""
         peft_format.save_to_peft_format(Path(ckpt_dir), Path(output_dir))
+
+
+def attach_adapters(
+    model: nn.Module,
+    model_id: str | Path,
+    adapter_name: Names = None,
+    revision: str | None = None,
+    *,
+    frozen: bool,
+    allow_other_base: bool = False,
+) -> SwiftModel | peft.PeftModel:
+    """What `Swift.from_pretrained` does, without a word of the adapters that do not run."""
+    directory = _directory(model_id, revision)
+    chosen = _choose(files.find(directory), adapter_name)
+    chosen = chosen if frozen else {name: stored.to_train() for name, stored in chosen.items()}
+    for stored in chosen.values():
+        loading.check_rows(stored, model)
+    extra = directory / files.EXTRA_STATES
+    in_peft = not extra.is_dir() and all(stored.in_peft_layout for stored in chosen.values())
+    tuned: Any = model if isinstance(model, SwiftModel) or in_peft else SwiftModel(model)
+    base = tuned.fingerprint if isinstance(tuned, SwiftModel) else fingerprint.remembered(tuned)
+    for name, stored in chosen.items():
+        tuned = loading.load(tuned, name, stored, frozen, base)
+    if extra.is_dir() and adapter_name is None:
+        tuned.add_extra_state_keys(files.read_extra_keys(extra), inference_mode=frozen)
+        loading.load_extra_states(tuned, extra)
+    try:
+        for stored in chosen.values():
+            fingerprint.check_base(stored.base, base, str(stored.folder), allow_other_base)
+    except DataError:
+        for name in chosen:
+            loading.take_back(tuned, name)
+        raise
+    return tuned.eval() if frozen else tuned
 
 
 def _pass_over(function: str, others: Mapping[str, Any]) -> None:
@@ -209,9 +227,9 @@ def _check_keys(keys: Sequence[str], model: nn.Module) -> None:
             raise UnknownNameError(near.code, near.what, why=why, fix=near.fix)
 
 
-def _note_idle(tuned: nn.Module, loaded: Iterable[str]) -> None:
+def _note_idle(tuned: peft.PeftModel, loaded: Iterable[str]) -> None:
     """Say which of the loaded adapters do not run: one of PEFT's models goes on with those that ran before."""
-    if isinstance(tuned, peft.PeftModel) and (idle := [name for name in loaded if name not in tuned.active_adapters]):
+    if idle := [name for name in loaded if name not in tuned.active_adapters]:
         what = f"{', '.join(idle)} loaded and not active, as a PeftModel runs {', '.join(tuned.active_adapters)}"
         logger.warning(
             "%s; model.set_adapter(name) to run another, Swift.from_pretrained(SwiftModel(model), ...) all", what

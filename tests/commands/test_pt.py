@@ -154,6 +154,7 @@ def test_what_cannot_be_is_said_first(here: Path) -> None:
         ("lazy_tokenize=True", "packing=False"): "has to know the lengths of all texts",
         ("max_length=1",): "a token to read and one to learn",
         ("max_length=-1",): "--packing needs --max_length",
+        ("predict_with_generate=True", "dataset_test_ratio=0.5"): "plain texts do not have",
     }.items():
         said = eval(f"dict({', '.join(words)})")
         with pytest.raises(ConfigError, match=message):

@@ -290,6 +290,7 @@ def test_lm_eval_says_when_it_is_not_there(options, monkeypatch) -> None:
         ({"with_base": True}, "--with_base has no checkpoint"),
         ({"eval_model": ["x"]}, "--eval_model names models of --eval_url"),
         ({"eval_url": "http://127.0.0.1:9/v1", "ckpt_dir": ["x"]}, "exclude each other"),
+        ({"eval_url": "http://127.0.0.1:9/v1", "eval_use_cache": True}, "cannot tell whether --eval_url still serves"),
         ({"eval_dataset": ["no"]}, "no data set to measure on"),
         ({"custom_eval_config": "nowhere.json"}, "does not exist"),
         ({"eval_few_shot": 6}, "no row is left to ask"),

@@ -57,6 +57,24 @@ def test_a_given_answer_is_its_tokens_and_nothing_else(template) -> None:
     assert found.labels == [-100] * len(prompt) + found.ids[len(prompt) :]
 
 
+def test_what_is_written_before_an_answer_does_not_count() -> None:
+    tokenizer = tiny_tokenizer()
+    for kind in ("qwen3", "qwen3-thinking", "qwen2_5"):
+        template = get_template(kind, tokenizer)
+        for answer in ("six seven", "你好"):
+            found = given_answer(template, {"messages": messages(TALKS[2])[:-1]}, answer)
+            counted = [label for label in found.labels if label != -100]
+            assert tokenizer.decode(counted) == answer, kind
+
+
+def test_of_a_row_that_lost_its_beginning_all_of_the_answer_counts() -> None:
+    asked = {"messages": [{"role": "user", "content": "one two three " * 9}]}
+    cut = get_template("auto", tiny_tokenizer(), max_length=20, truncation_strategy="truncation_left")
+    found = given_answer(cut, asked, "six seven")
+    assert cut.tokenizer.decode([label for label in found.labels if label != -100]) == "six seven"
+    assert given_answer(cut, asked, "six seven eight " * 20) is None, "it does not fit itself"
+
+
 def test_the_loss_is_that_of_the_trainer(template, tmp_path) -> None:
     rows = [template.encode({"messages": messages(talk)})[0] for talk in TALKS]
     model = tiny_model()

@@ -74,6 +74,12 @@ def test_bleu_is_that_of_its_package(chinese: bool) -> None:
         ("exact-normalised", "The  Paris!", "paris", 1),
         ("exact-normalised", "１，０００", "1000", 1),
         ("exact-normalised", "Paris now", "paris", 0),
+        ("exact-normalised", "-5", "5", 0),
+        ("exact-normalised", "\u22125.", "-5", 1),
+        ("exact-normalised", "1.5", "15", 0),
+        ("exact-normalised", "是-.5!", "是-.5", 1),
+        ("exact-normalised", ".5", "5", 0),
+        ("exact-normalised", "covid-19", "Covid19", 1),
         ("contains", "It is Paris, of course.", "paris", 1),
         ("contains", "It is Rome.", "paris", 0),
         ("contains", "no mark", "?", 0),
@@ -114,6 +120,34 @@ def test_normalised_and_letters() -> None:
     assert normalised("theatre") == "theatre"
     answers = ("B", "(C) it is", "答案是D。", "BAD", "", "I think so: A", "E")
     assert [letter_of(text, "ABCD") for text in answers] == ["B", "C", "D", None, None, "A", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A cat is an animal, so the answer is C", "C"),
+        ("A cat is an animal: C.", "C"),
+        ("A dog has four legs\n**D**\nof B", "D"),
+        ("A is right, B is not", "A"),
+        ("Is the answer A? No: the correct answer is (B).", "B"),
+        ("A hint: 选项B是错的，答案是C。", "C"),
+        (r"A sum. \boxed{D}", "D"),
+        ("A dog", "A"),
+        ("Answer: B", "B"),
+    ],
+)
+def test_which_letter_an_answer_names(text: str, expected: str) -> None:
+    assert letter_of(text, "ABCD") == expected
+
+
+def test_a_letter_is_read_behind_the_thought_and_by_the_pattern() -> None:
+    item = an_item(label="two", choices=("one", "two", "three"), right=1)
+    for text, pattern, right in (
+        ("<think>The answer is A.</think>\nB", None, 1),
+        ("<think>The answer is B, as", None, 0),
+        ("choices A, C; FINAL=B or C", re.compile("FINAL=(.)"), 1),
+    ):
+        assert METRICS["letter"].sums(told(item, text, pattern)) == (right, 1.0), text
 
 
 def test_choices_by_likelihood_raw_and_by_length() -> None:

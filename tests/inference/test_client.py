@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from swift.errors import UnavailableError, UsageError
-from swift.inference.client import get_model_list_client
+from swift.inference.client import XRequestConfig, get_model_list_client, inference_client
 
 
 @pytest.fixture
@@ -69,3 +70,35 @@ def test_the_key_is_not_taken_elsewhere(servers):
     asked.to = "/v1/models/"
     assert get_model_list_client(port=asked.server_port, api_key="s3cret").data == []
     assert asked.keys[-1] == ("/v1/models/", "Bearer s3cret")
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+CHUNK = b'data:{"choices": []}\n\n'
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"nothing of HTTP\r\n\r\n",
+        HEAD + b"Connection: close\r\n\r\n" + CHUNK,  # no [DONE]
+        HEAD + b"Connection: close\r\n\r\n" + CHUNK[:-8],
+        HEAD + b"Content-Length: 1000\r\n\r\n" + CHUNK,
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n16\r\n" + CHUNK + b"\r\n50\r\ndata:",
+    ],
+)
+def test_a_server_that_dies_while_it_answers(said, stream):
+    def answer() -> None:
+        with listening, listening.accept()[0] as asker:
+            asker.recv(1 << 16)
+            asker.sendall(said)
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    with pytest.raises(UnavailableError) as caught:
+        list(inference_client("m", "hi", port=port, request_config=XRequestConfig(stream=stream)))
+    assert (caught.value.code, caught.value.exit_code) == ("SERVER-04", 69)
+    thread.join()

@@ -5,12 +5,17 @@ from itertools import pairwise
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
 from swift import AdapterConfig, Swift
 from swift.errors import DataError, UsageError
+from swift.inference.answer import Reader
+from swift.inference.engine import BASE, Request
 from swift.inference.generate import Answer, generate_batch, inference, inference_stream, to_device
 from swift.inference.prompt import make_turn
+from swift.inference.settings import prepare_generation_config
+from swift.inference.whole import Whole
 from tests.inference.fake import FakeTemplate
 from tests.tiny import tiny_model
 
@@ -321,3 +326,53 @@ def test_an_answer_that_is_stopped_ends_with_the_token_at_work(model, template):
     assert len(steps) == 7 == info["num_generated_tokens"]
     assert info["finish_reason"] == "stopped"
     assert texts[-1].startswith(texts[0])
+
+
+@pytest.fixture(scope="module")
+def small(tokenizer):
+    return tiny_model("qwen2", vocab_size=len(tokenizer), initializer_range=0.2).eval()
+
+
+def test_beams_are_drawn_by_transformers_from_the_seed(small, template):
+    config = GenerationConfig(max_new_tokens=6, num_beams=3, do_sample=True, top_k=0, temperature=2.0)
+    said = prepare_generation_config(small, template, config)
+    ids, before = torch.tensor([prompt_of(template, "hi")]), torch.random.get_rng_state()
+    for seed in (1, 2):
+        (own,) = inference_ids(small, template, said, [seed])
+        assert torch.equal(torch.random.get_rng_state(), before)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            output = small.generate(ids, attention_mask=torch.ones_like(ids), generation_config=said)
+        assert own == output[0, ids.shape[1] :].tolist()[: len(own)]
+
+
+def inference_ids(model, template, config, seeds, adapter=None):
+    prompt = prompt_of(template, "hi")
+    requests = [Request(prompt, config, Reader(template, config.eos_token_id), seed, adapter) for seed in seeds]
+    return [ended.ids for ended in Whole(model, 8).run(requests)]
+
+
+def test_only_what_is_drawn_is_answered_alone(small, template):
+    for drawn, passes in ((False, 1), (True, 3)):
+        config = prepare_generation_config(small, template, GenerationConfig(max_new_tokens=2, do_sample=drawn))
+        seen = Counter()
+        handle = small.register_forward_hook(lambda *_, seen=seen: seen.update(["passes"]))
+        inference_ids(small, template, config, [1, 2, 3])
+        handle.remove()
+        assert seen["passes"] == 2 * passes
+
+
+def test_an_adapter_answers_with_beams(tokenizer, template):
+    model = tiny_model("qwen2", vocab_size=len(tokenizer), initializer_range=0.2).eval()
+    config = prepare_generation_config(model, template, GenerationConfig(max_new_tokens=4, num_beams=2))
+    plain = inference_ids(model, template, config, [None])
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"]), "mine").eval()
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    assert inference_ids(tuned, template, config, [None, None], "mine") == 2 * inference_ids(
+        tuned, template, config, [None]
+    )
+    assert (
+        inference_ids(tuned, template, config, [None], BASE) == plain != inference_ids(tuned, template, config, [None])
+    )

@@ -20,6 +20,7 @@ from swift.inference.answer import Reader
 from swift.inference.engine import Request
 from swift.inference.generate import generate_batch, inference
 from swift.inference.prompt import make_turn
+from swift.inference.service import Service
 from swift.inference.settings import prepare_generation_config
 from swift.inference.vllm import (
     LoRARequest,
@@ -247,3 +248,36 @@ def test_settings_have_the_names_of_transformers(home: Path, either: bool) -> No
     word = inference_vllm(engine, template, ROWS[:1], generation_config=GREEDY)[0]["response"][3:6]
     cut = VllmGenerationConfig(12, 0.0, stop=[word])
     assert word not in inference_vllm(engine, template, ROWS[:1], generation_config=cut)[0]["response"]
+
+
+def test_an_adapter_answers_only_those_who_name_it(home: Path, lora: Path, either: bool) -> None:
+    engine = get_vllm_engine(None, torch.float32, model_id_or_path=str(home), enable_lora=True)
+    template = template_of(home)[1]
+
+    def said(lora_request: LoRARequest | None = None) -> str:
+        return inference_vllm(
+            engine, template, ROWS[:1], generation_config=VllmGenerationConfig(6, 0.0), lora_request=lora_request
+        )[0]["response"]
+
+    before, tuned, after = said(), said(LoRARequest("mine", 1, str(lora))), said()
+    assert before == after != tuned
+
+
+def test_an_engine_that_died_tells_all_who_wait(prepared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class EngineDeadError(Exception):
+        """What vLLM raises, and is no RuntimeError."""
+
+    def dead(*args: Any, **options: Any) -> None:
+        raise EngineDeadError("gone")
+
+    service = Service(prepared.model.engine)
+    with monkeypatch.context() as broken:
+        for name in ("add_request", "abort_request"):
+            broken.setattr(prepared.model.engine.engine, name, dead)
+        told = threading.Semaphore(0)
+        going = [service.submit(asked(prepared, "hi"), told.release) for _ in range(3)]
+        assert all(told.acquire(timeout=5) for _ in going)
+        assert [str(each.failure) for each in going] == ["gone"] * 3
+    assert service.between_steps(lambda: 5).result(5) == 5  # its thread is alive
+    assert next(service.run([asked(prepared, "hi")])).finish_reason == "length"
+    service.close()

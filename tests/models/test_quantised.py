@@ -163,6 +163,7 @@ def test_what_is_decided(said: QuantisedOptions, config: dict, decided: tuple) -
         ({"quant_method": "gptq", "quantization_bit": 4}, "needs a base that is saved so"),
         ({"quant_method": "eetq"}, "needs a CUDA GPU"),
         ({"quant_method": "bnb", "quantization_bit": 3}, "has no 3 bits"),
+        ({"quant_method": "torchao", "quantization_bit": 4}, "nothing trains on a base in 4 bits of torchao"),
     ],
 )
 def test_what_cannot_be_is_said(tiny_dir: Path, options: dict, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +190,23 @@ def test_a_base_that_is_saved_in_few_bits_stays_so(tiny_dir: Path, monkeypatch: 
         ["lora"],
     )
     assert "nothing trains" in error.what
+
+
+@pytest.mark.parametrize(
+    ("quant_type", "trains"),
+    [
+        ({"default": {"_type": "Int8WeightOnlyConfig", "_data": {"group_size": None}}}, True),
+        ({"default": {"_type": "IntxWeightOnlyConfig", "_data": {"weight_dtype": {"_data": "int4"}}}}, False),
+        ({"default": {"_type": "Int8DynamicActivationInt4WeightConfig"}}, False),
+        ("int8_weight_only", True),
+    ],
+)
+def test_torchao_trains_in_8_bits_only(quant_type: object, trains: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantisation, "find_spec", lambda name: object())
+    config = quantised_config(quant_method="torchao", quant_type=quant_type)
+    args = decide_quantisation(QuantisedOptions(), config)
+    assert (quantisation.check_quantisation(args, config, CPU, ["lora"]) == []) == trains
+    assert quantisation.check_quantisation(args, config, CPU) == []
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -128,13 +128,13 @@ def test_the_key_is_of_what_quantised_weights_consist_of() -> None:
 
 
 def test_full_training_is_measured_against_the_model_with_its_new_rows(tiny_dir: Path) -> None:
-    model = tiny_model("qwen2")
+    model: Any = tiny_model("qwen2")
     make_room(model, [len(model.get_input_embeddings().weight)], None)
     args = RLHFArguments(model_id_or_path=str(tiny_dir), sft_type="full", loss_type="sigmoid")
     found = rlhf.find_reference(args, prepare.find_source(args), model)
     assert found is not None
     assert found.model is not None
-    there, here = (m.get_input_embeddings().weight for m in (found.model, model))
+    there, here = (m.get_input_embeddings().weight for m in (cast(Any, found.model), model))
     assert torch.equal(there, here)
     assert there is not here
 

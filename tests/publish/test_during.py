@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import TrainerControl, TrainerState
@@ -62,7 +63,7 @@ class Rehearsed(Pushing):
         return [words[0], "-c", SCRIPT, *words[3:]]
 
 
-def run_with(tmp_path: Path, steps: tuple[int, ...], **said: object) -> Rehearsed:
+def run_with(tmp_path: Path, steps: tuple[int, ...], **said: Any) -> Rehearsed:
     for step in steps:
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "w").write_text(str(step))
@@ -101,14 +102,17 @@ def test_a_checkpoint_is_sent_though_it_is_rotated_away(tmp_path: Path) -> None:
 
 
 def test_the_best_is_sent_when_there_is_a_better_one(tmp_path: Path) -> None:
-    pushing = run_with(tmp_path, (1, 2, 3), hub_private_repo=True, hub_license="mit", allow_leak=["a.md:1", "b.md"])
+    pushing = run_with(
+        tmp_path, (1, 2, 3), hub_private_repo=True, hub_license="an own one", allow_leak=["a.md:1", "b c.md"]
+    )
     for step, best in ((1, 1), (2, 1), (3, 3)):
         save(pushing, step, best)
         pushing.look(wait=True)
     told = finish(pushing, best=3, last=3)
     assert [push["checkpoint"] for push in told["pushes"]] == ["checkpoint-1", "checkpoint-3", "checkpoint-3"]
-    words = " ".join(calls(pushing)[0])
-    assert "--hub_model_id ann/mine --hub_private_repo true --hub_license mit --allow_leak a.md:1 b.md" in words
+    words = calls(pushing)[0]
+    said = ["--hub_model_id", "ann/mine", "--hub_private_repo", "true", "--hub_license", "an own one"]
+    assert words[-9:] == [*said, "--allow_leak", "a.md:1", "b c.md"]
     assert "--with_state" not in words
 
 
@@ -133,6 +137,21 @@ def test_of_checkpoints_that_wait_for_one_folder_the_newest_goes(tmp_path: Path)
         ("checkpoint-3", "last-checkpoint"),
     ]
     assert len(list(tmp_path.glob(".tmp-*"))) == 3  # and the one that is sent
+    pushing.stop()
+
+
+def test_what_waits_goes_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushing = run_with(tmp_path, (1, 2, 3), push_hub_strategy="all_checkpoints")
+    (tmp_path / "hold").touch()
+    save(pushing, 1)
+    save(pushing, 2)
+    assert [job.folder for job, _ in pushing.waiting] == ["checkpoint-1", "", "checkpoint-2"]
+    free = iter((1, 2))  # one byte short of two checkpoints, then just enough
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=next(free, 2)))
+    save(pushing, 3)
+    assert [job.folder for job, _ in pushing.waiting] == ["checkpoint-2", "", "checkpoint-3"]
+    assert pushing.failed == ["checkpoint-1: the disk is too full to keep it until its turn comes"]
+    assert len(list(tmp_path.glob(".tmp-*"))) == 4  # and the one that is sent
     pushing.stop()
 
 

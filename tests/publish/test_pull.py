@@ -12,9 +12,11 @@ from swift import cli, storage
 from swift.commands.pull import pull_main
 from swift.commands.push import push_main
 from swift.errors import DataError, NotFoundError, OutputError, SwiftError, UsageError
+from swift.publish.huggingface import HuggingFace
 from tests.publish.conftest import BOTH, OTHERS
-from tests.publish.server import Hub
+from tests.publish.server import COMMIT, Hub
 
+OF_HUGGING_FACE = pytest.mark.parametrize("hub", ["Hugging Face"], indirect=True)
 DOWNLOAD = "GET .*(/resolve/|/repo[?])"
 
 
@@ -59,6 +61,42 @@ def test_what_was_fetched_is_not_fetched_again(published: Hub, tmp_path: Path) -
     assert storage.verify(target) == []
     assert not list(tmp_path.glob(".back*"))
     assert published.count("GET .*chat_template") == 1
+
+
+def test_what_another_repository_left_does_not_come_in(published: Hub, tmp_path: Path) -> None:
+    work, target = tmp_path / ".mine.pulling", tmp_path / "mine"
+    (work / "data").mkdir(parents=True)
+    for name in ("left.json", "data/rows.json", "chat_template.jinja"):  # of a pull that was interrupted
+        (work / name).write_text("his")
+    pull_main(hub_model_id="ann/mine", output_dir=str(target))
+    there = {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    assert there == published.repos["ann/mine"].files
+
+
+@OF_HUGGING_FACE
+def test_one_faulty_file_costs_no_other(published: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(self: HuggingFace, repo: str, revision: str | None, target: Path) -> None:
+        fetch(self, repo, revision, target)
+        (target / "chat_template.jinja").write_text("spoilt")
+
+    fetch, target = HuggingFace.fetch, tmp_path / "back"
+    with monkeypatch.context() as once:
+        once.setattr(HuggingFace, "fetch", spoilt)
+        with pytest.raises(DataError, match=r"chat_template\.jinja has"):
+            pull_main(hub_model_id="ann/mine", output_dir=str(target))
+    left = {path.name for path in (tmp_path / ".back.pulling").rglob("*")}
+    assert "adapter_model.safetensors" in left
+    assert "chat_template.jinja" not in left
+    pull_main(hub_model_id="ann/mine", output_dir=str(target))
+    assert storage.verify(target) == []
+
+
+@OF_HUGGING_FACE
+def test_what_is_fetched_and_listed_is_one_commit(published: Hub, tmp_path: Path) -> None:
+    pull_main(hub_model_id="ann/mine", output_dir=str(tmp_path / "back"), revision="next")
+    assert published.count("GET .*/revision/next") == 1
+    assert published.count("/(tree|resolve|revision)/(?!next)") == published.count(f"/(tree|resolve|revision)/{COMMIT}")
+    assert published.count("/(tree|resolve)/next") == 0
 
 
 @pytest.mark.parametrize("status", [500, 0])

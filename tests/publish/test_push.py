@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from peft import LoraConfig
 from safetensors.torch import load, save_file
 
 import swift
@@ -21,7 +22,10 @@ from swift.arguments.sft import SftArguments
 from swift.commands.push import push_main
 from swift.errors import RefusedError, SwiftError
 from swift.publish import token
+from swift.publish.contents import files_of_model
+from swift.publish.told import own_card
 from swift.redact import redact_text
+from swift.tuners.files import write_card as write_stub
 from tests.publish.conftest import BOTH, OTHERS, TOKEN
 from tests.publish.server import Hub
 
@@ -109,8 +113,31 @@ def test_all_that_resuming_needs_goes_into_a_folder(hub: Hub, checkpoint: Path) 
     files = hub.repos["ann/mine"].files
     assert {"last/optimizer.pt", "last/trainer_state.json", "last/manifest.json"} <= set(files)
     assert all(name.startswith("last/") for name in files)
-    assert pushed["left"] == []
+    assert pushed["left"] == ["README.md"]
     assert json.loads(files["last/trainer_state.json"])["best_model_checkpoint"] == "checkpoint-4"
+
+
+def test_a_folder_gets_no_card_of_a_library_and_the_one_that_somebody_wrote(hub: Hub, checkpoint: Path) -> None:
+    stub = "---\nbase_model: /home/ann/base\n---\n[More Information Needed]\n"  # as PEFT writes it
+    storage.rewrite(checkpoint, "README.md", stub.encode())
+    push_main(directory=str(checkpoint), hub_model_id="ann/mine", path_in_repo="last")
+    files = hub.repos["ann/mine"].files
+    assert "last/README.md" not in files
+    assert "README.md" not in json.loads(files["last/manifest.json"])["files"]
+    storage.rewrite(checkpoint, "README.md", b"# By hand\n")
+    push_main(directory=str(checkpoint), hub_model_id="ann/mine", path_in_repo="last")
+    assert hub.repos["ann/mine"].files["last/README.md"] == b"# By hand\n"
+
+
+def test_the_stub_that_adapters_are_saved_with_is_nobody_s_card(tmp_path: Path) -> None:
+    for number, base in enumerate((None, "/home/ann/base")):
+        place = tmp_path / str(number)
+        place.mkdir()
+        write_stub(place, place, {"default": LoraConfig(), "other": LoraConfig()}, base)
+        assert not own_card(place)
+        with (place / "README.md").open("a") as file:
+            file.write("\nWhat I found out.\n")
+        assert own_card(place)
 
 
 def test_a_card_somebody_wrote_stays(hub: Hub, checkpoint: Path) -> None:
@@ -139,6 +166,25 @@ def test_a_model_without_a_manifest_leaves_what_is_of_a_model(hub: Hub, tmp_path
         ".git/config",
         "x.pkl",
     }
+
+
+def test_private_files_beside_a_model_stay(tmp_path: Path) -> None:
+    written = {
+        "config.json": {"auto_map": {"AutoModel": "modeling_mine.Model", "AutoConfig": "ann/x--other.Config"}},
+        "tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["tokens.Tokenizer", None]}},
+        "modules.json": [{"path": ""}, {"path": "1_Pooling"}],
+    }
+    code = {"modeling_mine.py": "from .layers import Layer\n", "layers.py": "", "tokens.py": ""}
+    weights = ["model.safetensors", "adapter/adapter_model.safetensors"]
+    leaving = [*weights, "model.safetensors.index.json", "tokenizer.json", "vocab.json", "chat_template.jinja"]
+    leaving += ["adapter/adapter_config.json", "1_Pooling/config.json"]
+    private = ["customers.json", "x.py", "other.py", "data/config.json", "data/rows.json", "adapter/notes.json"]
+    private += ["src/modeling_mine.py", "expense_report.json", "adapter/train.py"]
+    for name in [*leaving, *private, *written, *code]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code.get(name) or json.dumps(written.get(name, {})))
+    present = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert files_of_model(tmp_path, present) == {*leaving, *written, *code}
 
 
 def test_a_dry_run_asks_nobody(hub: Hub, checkpoint: Path, capfd: pytest.CaptureFixture) -> None:

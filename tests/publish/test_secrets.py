@@ -99,6 +99,9 @@ def test_only_what_was_named_is_allowed(tmp_path: Path) -> None:
     assert len(secrets.check([("a.md", path)], ["a.md"])) == 2
     with pytest.raises(UsageError, match=r"--allow_leak b\.md names no file"):
         secrets.check([("a.md", path)], ["b.md"])
+    assert len(secrets.check([("a.md", path)], ["a.md", "b.md:3"], ["b.md"])) == 2, (
+        "of another push with the same words"
+    )
 
 
 def test_paths_lose_what_is_of_this_machine(tmp_path: Path) -> None:

@@ -219,13 +219,18 @@ def test_the_line_that_runs_it() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--training_options", "hub_token=opensesame"], ["--hub-token", "opensesame"], ["--hub_token=opensesame"],
-     ["--training_options", '{"hub_token": "opensesame", "a": 1}']],
-)  # fmt: skip
+    [["--training_options", "hub_token=opensesame"], ["--training_options", '{"hub_token": "opensesame", "a": 1}']],
+)
 def test_secrets_are_not_in_it(words: list[str]) -> None:
     shown = launch_line(SftArguments(), words)
     assert "opensesame" not in shown
     assert "hub" in shown
+
+
+@pytest.mark.parametrize("words", [["--hub-token", "opensesame"], ["--hub_token=opensesame"]])
+def test_nor_is_the_option_of_the_token_which_the_line_would_send_as_stars(words: list[str]) -> None:
+    assert launch_line(SftArguments(), [*words, "--seed", "1"]) == "swift sft --seed 1"
+    assert launch_line(SftArguments(hub_token="opensesame", seed=1), None) == "swift sft --seed 1"
 
 
 def test_a_file_that_asks_for_the_dry_run_is_overruled(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def send(url: str, body: bytes | None = None, **headers: str) -> tuple[int, dict
 
 
 def idle(served: Any) -> bool:
-    for _ in range(200):
+    for _ in range(3000):
         if not served.service.engine.busy:
             return True
         time.sleep(0.01)
@@ -193,7 +193,9 @@ def test_other_routes(client: openai.OpenAI, served: Any) -> None:
     assert 'swift_requests_total{path="/v1/chat/completions",status="200"}' in text
 
 
-def test_adapters_come_and_go_and_answer_as_alone(client: openai.OpenAI, served: Any, adapters: Path) -> None:
+def test_adapters_come_and_go_and_answer_as_alone(
+    client: openai.OpenAI, served: Any, adapters: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     url = f"{served.url}v1/adapters"
     base = ask(client, STORY, max_tokens=12).choices[0].message.content
     stop, answers = threading.Event(), []
@@ -238,6 +240,7 @@ def test_adapters_come_and_go_and_answer_as_alone(client: openai.OpenAI, served:
         assert cut.exception() is None or isinstance(cut.exception(), openai.InternalServerError)
         assert beside.result().choices[0].message.content == base
     assert ask(client, STORY, max_tokens=12).choices[0].message.content == base
+    assert "not active" not in caplog.text  # each is, for whoever names it
 
 
 def test_a_queue_that_is_full_says_so(client: openai.OpenAI, served: Any) -> None:

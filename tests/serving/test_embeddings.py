@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +20,7 @@ from swift.arguments.deploy import DeployArguments
 from swift.commands.deploy import deploy_main
 from swift.commands.prepare import find_decided, load_embedder
 from swift.errors import ConfigError, DataError
-from swift.inference.embedding import OLD_NAMES, Embedder, EmbeddingService, read_recipe
+from swift.inference.embedding import OLD_NAMES, TOKENS_OF_A_PASS, Embedder, EmbeddingService, read_recipe
 from tests.tiny import tiny_encoder, tiny_model, tiny_tokenizer
 
 TEXTS = ["What is the capital of France?", "hi", "你好，世界。今天天气很好。", "one two three four five six " * 4]
@@ -186,3 +188,48 @@ def test_an_adapter_is_merged_first(tmp_path: Path) -> None:
     args.ckpt_dir = "some"
     with pytest.raises(ConfigError, match="merge"):
         load_embedder(args, source)
+
+
+class Slow:
+    """Reads nothing before `free` is set, and notes what it reads in a pass."""
+
+    def __init__(self) -> None:
+        self.free, self.begun, self.passes = threading.Event(), threading.Event(), list[list[int]]()
+
+    def vectors(self, rows: Any) -> torch.Tensor:
+        self.begun.set()
+        assert self.free.wait(9)
+        self.passes.append([len(row) for row in rows])
+        return torch.zeros(len(rows), 1)
+
+
+def test_a_pass_has_no_more_tokens_than_it_may() -> None:
+    slow = Slow()
+    service = EmbeddingService(slow, 64)  # type: ignore[arg-type]
+    futures = service.submit([[1]])
+    slow.begun.wait(9)  # the others wait together
+    lengths = [1] * 40 + [8000] + [1] * 30 + [9000, 5, 5]
+    futures += service.submit([[1] * length for length in lengths])
+    slow.free.set()
+    assert all(future.result(9).shape == (1,) for future in futures)
+    assert [length for each in slow.passes for length in each] == [1, *lengths]
+    assert all(len(lengths) == 1 or max(lengths) * len(lengths) <= TOKENS_OF_A_PASS for lengths in slow.passes)
+    assert len(slow.passes) < 9
+    service.close()
+
+
+def test_ending_twice_at_once_ends() -> None:
+    slow = Slow()
+    service = EmbeddingService(slow)  # type: ignore[arg-type]
+    (at_work,) = service.submit([[1]])
+    slow.begun.wait(9)
+    waits = service.submit([[1], [1]])
+    closing = threading.Thread(target=service.close, daemon=True)
+    closing.start()
+    while not all(future.cancelled() for future in waits) or not service._jobs.qsize():
+        time.sleep(0.001)
+    service.cancel_all()  # as the server does that answers too long
+    slow.free.set()
+    closing.join(5)
+    assert not closing.is_alive()
+    assert at_work.result(5).shape == (1,)

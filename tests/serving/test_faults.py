@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from swift.commands.deploy import deploy_main
 from swift.inference.answer import Reader
 from swift.inference.constraint import GrammarConstraint
 from swift.serving import guard
-from swift.serving.asking import texts_of
-from swift.serving.protocol import ApiError
+from swift.serving.asking import Asking, texts_of
+from swift.serving.protocol import ApiError, ChatRequest
 from tests.serving.conftest import MODEL
 
 STORY = [{"role": "user", "content": "Tell me a story about a cat."}]
@@ -209,3 +210,50 @@ def test_what_a_template_leaves_out_is_not_counted(served: Any) -> None:
     asking._refuse_long(row, None)  # just as much as fits
     with pytest.raises(ApiError, match="are more than 1024 tokens"):
         asking._refuse_long({"messages": [{"role": "user", "content": "a b " * 50_000}]}, 3)
+
+
+def counted(served: Any, path: str, status: int) -> int:
+    return served.api.measures.requests[path, status]
+
+
+def test_every_answer_is_counted(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(body: Any) -> None:
+        raise RuntimeError("a bug")
+
+    chat = "/v1/chat/completions"
+    failed, refused = counted(served, chat, 500), counted(served, "other", 400)
+    with monkeypatch.context() as broken:
+        broken.setattr(served.api.asking, "chat", fail)
+        assert post(served, {"model": MODEL, "messages": STORY})[0] == 500
+    assert post(served, {"model": MODEL, "messages": STORY}, Host="evil.example")[0] == 400
+    assert counted(served, chat, 500) == failed + 1
+    assert counted(served, "other", 400) == refused + 1
+    answered = counted(served, chat, 200)
+    assert post(served, {"model": MODEL, "messages": STORY, "max_tokens": 1})[0] == 200
+    assert counted(served, chat, 200) == answered + 1
+
+
+def test_tokens_of_who_hung_up_are_counted(served: Any) -> None:
+    client = openai.OpenAI(base_url=f"{served.url}v1", api_key="none", max_retries=0)
+    names = ("swift_prompt_tokens_total", "swift_generated_tokens_total")
+    before = [measured(served, name) for name in names]
+    stream = client.chat.completions.create(model=MODEL, messages=STORY, stream=True, n=4, temperature=2)  # type: ignore[call-overload]
+    chunks = iter(stream)
+    while not next(chunks).choices[0].delta.content:
+        pass
+    stream.close()
+    seconds_until(lambda: all(measured(served, name) > old for name, old in zip(names, before, strict=True)))
+
+
+def test_a_longer_prompt_than_max_length_is_refused(served: Any) -> None:
+    own, body = served.api.asking, ChatRequest.model_validate({"model": MODEL, "messages": STORY, "max_tokens": 1})
+    (request,) = own.chat(body).requests
+    length = len(request.prompt_ids)
+    for longest, fits in ((length, True), (length - 1, False)):
+        asking = Asking(replace(served.api.args, max_length=longest), own.model, own.template, own.adapters)
+        if fits:
+            assert asking.chat(body).num_prompt_tokens == length
+            continue
+        with pytest.raises(ApiError, match=f"this server takes {longest}") as caught:
+            asking.chat(body)
+        assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")

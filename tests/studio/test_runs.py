@@ -99,6 +99,8 @@ def test_what_trains_now_says_the_state(studio: Studio, monkeypatch: pytest.Monk
     assert studio.runs.get("v1").state == "failed"
     (run / storage.HOLDER).write_text(f"{os.getpid()}\n")
     assert studio.runs.get("v1").state == "running"
+    with pytest.raises(SwiftError, match="command line"):
+        studio.stop("v1")
 
 
 def test_two_tabs_go_on_with_a_run_once(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
