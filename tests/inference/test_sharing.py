@@ -54,18 +54,18 @@ def test_rows_of_the_active_adapter_alone_are_not_named() -> None:
 
 def test_a_pass_that_failed_leaves_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
     template = FakeTemplate(tiny_tokenizer())
-    model = tuned(make("qwen2", template), "q_proj")
+    model = tuned(make("qwen2", template), "q_proj", init_lora_weights=False)
     requests = requests_for(model, template, 3)
     expected = [each.ids for each in answers(Batching(model, 4), requests)]
     failing = Batching(model, 4)
-    for request, adapter in zip(requests, ("mine", BASE), strict=False):
-        failing.submit(replace(request, adapter=adapter))
+    for request in requests[:2]:
+        failing.submit(replace(request, adapter=BASE))
 
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as broken:
-        broken.setattr(model.base_model.model.lm_head, "forward", fail)
+        broken.setattr(model.get_submodule("base_model.model.lm_head"), "forward", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             failing.step()
     assert failing.give_up(RuntimeError("out of memory"))
