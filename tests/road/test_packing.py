@@ -128,6 +128,7 @@ def test_padding_is_counted(here: Path) -> None:
     assert alone["dataset_info"]["padded"] == 0
 
 
+@pytest.mark.slow
 def test_padding_is_told_apart_by_data_set(here: Path) -> None:
     words = ["--max_steps", "7", "--batch_size", "4", "--gradient_accumulation_steps", "1", "--packing", "false"]
     rows = Path("chat.jsonl").read_text().splitlines(keepends=True)

@@ -43,6 +43,7 @@ def test_a_run_is_done_again_from_its_receipt(here: Path, capsys: pytest.Capture
     assert list((here / "rerun-of-out").glob("v0-*/run.lock.json"))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_has_the_receipt_of_one_that_was_not(here: Path) -> None:
     common = [*SAID, "--dataset", "chat.jsonl", "--output_dir", "out", "--add_output_dir_suffix", "false"]
     sft_main([*common, "--max_steps", "4", "--save_total_limit", "-1"])

@@ -114,6 +114,7 @@ def read(checkpoint: str) -> Any:
     return InferArguments(ckpt_dir=checkpoint)
 
 
+@pytest.mark.slow
 def test_noise_leaves_nothing_in_the_file(here: Path) -> None:
     common = [*COMMON, "--lora_target_modules", "ALL", "--max_steps", "1"]
     plain = sft_main([*common, "--output_dir", "plain"])["last_model_checkpoint"]

@@ -45,7 +45,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize(("rows", "accumulation"), [(16, 1), (21, 2)])
+@pytest.mark.parametrize(("rows", "accumulation"), [pytest.param(16, 1, marks=pytest.mark.slow), (21, 2)])
 def test_going_on_is_never_having_stopped(tmp_path: Path, kind: str, rows: int, accumulation: int) -> None:
     said = {
         **SAVING,

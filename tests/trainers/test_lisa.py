@@ -104,7 +104,7 @@ def test_it_learns(tmp_path: Path, kind: str, checkpointing: bool) -> None:
     assert losses(trainer)[-1] < losses(trainer)[0]
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_going_on_is_never_having_stopped(tmp_path: Path, accumulation: int) -> None:
     said = {"lisa_activated_layers": 2, "lisa_step_interval": 3, "max_steps": 8, "save_strategy": "steps"}
     said |= {"save_steps": 1, "per_device_train_batch_size": 2, "gradient_accumulation_steps": accumulation}

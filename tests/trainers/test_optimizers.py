@@ -470,6 +470,7 @@ def test_the_arguments_can_be_written(tmp_path: Path) -> None:
     assert '"rank": 3' in args.to_json_string()
 
 
+@pytest.mark.slow
 def test_the_command_trains_so(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "chat.jsonl", conversations(16))

@@ -167,7 +167,7 @@ def ids(row: dict[str, Any]) -> list[int]:
     return [int(i) for i in row["input_ids"]]
 
 
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("scaled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_step_over_packs_is_the_step_over_their_rows(tmp_path: Any, scaled: bool) -> None:
     ways: list[tuple[int, int, int, dict[str, Any]]] = [(1, 24, 1, {}), (4, 3, 2, {}), (8, 1, 3, {})]
     ways += [(1, 24, 1, {"padding_free": True}), (1, 6, 4, {"padding_free": True})]

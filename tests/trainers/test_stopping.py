@@ -70,6 +70,7 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) == tmp_path / "checkpoint-3"
 
 
+@pytest.mark.slow
 def test_an_evaluation_can_be_given_up_twice(tmp_path: Path, straight: Any) -> None:
     for _ in range(2):
         with pytest.raises(SystemExit):

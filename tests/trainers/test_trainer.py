@@ -55,7 +55,7 @@ def by_hand(rows: Rows, steps: list[list[int]], **adam: float) -> tuple[dict[str
     return weights(model), seen
 
 
-@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("exact", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_step_is_one_step_however_it_is_split(tmp_path: Path, exact: bool) -> None:
     """In float64 on GPT-2, which nowhere casts; in float32 on Qwen2."""
 

@@ -137,7 +137,7 @@ def test_a_run_that_goes_on_is_one_that_never_stopped(start, single, tmp_path):
     assert torch.equal(run(loaded, LM), run(resumed.model, LM))
 
 
-@pytest.mark.parametrize("backend", ["peft", "swift"])
+@pytest.mark.parametrize("backend", [pytest.param("peft", marks=pytest.mark.slow), "swift"])
 def test_from_the_command_line(backend, tiny_dir, tmp_path):
     rows = [json.dumps({"query": f"a{i}", "response": f"b {i}"}) for i in range(8)]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
