@@ -60,7 +60,7 @@ class Kind(ABC):
         return wide(outputs.logits)
 
     def hits(self, scores: Tensor, batch: Batch) -> Tensor:
-        """Whether the model has each unit right."""
+        """Whether the model has each unit right; asked only of kinds that `can_be_right`, which say it."""
         raise NotImplementedError
 
     def weights(self, batch: Batch) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput
 
 from swift.heads import files
 from swift.heads.kinds import Kind, Seen, wide
@@ -67,14 +67,9 @@ class HeadTrainer(Seq2SeqTrainer):
 
     def _mask_repeats(self, batch: dict[str, Tensor]) -> None:
         """Let rows weigh nothing that fill up the last batches of an epoch so that all processes have as many."""
-        state: Any = self.accelerator.gradient_state
-        shares, own = self.share
-        if shares < 2 or self.args.dataloader_drop_last or not state.end_of_dataloader:
-            return
-        dataset, rows = state.active_dataloader.dataset, len(batch["weights"])
-        remainder = len(dataset) % (rows * shares) if has_length(dataset) else 0
-        if remainder:
-            real = min(max(remainder - rows * own, 0), rows)
+        rows = len(batch["weights"])
+        real = self._real_rows(rows)
+        if real < rows:
             batch["weights"] = (torch.arange(rows, device=batch["weights"].device) < real).to(batch["weights"])
 
     def compute_loss(

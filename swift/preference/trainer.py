@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput
 
 from swift import dist
 from swift.errors import DataError
@@ -210,15 +210,9 @@ class PreferenceTrainer(Seq2SeqTrainer):
 
     def _mask_repeats(self, batch: dict[str, Tensor]) -> None:
         """Take the loss off rows that fill up the last batches of an epoch so that all processes have as many."""
-        state: Any = self.accelerator.gradient_state
-        even = self.args.dataloader_drop_last or (self.args.max_tokens_per_batch is not None and not self._evaluating)
-        shares, own = self.share
-        if shares < 2 or even or not state.end_of_dataloader:
-            return
-        dataset, rows = state.active_dataloader.dataset, len(batch["weight"])
-        remainder = len(dataset) % (rows * shares) if has_length(dataset) else 0
-        if remainder:
-            real = min(max(remainder - rows * own, 0), rows)
+        rows = len(batch["weight"])
+        real = self._real_rows(rows)
+        if real < rows:
             batch["weight"] = (torch.arange(rows, device=batch["weight"].device) < real).to(batch["weight"])
 
     def compute_loss(

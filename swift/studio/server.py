@@ -1,70 +1,38 @@
-"""The server of the pages: who may come in, and what a browser may do with them."""
+"""The server of the studio: who may come in, and what a browser may do with its pages."""
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import gradio as gr
-import uvicorn
-from fastapi import FastAPI
-from gradio import networking
-from gradio.themes import Base
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-from swift.errors import UnavailableError
 from swift.studio.page import build
 from swift.studio.studio import Studio
 from swift.studio.talks import Talks
 from swift.studio.words import Words
 from swift.studio.workspace import LARGEST_UPLOAD
-from swift.ui.serving import Passwords, address_of, may_enter
+from swift.ui.mounted import Headers, Message, Mounted, theme
+from swift.ui.serving import Passwords
 
 STYLE = Path(__file__).with_name("studio.css")
-FONT = ("ui-sans-serif", "system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
-MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-SECONDS_TO_CLOSE = 3
-# Nothing is loaded from elsewhere, whatever a model writes or a data set holds.
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-    ),
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
-Message = Mapping[str, Any]
-App = Callable[[Message, Any, Any], Awaitable[None]]
 
 
-class Guard:
+class Guard(Headers):
     """ASGI middleware: another site's page may ask for nothing, and every answer has `HEADERS`."""
-
-    def __init__(self, app: App) -> None:
-        self.app = app
 
     async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
         """Pass on, or refuse."""
+        refused = scope["type"] == "http" and not is_own(dict(scope["headers"]))
+        await (Headers(refuse) if refused else super()).__call__(scope, receive, send)
 
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message.get("headers", []), *extra]}
-            await send(message)
 
-        if scope["type"] == "http" and not is_own(dict(scope["headers"])):
-            await with_headers({"type": "http.response.start", "status": 403, "headers": []})
-            await send({"type": "http.response.body", "body": b"a page of another site asked"})
-            return
-        await self.app(scope, receive, with_headers)
+async def refuse(scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
+    """An ASGI application that answers 403."""
+    await send({"type": "http.response.start", "status": 403, "headers": []})
+    await send({"type": "http.response.body", "body": b"a page of another site asked"})
 
 
 def is_own(headers: Mapping[bytes, bytes]) -> bool:
@@ -74,7 +42,7 @@ def is_own(headers: Mapping[bytes, bytes]) -> bool:
     return not origin or urlsplit(origin).netloc in filter(None, hosts)
 
 
-class Served:
+class Served(Mounted):
     """The studio while it is served.
 
     Args:
@@ -88,81 +56,23 @@ class Served:
     def __init__(
         self, studio: Studio, words: Words, listening: socket.socket, passwords: Passwords, hosts: list[str]
     ) -> None:
-        self.studio, self.listening, self.url = studio, listening, address_of(listening)
-        self.talks = Talks(studio)
+        self.studio, self.talks = studio, Talks(studio)
         os.environ["GRADIO_TEMP_DIR"] = str(studio.workspace.uploads)
-        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-        app.add_middleware(Guard)
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-        blocks = build(studio, self.talks, words)
-        gr.mount_gradio_app(
-            app,
-            blocks,
-            path="/",
-            auth=(lambda user, password: may_enter(passwords, user, password)) if passwords else None,
-            auth_message=words.login,
-            allowed_paths=[],
-            show_error=False,
-            max_file_size=LARGEST_UPLOAD,
-            enable_monitoring=False,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            footer_links=[],
-            run_history=False,
-            app_kwargs={"openapi_url": None},
+        super().__init__(
+            build(studio, self.talks, words),
+            listening,
+            passwords,
+            hosts,
+            login=words.login,
+            name="studio",
+            guard=Guard,
+            largest_upload=LARGEST_UPLOAD,
             theme=theme(),
             css=STYLE.read_text(encoding="utf-8"),
         )
-        # Gradio looks at the paths in what a browser sends only after `launch()`: else any file could be named.
-        blocks.has_launched = True
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level=logging.WARNING,
-            access_log=False,
-            timeout_graceful_shutdown=SECONDS_TO_CLOSE,
-        )
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(
-            target=self.server.run, kwargs={"sockets": [listening]}, name="studio", daemon=True
-        )
-        self.thread.start()
-
-    def share(self) -> str:
-        """A public address, through a tunnel of Gradio's.
-
-        Raises:
-            UnavailableError: there is none to be had.
-        """
-        host, port = self.listening.getsockname()[:2]
-        try:
-            return str(networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None))
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UnavailableError("SERVER-03", "no public link", why=str(error), fix="drop --share") from error
-
-    def wait(self) -> None:
-        """Return when the server has ended."""
-        while self.thread.is_alive():
-            self.thread.join(1.0)
 
     def close(self) -> None:
         """End the chats and the server; runs go on."""
         self.talks.close()
         self.studio.close()
-        self.server.should_exit = True
-        self.thread.join(SECONDS_TO_CLOSE + 2)
-        self.listening.close()
-
-
-def theme() -> Base:
-    """System fonts, greys and one quiet colour."""
-    return Base(
-        primary_hue="teal",
-        secondary_hue="slate",
-        neutral_hue="slate",
-        radius_size="lg",
-        text_size="md",
-        font=list(FONT),
-        font_mono=list(MONO),
-    )
+        super().close()

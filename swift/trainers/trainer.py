@@ -309,22 +309,29 @@ class Seq2SeqTrainer(CommittingTrainer):
 
     def _mask_repeats(self, batch: dict[str, Tensor]) -> None:
         """Take the loss off the rows that fill up the last batches of an epoch so that all processes have as many."""
-        state: Any = self.accelerator.gradient_state
-        even = self.args.dataloader_drop_last or (self.args.max_tokens_per_batch is not None and not self._evaluating)
-        shares, own = self.share
-        if shares < 2 or even or not state.end_of_dataloader:
+        if self.share[0] < 2:
             return
-        dataset, labels_BT = state.active_dataloader.dataset, batch["labels"]
+        labels_BT = batch["labels"]
         if self.args.padding_free and not self._evaluating:
             row_BT = row_of_token(batch["position_ids"])[None]
             rows = int(row_BT[0, -1]) + 1
         else:
             rows = len(labels_BT)
             row_BT = torch.arange(rows, device=labels_BT.device)[:, None]
-        remainder = len(dataset) % (rows * shares) if has_length(dataset) else 0
-        if remainder:
-            real = min(max(remainder - rows * own, 0), rows)
+        real = self._real_rows(rows)
+        if real < rows:
             batch["labels"] = labels_BT.masked_fill(row_BT >= real, IGNORED)
+
+    def _real_rows(self, rows: int) -> int:
+        """How many of the `rows` of this process's batch, the first ones, are not there a second time to fill it up."""
+        state: Any = self.accelerator.gradient_state
+        even = self.args.dataloader_drop_last or (self.args.max_tokens_per_batch is not None and not self._evaluating)
+        shares, own = self.share
+        if shares < 2 or even or not state.end_of_dataloader:
+            return rows
+        dataset = state.active_dataloader.dataset
+        remainder = len(dataset) % (rows * shares) if has_length(dataset) else 0
+        return min(max(remainder - rows * own, 0), rows) if remainder else rows
 
     def compute_loss(
         self,

@@ -1,64 +1,24 @@
-"""The server that shows a page: what it sends, whom it lets in, how it ends."""
+"""The server of the chat page."""
 
 from __future__ import annotations
 
 import logging
-import secrets
 import socket
-import threading
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
-import uvicorn
-from fastapi import FastAPI
-from gradio import networking
 from gradio.themes import Base
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from swift.errors import UnavailableError
+from swift.ui import mounted
 from swift.ui.answers import Answers
-from swift.ui.serving import Passwords, address_of, may_enter
+from swift.ui.serving import Passwords
 from swift.ui.words import Words
 
 STYLE = Path(__file__).with_name("page.css")
-FONT = ("ui-sans-serif", "system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
-MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-SECONDS_TO_CLOSE = 3
-# Nothing is loaded from elsewhere, whatever a model writes: a picture in an answer would tell its server of it.
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-    ),
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
-Message = Mapping[str, Any]
 
 
-class Headers:
-    """ASGI middleware that adds `HEADERS` to every answer."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
-        """Pass on, and add to the first message of a response."""
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message.get("headers", []), *extra]}
-            await send(message)
-
-        await self.app(scope, receive, with_headers)
-
-
-class Served:
-    """A page that is being served.
+class Served(mounted.Mounted):
+    """A chat page that is being served.
 
     Args:
         blocks: the page.
@@ -78,82 +38,23 @@ class Served:
         hosts: list[str],
         words: Words,
     ) -> None:
-        self.answers, self.listening, self.url = answers, listening, address_of(listening)
-        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-        app.add_middleware(Headers)
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-        gr.mount_gradio_app(
-            app,
-            blocks,
-            path="/",
-            auth=(lambda user, password: may_enter(passwords, user, password)) if passwords else None,
-            auth_message=words.login,
-            allowed_paths=[],
-            show_error=False,
-            max_file_size=1,
-            enable_monitoring=False,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            footer_links=[],
-            run_history=False,
-            app_kwargs={"openapi_url": None},
-            theme=theme(),
-            head=f"<style>{STYLE.read_text(encoding='utf-8')}</style>",
+        self.answers = answers
+        style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
+        super().__init__(
+            blocks, listening, passwords, hosts, login=words.login, name="chat page", theme=theme(), head=style
         )
-        # Gradio looks at the paths in what a browser sends only after `launch()`: else any file could be named.
-        blocks.has_launched = True
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level=logging.WARNING,
-            access_log=False,
-            timeout_graceful_shutdown=SECONDS_TO_CLOSE,
-        )
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(
-            target=self.server.run, kwargs={"sockets": [listening]}, name="chat page", daemon=True
-        )
-        self.thread.start()
-
-    def share(self) -> str:
-        """A public address, through a tunnel of Gradio's.
-
-        Raises:
-            UnavailableError: there is none to be had.
-        """
-        host, port = self.listening.getsockname()[:2]
-        try:
-            return str(networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None))
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UnavailableError("SERVER-03", "no public link", why=str(error), fix="drop --share") from error
-
-    def wait(self) -> None:
-        """Return when the server has ended."""
-        while self.thread.is_alive():
-            self.thread.join(1.0)
 
     def close(self) -> None:
         """End every answer, then the server."""
         self.answers.close()
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # which tells of every tab that is cut off
-        self.server.should_exit = True
-        self.thread.join(SECONDS_TO_CLOSE + 2)
-        self.listening.close()
+        super().close()
 
 
 def theme() -> Base:
-    """System fonts, greys that can be read, and one quiet colour."""
+    """Greys that can be read on the quiet theme."""
     grey, light = "*neutral_600", "*neutral_400"
-    return Base(
-        primary_hue="teal",
-        secondary_hue="slate",
-        neutral_hue="slate",
-        radius_size="lg",
-        text_size="md",
-        font=list(FONT),
-        font_mono=list(MONO),
-    ).set(
+    return mounted.theme().set(
         body_text_color_subdued=grey,
         body_text_color_subdued_dark=light,
         block_info_text_color=grey,

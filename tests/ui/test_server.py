@@ -19,7 +19,7 @@ import httpx
 from swift.arguments.infer import InferArguments
 from swift.commands.app_ui import app_ui_main
 from swift.errors import UnavailableError
-from swift.ui import server
+from swift.ui import mounted, server
 from swift.ui.parts import read_settings
 from tests.ui.start import started
 
@@ -164,10 +164,10 @@ def test_a_link_that_cannot_be_made_ends_the_page(tiny_dir: Path, monkeypatch: p
     def fails(*args: object) -> None:
         raise RuntimeError("no network")
 
-    monkeypatch.setattr(server.networking, "setup_tunnel", fails)
+    monkeypatch.setattr(mounted.networking, "setup_tunnel", fails)
     with pytest.raises(UnavailableError, match="public link"):
         app_ui_main(**options(tiny_dir, share=True, no_auth_i_understand=True))
-    monkeypatch.setattr(server.networking, "setup_tunnel", lambda *args: "https://x.example")
+    monkeypatch.setattr(mounted.networking, "setup_tunnel", lambda *args: "https://x.example")
     monkeypatch.setattr(server.Served, "wait", lambda self: None)
     assert app_ui_main(**options(tiny_dir, share=True, no_auth_i_understand=True)) is None
 
