@@ -24,7 +24,7 @@ from swift.commands import training as road
 from swift.commands.heads import kind_of
 from swift.commands.training import join_group
 from swift.datasets import DATASETS
-from swift.datasets.encode import encode
+from swift.datasets.ahead import Ahead
 from swift.datasets.stream import Stream
 from swift.decide import decide_sft
 from swift.errors import RefusedError
@@ -145,7 +145,7 @@ def opened(args: SftArguments, place: Path) -> Any:
 def encoders(args: SftArguments, place: Path) -> Any:
     seen: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "encode", lambda *a, processes, **more: seen.append(processes) or encode(*a, **more))
+        patch.setattr(rows, "Ahead", lambda *a: seen.append(a[2]) or Ahead(*a))
         data(replace(args, data_cache=False), place)
     return seen
 

@@ -143,11 +143,11 @@ class EncodingOptions:
         help="Train on packs of --max_length tokens, filled with whole rows that do not see each other; --batch_size "
         "counts packs then.",
     )
-    preprocess_num_proc: int = option(
-        1,
+    preprocess_num_proc: int | None = option(
+        None,
         group="Data",
         minimum=1,
-        help="Processes that encode rows, each with one thread; 1 leaves it to the tokenizer's threads.",
+        help="Processes that encode rows; one for each processor, 8 at most, unless said.",
     )
 
 

@@ -25,7 +25,7 @@ from swift.datasets.ahead import Ahead
 from swift.datasets.blocks import InMemory, Keep
 from swift.datasets.compact import Compactor
 from swift.datasets.encode import EncodedDataset, encode, settle, uncollected
-from swift.datasets.judge import Encoder
+from swift.datasets.judge import Encoder, processes_for
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.ledger import Ledger, Part
 from swift.datasets.load import Hold, Loaded, load_datasets, parse_specs
@@ -148,11 +148,11 @@ def _takes_every_row(args: SftArguments) -> bool:
     specs = parse_specs(args.dataset)
     mix = choose_mix(specs, args.interleave, args.interleave_prob, args.stopping_strategy)
     drawn = any(spec.sample or spec.share for spec in [*specs, *parse_specs(args.val_dataset)])
-    return not (drawn or mix.shares or args.train_dataset_mix_ratio or args.preprocess_num_proc > 1)
+    return not (drawn or mix.shares or args.train_dataset_mix_ratio)
 
 
 def _while_reading(args: SftArguments, encoder: Encoder, stage: Path | None) -> tuple[Parts, Ledger]:
-    with uncollected(), Ahead(encoder, _keep_in(stage, "train")) as ahead:
+    with uncollected(), Ahead(encoder, _keep_in(stage, "train"), processes_for(args.preprocess_num_proc)) as ahead:
         loaded = load_rows(args, ahead.take)
     parts: Parts = {part: settle(rows, ahead.judged, loaded.ledger, part) for part, rows in loaded.parts()}
     return parts, loaded.ledger
@@ -167,7 +167,7 @@ def _after_reading(args: SftArguments, encoder: Encoder, stage: Path | None) -> 
             loaded.ledger,
             split=part,
             keep=_keep_in(stage, part),
-            processes=args.preprocess_num_proc,
+            processes=processes_for(args.preprocess_num_proc),
         )
         for part, rows in loaded.parts()
     }

@@ -10,7 +10,7 @@ from swift.datasets.convert import Conversation
 from swift.datasets.judge import Encoder, Judged, Line
 from swift.datasets.places import Place
 
-BATCH, CHARACTERS = 1000, 1 << 20
+BATCH, CHARACTERS = 250, 1 << 18
 """Rows that are encoded at once, and how much text begins another batch before."""
 
 
@@ -48,6 +48,7 @@ class Ahead:
     Args:
         template: what encodes.
         keep: where encoded rows go.
+        processes: how many encode.
 
     Attributes:
         judged: the rows so far.
@@ -55,9 +56,9 @@ class Ahead:
     A context; what is not encoded at its end is encoded then.
     """
 
-    def __init__(self, template: Encoder, keep: Keep) -> None:
+    def __init__(self, template: Encoder, keep: Keep, processes: int = 1) -> None:
         self.judged = Judged(keep)
-        self._line = Line(template)
+        self._line = Line(template, processes)
         self._batch: list[Conversation] = []
         self._taken = self._characters = 0
         self._files: dict[str, str] = {}

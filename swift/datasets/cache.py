@@ -87,14 +87,19 @@ class Writer:
 
 
 def _batch(block: Block) -> pa.RecordBatch:
-    offsets = pa.array(block.offsets, pa.int32())
+    offsets = pa.py_buffer(block.offsets.astype(np.int32))
     lists = [
-        pa.ListArray.from_arrays(offsets, pa.array(block.columns[name]))
+        pa.ListArray.from_buffers(TYPES[kind], len(block), [None, offsets], children=[_values(block, name)])
         if name in block.columns
-        else pa.nulls(len(block), SCHEMA.field(name).type)
-        for name in COLUMNS
+        else pa.nulls(len(block), TYPES[kind])
+        for name, kind in COLUMNS.items()
     ]
     return pa.record_batch(lists, schema=SCHEMA)
+
+
+def _values(block: Block, name: str) -> pa.Array:
+    values = block.columns[name]  # by their buffer: `pa.array` would import pandas first
+    return pa.Array.from_buffers(TYPES[COLUMNS[name]].value_type, len(values), [None, pa.py_buffer(values)])
 
 
 def read_blocks(path: Path) -> list[Block]:
@@ -106,8 +111,15 @@ def read_blocks(path: Path) -> list[Block]:
 def _block(batch: pa.RecordBatch) -> Block:
     there = [name for name in COLUMNS if name in batch.schema.names]  # an earlier version had fewer
     lists = {name: batch.column(name) for name in there if not batch.column(name).null_count}
-    columns = {name: found.values.to_numpy(zero_copy_only=True) for name, found in lists.items()}
-    return Block(lists["input_ids"].offsets.to_numpy(), columns)
+    return Block(
+        _array(lists["input_ids"].offsets, np.int32),
+        {name: _array(found.values, COLUMNS[name]) for name, found in lists.items()},
+    )
+
+
+def _array(found: pa.Array, kind: Any) -> np.ndarray:
+    """Its values where they lie; `to_numpy` would import pandas first."""
+    return np.frombuffer(found.buffers()[1], kind, len(found), found.offset * np.dtype(kind).itemsize)
 
 
 def finish(stage: Path, kept: Kept) -> None:

@@ -67,7 +67,7 @@ def encode(
     ledger: Ledger,
     *,
     split: Part = "train",
-    batch_size: int = 1000,
+    batch_size: int = 250,
     keep: Keep | None = None,
     processes: int = 1,
 ) -> EncodedDataset:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import cached_property, partial
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -36,11 +40,6 @@ class Encoder(Protocol):
     @property
     def truncation_strategy(self) -> str:
         """What happens to longer rows: "delete", "truncation_left" or "split"."""
-        ...
-
-    @property
-    def threads(self) -> int:
-        """How many calls of `encode_batch` at once are faster than one after another."""
         ...
 
     def encode_batch(self, rows: Any, errors: list[tuple[int, DataError]], /) -> Sequence[Inputs]:
@@ -131,18 +130,39 @@ class Judged:
         return np.concatenate(self._learnt or [np.zeros(0, np.int64)])
 
 
+MOST = 8
+"""Processes, unless more are asked for: reading keeps no more of them busy."""
+
+
+def processes_for(said: int | None) -> int:
+    """How many processes encode.
+
+    Args:
+        said: as many as this; None is one for each processor, unless the environment allows the tokenizer fewer.
+    """
+    if said is not None:
+        return said
+    parallel = os.environ.get("TOKENIZERS_PARALLELISM", "true").lower() not in ("", "0", "f", "false", "n", "no", "off")
+    if not parallel or sys.platform != "linux":  # where forks are not safe, it takes a word
+        return 1
+    threads = os.environ.get("RAYON_NUM_THREADS", "")
+    return min(int(threads) if threads.isdecimal() and int(threads) else len(os.sched_getaffinity(0)), MOST)
+
+
 class Line:
-    """Batches that are judged in threads, given back in order: while one is in the tokenizer, another is prepared.
+    """Batches that are judged in processes, given back in order.
 
     Args:
         template: what encodes.
+        processes: how many; a lone batch is judged in this one.
 
     A context: what is still under way at its end is waited for.
     """
 
-    def __init__(self, template: Encoder) -> None:
-        self._template = template
-        self._pool = ThreadPoolExecutor(template.threads) if template.threads > 1 else None
+    def __init__(self, template: Encoder, processes: int = 1) -> None:
+        self._template, self._processes = template, processes
+        self._pool: ProcessPoolExecutor | None = None
+        self._held: Batch | None = None
         self._waiting: deque[Future[tuple[Block, list[Fate]]]] = deque()
 
     def __enter__(self) -> Line:
@@ -153,18 +173,77 @@ class Line:
             self._pool.shutdown(cancel_futures=True)
 
     def send(self, batch: Batch) -> Iterator[tuple[Block, list[Fate]]]:
-        """Add a batch; gives the first of those that wait, so that few do."""
-        if self._pool is None:
+        """Add a batch; gives the first of those that wait, so that few do.
+
+        Raises:
+            InternalError: a process was killed (RUN-02); `rest` likewise.
+        """
+        if self._processes < 2:
             yield judge(batch, self._template)
-            return
-        self._waiting.append(self._pool.submit(judge, batch, self._template))
-        while len(self._waiting) > self._template.threads + 1:
-            yield self._waiting.popleft().result()
+        elif self._pool is None and self._held is None:
+            self._held = batch
+        else:
+            self._submit(batch)
+            while len(self._waiting) > 2 * self._processes:
+                yield self._first()
 
     def rest(self) -> Iterator[tuple[Block, list[Fate]]]:
         """Those that were not given yet."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            yield judge(held, self._template)
         while self._waiting:
-            yield self._waiting.popleft().result()
+            yield self._first()
+
+    def _submit(self, batch: Batch) -> None:
+        with _a_killed_one_is_told():
+            if self._pool is None:
+                context = multiprocessing.get_context("fork")  # what a fork has need not be sent to it
+                self._pool = ProcessPoolExecutor(self._processes, context, _begin, (self._template,))
+                assert self._held is not None
+                self._waiting.append(self._pool.submit(_judge_here, self._held))
+                self._held = None
+            self._waiting.append(self._pool.submit(_judge_here, batch))
+
+    def _first(self) -> tuple[Block, list[Fate]]:
+        with _a_killed_one_is_told():
+            return self._waiting.popleft().result()
+
+
+@contextmanager
+def _a_killed_one_is_told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        why = "there was not enough memory, most likely"
+        raise InternalError(
+            "RUN-02", "a process that encodes rows was killed", why=why, fix="--preprocess_num_proc 1, or a smaller one"
+        ) from None
+
+
+HERE: list[Encoder] = []
+"""In a process that encodes: what does."""
+
+
+def _begin(template: Encoder) -> None:
+    """Make a fork ready: signals are for the process that reads, and a fork does not outlive it."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    HERE[:] = [template]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _judge_here(batch: Batch) -> tuple[Block, list[Fate]]:
+    return judge(batch, HERE[0])
 
 
 def judged_in_order(
@@ -175,37 +254,7 @@ def judged_in_order(
     Raises:
         InternalError: a process was killed.
     """
-    if min(processes, len(batches)) > 1:
-        yield from _in_processes(batches, template, min(processes, len(batches)))
-        return
-    with Line(template) as line:
+    with Line(template, processes) as line:
         for batch in batches:
             yield from line.send(batch)
         yield from line.rest()
-
-
-SHARED: dict[int, tuple[Sequence[Batch], Encoder]] = {}
-
-
-def _in_processes(batches: Sequence[Batch], template: Encoder, count: int) -> Iterator[tuple[Block, list[Fate]]]:
-    context, work = multiprocessing.get_context("fork"), partial(_judge_shared, id(batches))
-    SHARED[id(batches)] = batches, template  # what a fork has need not be sent to it
-    try:
-        with ProcessPoolExecutor(count, context, _one_thread_each) as pool:
-            yield from pool.map(work, range(len(batches)))
-    except BrokenProcessPool:
-        why = "there was not enough memory, most likely"
-        raise InternalError(
-            "RUN-02", "a process that encodes rows was killed", why=why, fix="a smaller --preprocess_num_proc"
-        ) from None
-    finally:
-        del SHARED[id(batches)]
-
-
-def _one_thread_each() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-def _judge_shared(key: int, index: int) -> tuple[Block, list[Fate]]:
-    batches, template = SHARED[key]
-    return judge(batches[index], template)

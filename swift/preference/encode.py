@@ -60,7 +60,6 @@ class PreferenceEncoder:
 
     def __init__(self, template: Template, max_prompt_length: int, *, pairs: bool) -> None:
         self.max_length, self.truncation_strategy = template.max_length, template.truncation_strategy
-        self.threads = template.threads
         self._template = copy.copy(template)
         self._template.max_length = None
         self.max_prompt_length, self.pairs = max_prompt_length, pairs

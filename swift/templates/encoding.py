@@ -22,7 +22,7 @@ from swift.log import get_logger
 from swift.templates import stop
 from swift.templates.collate import data_collator
 from swift.templates.conversation import Talk, read_talk
-from swift.templates.tokens import added_texts, any_of, has_threads, safe_decode, special_texts, tokenise
+from swift.templates.tokens import added_texts, any_of, safe_decode, special_texts, tokenise
 from swift.templates.tools import ToolFormat
 from swift.templates.weights import LossScale
 
@@ -138,14 +138,6 @@ class Template(ABC):
     def tools_name(self) -> str | None:
         """The name of the format in which tools are written; None is the tokenizer's own way."""
         return None if self.tools is None else self.tools.name
-
-    @property
-    def threads(self) -> int:
-        """How many calls of `encode_batch` at once are faster than one after another.
-
-        While the tokenizer's own threads work for one, Python works for another.
-        """
-        return 2 if has_threads(self.tokenizer) else 1
 
     @property
     def ends(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
@@ -68,12 +67,6 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
     if backend.truncation is not None or backend.padding is not None or backend.encode_special_tokens:
         return None
     return backend
-
-
-def has_threads(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether many texts are tokenised by several threads, none of which is Python's."""
-    wanted = os.environ.get("TOKENIZERS_PARALLELISM", "true").lower() not in ("", "0", "f", "false", "n", "no", "off")
-    return wanted and os.environ.get("RAYON_NUM_THREADS") != "1" and _plain_backend(tokenizer) is not None
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:

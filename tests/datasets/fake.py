@@ -18,7 +18,6 @@ class FakeTemplate:
     refuses: str = "\0"
     silent: str = "\0"
     calls: int = 0
-    threads: int = 1
 
     def encode_batch(self, rows: Sequence[Any], errors: list[tuple[int, DataError]]) -> list[dict[str, Any]]:
         self.calls += 1

@@ -27,9 +27,10 @@ from tests.datasets.test_encode import opened, talk
 TEXTS = st.text("a~!x", max_size=12)
 
 
-@given(st.lists(st.tuples(TEXTS, TEXTS, st.booleans()), min_size=1, max_size=30), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
-def test_the_same_rows_with_the_same_account(texts: list[tuple[str, str, bool]], threads: int) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+@given(st.lists(st.tuples(TEXTS, TEXTS, st.booleans()), min_size=1, max_size=30), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_the_same_rows_with_the_same_account(processes: int, texts: list[tuple[str, str, bool]], cut: bool) -> None:
     rows: list[Any] = [talk(k, query, answer) for k, (query, answer, _) in enumerate(texts, 1)]
     again = [k for k, (*_, twice) in enumerate(texts) if twice]
 
@@ -37,7 +38,7 @@ def test_the_same_rows_with_the_same_account(texts: list[tuple[str, str, bool]],
         return [*held, *(held[k] for k in again)]
 
     def template() -> FakeTemplate:
-        return FakeTemplate(18, "truncation_left" if threads % 2 else "delete", "!", "~", threads=threads)
+        return FakeTemplate(18, "truncation_left" if cut else "delete", "!", "~")
 
     def outcome(ledger: Any, done: Any) -> Any:
         try:
@@ -51,7 +52,7 @@ def test_the_same_rows_with_the_same_account(texts: list[tuple[str, str, bool]],
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ahead, "BATCH", 3)
         patch.setattr(ahead, "CHARACTERS", 40)
-        with Ahead(template(), InMemory()) as early:
+        with Ahead(template(), InMemory(), processes) as early:
             held = drawn([early.take(row) for row in rows])
     second = opened(held, max_bad_rows=3)
     assert outcome(second, lambda: settle(held, early.judged, second)) == expected
@@ -69,13 +70,12 @@ def write(path: Path, count: int, bad: int = 0) -> str:
 def test_a_run_has_the_same_rows_either_way(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    monkeypatch.setattr(ahead, "BATCH", 4)
     one, two = write(tmp_path / "a.jsonl", 30, bad=7), write(tmp_path / "b.jsonl", 12)
-    said = {"dataset": [one, two], "max_bad_rows": 1, "dataset_test_ratio": 0.0} | options
+    said = {"dataset": [one, two], "max_bad_rows": 1, "dataset_test_ratio": 0.0, "preprocess_num_proc": 2} | options
     if "val_dataset" in said:
         said["val_dataset"] = [write(tmp_path / "c.jsonl", 5)]
     template = get_template("chatml", tokenizer, "", said.get("max_length"))
-    assert template.threads > 1
     found = []
     for early in (True, False):
         monkeypatch.setattr(rows_of_run, "_takes_every_row", lambda args, early=early: early)
@@ -113,7 +113,7 @@ def test_nothing_is_encoded_once_there_are_too_many_bad_rows(tmp_path: Path) -> 
         ({"dataset": ["a.jsonl@0.5"]}, False),
         ({"dataset": ["a.jsonl"], "val_dataset": ["b.jsonl#2"]}, False),
         ({"dataset": ["a.jsonl", "b.jsonl"], "interleave": True}, False),
-        ({"dataset": ["a.jsonl"], "preprocess_num_proc": 2}, False),
+        ({"dataset": ["a.jsonl"], "preprocess_num_proc": 2}, True),
         ({"dataset": ["a.jsonl"], "train_dataset_mix_ds": ["b.jsonl"], "train_dataset_mix_ratio": 0.5}, False),
     ],
 )
@@ -126,12 +126,13 @@ def test_what_may_be_left_out_is_not_encoded_early(
     assert rows_of_run._takes_every_row(SftArguments(**options)) == early
 
 
-def test_a_failure_in_a_thread_ends_the_reading() -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_failure_of_a_template_ends_the_reading(processes: int) -> None:
     class Broken(FakeTemplate):
         def encode_batch(self, rows: Any, errors: Any) -> list[dict[str, Any]]:
             raise DataError("DATA-06", "the chat template takes too long")
 
-    early = Ahead(Broken(threads=2), InMemory())
+    early = Ahead(Broken(), InMemory(), processes)
 
     def read() -> None:
         with early:

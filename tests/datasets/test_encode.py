@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 
 from swift.datasets.convert import Conversation
 from swift.datasets.encode import encode, length_statistics
+from swift.datasets.judge import MOST, processes_for
 from swift.datasets.ledger import Ledger
 from swift.errors import DataError, InternalError
 from swift.templates.template import get_template
@@ -114,6 +119,61 @@ def test_a_killed_process_is_told() -> None:
     rows = [talk(k) for k in range(8)]
     with pytest.raises(InternalError, match="a process that encodes rows was killed"):
         encode(rows, Killed(), opened(rows), batch_size=2, processes=2)
+
+
+def test_processes_end_with_the_one_that_reads(tmp_path: Path) -> None:
+    code = """
+import os, time
+from swift.datasets.judge import Line
+from tests.datasets.fake import FakeTemplate
+from tests.datasets.test_encode import talk
+class Slow(FakeTemplate):
+    def encode_batch(self, rows, errors):
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+line = Line(Slow(), 2)
+for k in range(2):
+    list(line.send([talk(k)]))
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        pids = [int(reader.stdout.readline()) for _ in range(2)]
+        reader.kill()
+    deadline = time.monotonic() + 60
+    while any(map(is_there, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_there, pids))
+
+
+def is_there(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("said", "parallelism", "threads", "expected"),
+    [
+        (3, "false", "1", 3),
+        (None, "false", "4", 1),
+        (None, None, "4", 4),
+        (None, "true", "99", MOST),
+        (None, "true", "1", 1),
+    ],
+)
+def test_how_many_processes_encode(
+    monkeypatch: pytest.MonkeyPatch, said: int | None, parallelism: str | None, threads: str, expected: int
+) -> None:
+    if parallelism is None:
+        monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    else:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", parallelism)
+    monkeypatch.setenv("RAYON_NUM_THREADS", threads)
+    assert processes_for(said) == expected
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert processes_for(said) == (said or 1)
 
 
 def test_a_row_without_labels_is_nothing_to_learn() -> None:
