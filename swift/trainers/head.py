@@ -86,7 +86,8 @@ class ChunkedLoss(torch.autograd.Function):
                 continue
             if weights_C is not None:
                 dx_CV.mul_(weights_C[:, None])
-            narrow_CV = dx_CV.mul_(ctx.boost).to(hidden_NH.dtype) if ctx.boost != 1 else dx_CV.to(hidden_NH.dtype)
+            dx_CV = dx_CV.mul_(ctx.boost) if ctx.boost != 1 else dx_CV
+            narrow_CV = dx_CV if dx_CV.dtype == out_CV.dtype else out_CV.copy_(dx_CV)
             if grad_NH is not None:
                 torch.mm(narrow_CV, head_VH, out=grad_NH[part])
             if grad_VH is not None:
