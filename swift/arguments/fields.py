@@ -22,6 +22,7 @@ def option(
     maximum: float | None = None,
     unit: str | None = None,
     none: str | None = None,
+    gone: dict[str, tuple[str, str]] | None = None,
 ) -> Any:
     """A dataclass field that is also a command-line option.
 
@@ -34,6 +35,7 @@ def option(
         maximum: largest value allowed.
         unit: "tokens", "steps", "bytes", ...
         none: what None means, for options whose default it is.
+        gone: values that people know and that are no choices: why, and what to type.
     """
     metadata = {
         "help": help,
@@ -43,6 +45,7 @@ def option(
         "maximum": maximum,
         "unit": unit,
         "none": none,
+        "gone": gone,
     }
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -69,6 +72,7 @@ class OptionInfo:
     maximum: float | None
     unit: str | None
     none: str | None
+    gone: dict[str, tuple[str, str]] | None
 
 
 def options_of(cls: type) -> dict[str, OptionInfo]:
@@ -116,6 +120,9 @@ def check_value(info: OptionInfo, value: Any) -> list[SwiftError]:
     name = f"--{info.name}"
     if not _fits(value, info.kind):
         return [UsageError("USAGE-02", f"{name} takes {describe_kind(info.kind)}, not {value!r}")]
+    if info.gone and value in info.gone:
+        why, fix = info.gone[value]
+        return [UsageError("USAGE-02", f"{name} cannot be {value!r}", why=why, fix=fix)]
     if info.choices and value not in info.choices:
         allowed = ", ".join(str(choice) for choice in info.choices)
         return [UsageError("USAGE-02", f"{name} cannot be {value!r}", fix=f"one of: {allowed}")]
