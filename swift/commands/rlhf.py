@@ -20,7 +20,7 @@ from swift.datasets.encode import EncodedDataset
 from swift.log import get_logger
 from swift.models.source import ModelSource
 from swift.preference.batches import Collator
-from swift.preference.decide import decide_rlhf, names_reference, wants_second_model
+from swift.preference.decide import decide_rlhf, names_reference
 from swift.preference.encode import PreferenceEncoder, answers_of
 from swift.preference.losses import needs_reference, settings_of
 from swift.preference.reference import Reference, check_stays
@@ -102,9 +102,13 @@ def source_pad(model: Any) -> int:
 
 def find_reference(args: RLHFArguments, source: ModelSource, model: torch.nn.Module) -> Reference | None:
     """What changes are measured against, `model` not being trained yet; None where the loss has nothing to measure."""
-    if not needs_reference(args):
-        return None
-    if not wants_second_model(args):
+    return make_reference(args, source, model) if needs_reference(args) else None
+
+
+def make_reference(args: RLHFArguments, source: ModelSource, model: torch.nn.Module) -> Reference:
+    """What the options say that changes are measured against, `model` not being trained yet."""
+    whole = args.sft_type == "full" and not args.tuner
+    if not whole and not names_reference(args):
         check_stays(model, args.init_lora_weights)
         return Reference()
     if not names_reference(args):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from swift.arguments.pt import PtArguments
+from swift.arguments.reinforcement import METHODS
 from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.commands.estimates import unknown_size
@@ -85,6 +86,10 @@ TASKS: dict[str, tuple[type[SftArguments], str]] = {
 }
 """Verb -> the class of its options, and where its task stands."""
 
+OF_METHOD = {"rm": "swift.commands.heads:REWARDS", "gkd": "swift.commands.gkd:GKD"}
+OF_METHOD |= dict.fromkeys(METHODS, "swift.commands.reinforcement:REINFORCEMENT")
+"""Methods of `swift rlhf` that are tasks of their own, and where these stand."""
+
 
 def find_task(verb: str) -> Task:
     """The task of a verb."""
@@ -94,8 +99,9 @@ def find_task(verb: str) -> Task:
 
 def task_of(args: SftArguments) -> Task:
     """The task whose options these are."""
-    if isinstance(args, RLHFArguments) and args.rlhf_type == "rm":
-        return import_module("swift.commands.heads").REWARDS
+    if isinstance(args, RLHFArguments) and args.rlhf_type in OF_METHOD:
+        module, _, name = OF_METHOD[args.rlhf_type].partition(":")
+        return getattr(import_module(module), name)
     if args.task_type != "causal_lm":
         return import_module("swift.commands.heads").HEADS
     return find_task(next((verb for verb, (cls, _) in TASKS.items() if type(args) is cls), "sft"))

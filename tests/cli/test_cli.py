@@ -92,8 +92,6 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
         ("stf", "did you mean `swift sft`?"),
         ("mergelora", "did you mean `swift merge-lora`?"),
         ("xyzzy", f"there are: {', '.join(cli.COMMANDS)}"),
-        ("grpo", "`swift grpo` is not there yet"),
-        ("grpo --port 1", "`swift grpo` is not there yet"),
         ("app_ui --port 1", "give --ckpt_dir or --model_id_or_path or --model_type"),
         ("--lora_rank 3", "is not a command"),
         ("sft", "--model_id_or_path is missing"),
