@@ -84,8 +84,8 @@ class DistillationTrainer(Seq2SeqTrainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Tensor | None:
-        """As that of `Seq2SeqTrainer`, after the answers of the step were written, where they are."""
-        if batch_samples and self.answers.written:
+        """As that of `Seq2SeqTrainer`, after the answers of a step that trains were written, where they are."""
+        if batch_samples and self.answers.written and not self._evaluating:
             self._write(batch_samples)
         return super()._get_num_items_in_batch(batch_samples, device)
 
