@@ -30,6 +30,7 @@ from swift.datasets.spec import absolute_spec
 from swift.dist import Hardware
 from swift.errors import ConfigError, SwiftError, UsageError, raise_all
 from swift.memory import decide_checkpointing
+from swift.models.kernels import check_kernels
 from swift.models.quantisation import check_quantisation, decide_quantisation
 from swift.models.source import ModelSource
 from swift.models.unsloth import check_unsloth
@@ -550,8 +551,9 @@ def _beyond(args: ModelOptions, hardware: Hardware, source: ModelSource) -> list
         errors = check_quantisation(args, source.config, hardware, kinds)
         if errors:
             return errors
-    if args.use_flash_attn and hardware.accelerator is None:
-        return [ConfigError("CONFIG-03", "--use_flash_attn needs a GPU", fix="--use_flash_attn false")]
+    errors = check_kernels(args, hardware, tuner_kinds(args) if isinstance(args, SftArguments) else [])
+    if errors:
+        return errors
     if isinstance(args, SftArguments) and args.tuner_backend == "unsloth":
         several = bool(args.tuner) or (args.neftune_noise_alpha is not None and args.neftune_backend == "swift")
         try:

@@ -9,7 +9,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from transformers.training_args import OptimizerNames
 
-from swift import checkpoint, dist, storage
+from swift import checkpoint, dist, storage, watch
 from swift.arguments.sft import SftArguments
 from swift.datasets.encode import DATASET_NUMBER
 from swift.datasets.stream import Stream
@@ -43,6 +43,7 @@ from swift.trainers.engines import DEEPSPEED, FSDP
 from swift.trainers.fused_lora import fused_lora
 from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.heartbeat import Heartbeat
+from swift.trainers.liger import use_liger
 from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
 from swift.trainers.optim import own_optimizer
@@ -126,6 +127,8 @@ class Seq2SeqTrainer(CommittingTrainer):
             **options,
         )
         self.args = own
+        if own.liger_kernels is not None:
+            use_liger(saving.base_of(self.model), own.liger_kernels)
         self.model_accepts_loss_kwargs = True
         self.sft_args, self.template = sft_args, template
         epsilon = own.label_smoothing_factor
@@ -157,7 +160,8 @@ class Seq2SeqTrainer(CommittingTrainer):
                 callback.logging_dir = args.logging_dir or str(Path(args.output_dir) / "runs")
         self.stops = Stops()
         self.add_callback(self.stops)
-        self.heartbeat = Heartbeat(args.hang_timeout)
+        compiles = args.layer_compiler is not None and args.hang_timeout is None
+        self.heartbeat = Heartbeat(int(watch.FIRST_STEP) if compiles else args.hang_timeout)
         self.add_callback(self.heartbeat)
         self.add_callback(SaveLast())
         self.add_callback(LogFile(Path(args.output_dir) / LOG_FILE))
@@ -197,7 +201,7 @@ class Seq2SeqTrainer(CommittingTrainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, as `CommittingTrainer.train` says; however that ends, the progress bar is closed."""
         try:
-            with fused_lora(self.model) if self.args.fused_lora else nullcontext():
+            with fused_lora(self.model) if self.args.fused_lora else nullcontext(), self._compiled():
                 return super().train(*args, **kwargs)
         finally:
             self.progress.close()
@@ -205,6 +209,14 @@ class Seq2SeqTrainer(CommittingTrainer):
                 self._galore.detach()
             if self._lisa is not None:
                 self._lisa.thaw()
+
+    def _compiled(self) -> AbstractContextManager[Any]:
+        """The layers compiled, where that is asked for."""
+        if self.args.layer_compiler is None:
+            return nullcontext()
+        from swift.trainers.compiled import compiled_layers  # PyTorch's compiler takes a second to import
+
+        return compiled_layers(self.model, self.args.layer_compiler, self.args.layer_compiler_mode)
 
     @property
     def share(self) -> tuple[int, int]:
