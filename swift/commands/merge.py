@@ -186,6 +186,7 @@ def _stream(merge: Merge) -> None:
         _check_base(merge, base, adapter)
     dtype = tensors.named_dtype(merge.args.dtype) if merge.args.dtype != "AUTO" else None
     wanted = plan.make(base, several, dtype, new_tokens.read(merge.checkpoint))
+    storage.sweep(merge.output.parent)
     storage.check_free(merge.output.parent, int(HEADROOM * wanted.bytes))
     digests: dict[str, str] = {}
     with storage.staged_directory(merge.output, {"base": str(source.path)}, digests) as stage:
