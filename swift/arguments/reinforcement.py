@@ -21,8 +21,16 @@ class ReinforcementOptions:
         help="What answers are worth: exact_match, math, format, length, or a function of a Python file, as "
         "`rewards.py:function`.",
     )
+    reward_model: str | None = option(
+        None,
+        group=GROUP,
+        help="A trained reward model that says what answers are worth, alone or beside --reward_funcs.",
+        none="--reward_funcs say",
+    )
     reward_weights: list[float] = option(
-        [], group=GROUP, help="The weight of each, in the order of --reward_funcs; 1 for all unless said."
+        [],
+        group=GROUP,
+        help="The weight of each, in the order of --reward_funcs, then of --reward_model; 1 for all unless said.",
     )
     num_generations: int = option(
         8, group=GROUP, minimum=2, help="Answers to each prompt, which are compared with each other."

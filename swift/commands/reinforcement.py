@@ -11,6 +11,7 @@ import torch
 from swift.arguments.rlhf import RLHFArguments
 from swift.commands.chosen import load_plugin
 from swift.commands.ready import Data
+from swift.commands.reward_model import RewardModel
 from swift.commands.rlhf import make_reference, source_pad
 from swift.commands.rows import load_rows
 from swift.commands.task import Task
@@ -30,8 +31,12 @@ logger = get_logger()
 
 def rewards_of(args: RLHFArguments) -> list[Reward]:
     """The functions that say what answers are worth."""
-    load = partial(load_plugin, option="reward_funcs")
-    return find_rewards(args.reward_funcs, args.reward_weights, args.max_new_tokens, load)
+    load, longest = partial(load_plugin, option="reward_funcs"), args.max_new_tokens
+    found = find_rewards(args.reward_funcs, args.reward_weights, longest, load)
+    if args.reward_model is None:
+        return found
+    weight = args.reward_weights[-1] if args.reward_weights else 1.0
+    return [*found, Reward("reward_model", RewardModel(args.reward_model), weight, longest)]
 
 
 def read_prompts(args: RLHFArguments, template: Template) -> Data:
@@ -74,6 +79,9 @@ def method_of(args: RLHFArguments) -> Method:
 def further(args: RLHFArguments, source: ModelSource, model: torch.nn.Module, data: Data) -> Mapping[str, Any]:
     """What the trainer is given besides."""
     method, rewards = method_of(args), rewards_of(args)
+    for reward in rewards:
+        if isinstance(reward.function, RewardModel):
+            _ = reward.function.loaded
     logger.info(describe(method, rewards))
     return {
         "method": method,

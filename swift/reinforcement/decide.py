@@ -81,11 +81,12 @@ def _wrong_loss(args: RLHFArguments) -> list[SwiftError]:
 
 
 def _unrewarded(args: RLHFArguments) -> list[SwiftError]:
-    if not args.reward_funcs:
-        fix = "--reward_funcs exact_match, math, format, length or rewards.py:function"
+    if not args.reward_funcs and not args.reward_model:
+        fix = "--reward_funcs exact_match, math, format, length or rewards.py:function; or --reward_model"
         return [UsageError("USAGE-03", f"{args.rlhf_type} needs to know what answers are worth", fix=fix)]
-    if args.reward_weights and len(args.reward_weights) != len(args.reward_funcs):
-        what = f"{len(args.reward_weights)} --reward_weights for {len(args.reward_funcs)} --reward_funcs"
+    count = len(args.reward_funcs) + bool(args.reward_model)
+    if args.reward_weights and len(args.reward_weights) != count:
+        what = f"{len(args.reward_weights)} --reward_weights for {count} rewards"
         return [_conflict(what, "one for each, in their order")]
     return []
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from swift.datasets.prompts import Prompt, Prompts
-from swift.errors import ConfigError, DataError, UsageError
+from swift.errors import ConfigError, DataError, SwiftError, UsageError
 from swift.registry import unknown
 from swift.reinforcement.built_in import BUILT_IN
 
@@ -100,6 +100,8 @@ class Reward:
         said = {name: value for name, value in said.items() if all_of_them or name in parameters}
         try:
             found = self.function(**said)
+        except SwiftError:
+            raise
         except FAILURES as error:
             line = _line_of(error, self.function)
             what = f"reward function {self.name}{line}: {type(error).__name__}: {error}"
@@ -145,7 +147,7 @@ def find_rewards(
 
     Args:
         names: built-in ones, and `file.py:function`.
-        weights: of each; 1 for all where there are none.
+        weights: of each, and of what is none of them; 1 for all where there are none.
         longest: how many tokens an answer may have.
         load: makes a module of a Python file, which is run.
 
@@ -156,7 +158,7 @@ def find_rewards(
     short = [name.rpartition(":")[2] for name in names]
     told = [one if short.count(one) == 1 else name for one, name in zip(short, names, strict=True)]
     every = weights or [1.0] * len(names)
-    return [Reward(*row, longest) for row in zip(told, found, every, strict=True)]
+    return [Reward(*row, longest) for row in zip(told, found, every, strict=False)]
 
 
 def _find(name: str, load: Callable[[str], Any]) -> Callable[..., Any]:

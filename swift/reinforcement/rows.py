@@ -83,7 +83,7 @@ def _judged(batch: Sequence[Conversation], template: Template) -> Iterator[tuple
     number = 0
     for row in asked:
         if not row["messages"]:
-            yield at(row["where"], field_error("messages", "ask nothing: there is no user message"))
+            yield at(row["where"], field_error("messages", "ask nothing: no user says anything"))
             continue
         inputs, error = next(encoded), wrong.get(number)
         number += 1
@@ -98,7 +98,7 @@ def _without_answer(row: Conversation) -> dict[str, Any]:
     """The row without its last answer, which its `columns` have as the solution where they say no other."""
     messages: list[Any] = list(row["messages"])
     said = messages.pop()["content"] if messages and messages[-1]["role"] == "assistant" else None
-    if not any(message["role"] == "user" for message in messages):
+    if not any(message["role"] == "user" and message["content"].strip() for message in messages):
         messages = []
     columns = dict(row.get("columns") or {})
     named = next((columns[name] for name in SOLUTIONS if columns.get(name) is not None), said)

@@ -190,14 +190,16 @@ class ReinforcementTrainer(Seq2SeqTrainer):
         self._measures.add_answers(answers, weight_A)
         self._measures.add_rewards(scores_AF, rewards_A, weight_A)
         written = [self._laid(part) for part in self._parts(batches, answers)]
-        self._share(written, "answer_weight", weight_A)
+        self._deal(written, "answer_weight", weight_A)
+        groups_PG, real_P = rewards_A.reshape(-1, count), weight_A[::count]
+        self._measures.add(groups=real_P.sum(), alike=(alike(groups_PG) * real_P).sum())
         penalty_A = self._ask(written)
         if self.method.in_rewards and penalty_A is not None:
             rewards_A = rewards_A - self.method.settings.beta * penalty_A.double().cpu()
-        self._share(written, "advantages", self._advantages(rewards_A, weight_A))
+        self._deal(written, "advantages", self._advantages(rewards_A, weight_A))
         return written
 
-    def _share(self, written: Sequence[Batch], name: str, values_A: Tensor) -> None:
+    def _deal(self, written: Sequence[Batch], name: str, values_A: Tensor) -> None:
         """Give every batch what is its answers'."""
         for batch, part in zip(written, values_A.float().split([each["answers"] for each in written]), strict=True):
             batch[name] = part.clone()
@@ -257,8 +259,6 @@ class ReinforcementTrainer(Seq2SeqTrainer):
     def _advantages(self, rewards_A: Tensor, weight_A: Tensor) -> Tensor:
         """How much better than its group every answer is, in float64."""
         rewards_PG = rewards_A.reshape(-1, self.method.answers)
-        real_P = weight_A.reshape(-1, self.method.answers)[:, 0]
-        self._measures.add(groups=real_P.sum(), alike=(alike(rewards_PG) * real_P).sum())
         if self.method.in_rewards:
             return leave_one_out(rewards_PG).flatten()
         of_step = self._spread_of_step(rewards_A[weight_A > 0]) if self.method.scale == "batch" else None

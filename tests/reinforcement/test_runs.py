@@ -14,7 +14,8 @@ import pytest
 from swift.arguments.fields import options_of
 from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.values import spelt
-from swift.errors import ConfigError
+from swift.commands.rlhf import rlhf_main
+from swift.errors import ConfigError, DataError
 from tests.preference.conftest import furthest, weights_of
 from tests.reinforcement.conftest import Run
 
@@ -156,3 +157,24 @@ def test_two_processes_are_one(said: dict[str, Any], run: Run, tmp_path: Path) -
     for name in ("loss", "reward", "reward_std", "rewards/odd/std", "frac_reward_zero_std", "entropy"):
         expected = [line[name] for line in one["log_history"] if name in line]
         assert [line[name] for line in lines if name in line] == pytest.approx(expected, abs=1e-4), name
+
+
+@pytest.mark.slow
+def test_a_reward_model_says_what_answers_are_worth(run: Run, tiny_dir: Path, tmp_path: Path) -> None:
+    from swift.commands.infer import infer_main
+    from swift.commands.reward_model import RewardModel
+
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"query": "one", "response": "two", "rejected_response": "four five"}\n' * 8, encoding="utf-8")
+    said = {"model_id_or_path": str(tiny_dir), "template_type": "auto", "max_steps": 2, "report_to": "none"}
+    judge = rlhf_main([], rlhf_type="rm", dataset=[str(pairs)], output_dir=str(tmp_path / "rm"), **said)
+    directory = judge["last_model_checkpoint"]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"query": "one", "response": "two"}\n{"query": "six", "response": "nine ten"}\n', encoding="utf-8")
+    told = infer_main([], ckpt_dir=directory, val_dataset=[str(rows)])["result"]
+    asked = [[{"role": "user", "content": text}] for text in ("one", "six")]
+    assert RewardModel(directory)(asked, ["two", "nine ten"]) == pytest.approx([row["score"] for row in told], abs=1e-5)
+    report = run(reward_model=directory, reward_weights=[3.0, 0.5, 2.0])
+    assert "rewards/reward_model/mean" in report["lines"][0]
+    with pytest.raises(DataError, match="writes text"):
+        RewardModel(str(tiny_dir))
