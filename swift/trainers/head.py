@@ -270,10 +270,10 @@ def _probe(base: PreTrainedModel, head: nn.Linear) -> tuple[float | None, float 
 
 
 @contextmanager
-def stand_in(module: nn.Module, forward: Any) -> Iterator[None]:
-    """Let `module` compute `forward` inside the block."""
-    vars(module)["forward"] = forward
+def stand_in(module: nn.Module, call: Any, method: str = "forward") -> Iterator[None]:
+    """Let `call` be what `module` does when its `method` is called inside the block."""
+    vars(module)[method] = call
     try:
         yield
     finally:
-        del vars(module)["forward"]
+        del vars(module)[method]

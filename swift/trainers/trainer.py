@@ -41,7 +41,7 @@ from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_call
 from swift.trainers.committing import CommittingTrainer
 from swift.trainers.engines import DEEPSPEED, FSDP
 from swift.trainers.fused_lora import fused_lora
-from swift.trainers.head import HeadLoss, find_head_loss
+from swift.trainers.head import HeadLoss, find_head_loss, stand_in
 from swift.trainers.heartbeat import Heartbeat
 from swift.trainers.liger import use_liger
 from swift.trainers.lisa import Lisa
@@ -89,6 +89,7 @@ class Seq2SeqTrainer(CommittingTrainer):
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
     tells_accuracy = True
+    _told_to_train = False
 
     def __init__(
         self,
@@ -200,6 +201,7 @@ class Seq2SeqTrainer(CommittingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, as `CommittingTrainer.train` says; however that ends, the progress bar is closed."""
+        self._told_to_train = False
         try:
             with fused_lora(self.model) if self.args.fused_lora else nullcontext(), self._compiled():
                 return super().train(*args, **kwargs)
@@ -231,12 +233,14 @@ class Seq2SeqTrainer(CommittingTrainer):
             self._sampler = None
         elif args.max_tokens_per_batch:
             lengths, tokens = lengths_of(rows), args.max_tokens_per_batch
+            logger.info(f"batches: rows of like length, at most {tokens} tokens with padding, in an order of the seed")
             self._sampler = TokenBatches(lengths, tokens, seed, *self.share)
         elif args.train_sampling_strategy == GROUPED:
             logger.info("batches: rows of like length, in an order of the seed; --group_by_length false mixes lengths")
             batches = self.share[0] * args.gradient_accumulation_steps
             self._sampler = Grouped(lengths_of(rows), args.train_batch_size, seed, batches)
         else:
+            logger.info("batches: rows at random, in an order of the seed")
             self._sampler = None
         return self._sampler or super()._get_train_sampler(train_dataset)
 
@@ -300,6 +304,14 @@ class Seq2SeqTrainer(CommittingTrainer):
         return super().create_optimizer(model)
 
     # The loss
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """One batch. A model in training is not told so again: that goes through all of its modules."""
+        parts = (model, cast(nn.Module, self.model), saving.base_of(self.model))
+        trains = self._told_to_train and all(part.training for part in parts)
+        self._told_to_train = True
+        with stand_in(model, lambda mode=True: model, "train") if trains else nullcontext():
+            return super().training_step(model, *args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
         """What the supervised tokens of an optimiser step weigh, over all processes; their number without weights."""
