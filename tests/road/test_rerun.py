@@ -9,7 +9,7 @@ import pytest
 
 from swift.arguments.verbs import RerunArguments
 from swift.commands.receipt import KINDS
-from swift.commands.rerun import rerun_main
+from swift.commands.rerun import describe, options_to_repeat, rerun_main
 from swift.commands.sft import sft_main
 from swift.errors import ConfigError, DataError, InternalError, NotFoundError
 
@@ -32,16 +32,18 @@ def test_a_run_is_done_again_from_its_receipt(here: Path, capsys: pytest.Capture
     assert found == json.loads(capsys.readouterr().out)
     assert (found["identical"], found["changed"], found["weights"]) == (True, {}, 1)
     assert (here / "rerun-of-out" / "checkpoint-4").is_dir()
-    rerun_main(RerunArguments(receipt="out/run.lock.json", output_dir="again"))
-    assert "identical (6 lines of the log, 1 file(s) of weights)" in capsys.readouterr().out
+    assert "identical (6 lines of the log, 1 file(s) of weights)" in describe(found)
 
     rows = (here / "mine.jsonl").read_text().replace("Paris", "Berlin")
     (here / "mine.jsonl").write_text(rows)
     with pytest.raises(InternalError, match="step 1: loss was") as caught:
-        rerun_main(RerunArguments(receipt="out"))
+        rerun_main(RerunArguments(receipt="out/run.lock.json", output_dir="again"))
+    assert "not identical: step 1: loss was" in capsys.readouterr().out
     assert caught.value.code == "RUN-03"
     assert "data" in str(caught.value.why)
-    assert list((here / "rerun-of-out").glob("v0-*/run.lock.json"))
+    assert (here / "again" / "run.lock.json").is_file()
+    said = options_to_repeat(receipt["arguments"], None)
+    assert Path(said.output_dir).match("rerun-of-out/v0-*")  # beside the first one, which stays
 
 
 @pytest.mark.slow
