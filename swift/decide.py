@@ -86,7 +86,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
         ConfigError: options contradict each other or the machine; all contradictions at once.
     """
     args = _decide_data(_decide_model(said, hardware, source))
-    contradictions = [*_contradictions(args), *_engine_contradictions(args, hardware)]
+    contradictions = [*_contradictions(args), *engine_contradictions(args, hardware)]
     contradictions += uncuttable(args, hardware, source.config)
     raise_all([*check_values(args), *_beyond(args, hardware, source), *contradictions])
     at_once = args.use_galore and args.galore_optim_per_parameter
@@ -375,7 +375,7 @@ def _generation_contradictions(args: SftArguments) -> list[SwiftError]:
     return errors
 
 
-def _engine_contradictions(args: SftArguments, hardware: Hardware) -> list[SwiftError]:
+def engine_contradictions(args: SftArguments, hardware: Hardware) -> list[SwiftError]:
     """What cannot be with parts of the model in several places."""
     engines = [name for name in ("deepspeed", "fsdp") if getattr(args, name)]
     if args.device_map and (engines or hardware.world_size > 1):
