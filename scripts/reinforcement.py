@@ -66,7 +66,7 @@ class Found:
 
 def main() -> int:
     """Train, measure, print, write; whether all methods reached the aim."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("methods", nargs="*", metavar="method", help="which; both unless said")
     parser.add_argument("--write", action="store_true", help="write figures and curves into docs/")
     args = parser.parse_args()

@@ -20,9 +20,11 @@ from swift.log import get_logger
 from swift.models.source import ModelSource
 from swift.reinforcement.decide import decide_reinforcement
 from swift.reinforcement.loss import Settings
+from swift.reinforcement.method import Method
 from swift.reinforcement.rewards import Reward, check_columns, find_rewards
 from swift.reinforcement.rows import encode_prompts, prompt_length
-from swift.reinforcement.trainer import Method, ReinforcementTrainer, collate
+from swift.reinforcement.trainer import ReinforcementTrainer
+from swift.reinforcement.written import collate
 from swift.templates.template import Template
 from swift.templates.tokens import safe_decode
 

@@ -9,30 +9,33 @@ functions, P prompts, G answers to each, N tokens of all answers, T those of the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import GenerationConfig
 from transformers.trainer_utils import EvalLoopOutput
 
-from swift.datasets.prompts import Prompt, Prompts
+from swift.datasets.prompts import Prompts
 from swift.errors import DataError
 from swift.log import get_logger
 from swift.preference.batches import INPUTS, Collator
 from swift.preference.logps import HeadLogProbs, of_logits
 from swift.preference.reference import Reference
+from swift.reinforcement import written
 from swift.reinforcement.advantages import alike, leave_one_out, relative_to_group, spread
-from swift.reinforcement.loss import Settings, Table, losses, share_of_step
+from swift.reinforcement.loss import Table, losses, share_of_step
 from swift.reinforcement.measures import Measures
+from swift.reinforcement.method import Method
 from swift.reinforcement.order import Windows
 from swift.reinforcement.rewards import Answer, Reward, require_any, scores, totals
 from swift.reinforcement.rollout import answering, write_answers
+from swift.reinforcement.written import Batch
 from swift.trainers import saving
 from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.loss import IGNORED, Sums, cross_entropy
@@ -40,53 +43,6 @@ from swift.trainers.trainer import Seq2SeqTrainer
 from swift.tuners.layers import telling
 
 logger = get_logger()
-Batch = dict[str, Any]
-WRITTEN = "answers-{}.safetensors"
-"""What a checkpoint in the middle of several steps on the same answers has of each process."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """How is learnt from rewards.
-
-    Attributes:
-        name: grpo or rloo.
-        settings: of the loss.
-        answers: to each prompt.
-        iterations: steps on the same answers.
-        scale: the spread that advantages are divided by; of rloo "none".
-        masks_truncated: whether answers that were cut off are not learnt.
-        sampling: how answers are written.
-    """
-
-    name: str
-    settings: Settings
-    answers: int
-    iterations: int
-    scale: str
-    masks_truncated: bool
-    sampling: GenerationConfig
-
-    @property
-    def temperature(self) -> float:
-        """What logits are divided by, where answers are written and where they are learnt."""
-        return float(self.sampling.temperature or 1.0)
-
-    @property
-    def in_rewards(self) -> bool:
-        """Whether the divergence from the reference is taken off the rewards, and not off the loss."""
-        return self.name == "rloo"
-
-    def told(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
-        sampling = {name: getattr(self.sampling, name) for name in ("temperature", "top_k", "top_p", "max_new_tokens")}
-        own = {name: value for name, value in vars(self).items() if name not in ("settings", "sampling", "name")}
-        return {"rlhf_type": self.name, **asdict(self.settings), **own, **sampling}
-
-
-def collate(rows: Sequence[Prompt]) -> Batch:
-    """Prompts as a batch; its answers come when its step begins."""
-    return {"prompts": list(rows), "weight": torch.ones(len(rows))}
 
 
 class ReinforcementTrainer(Seq2SeqTrainer):
@@ -165,8 +121,8 @@ class ReinforcementTrainer(Seq2SeqTrainer):
             with self.heartbeat.pause():
                 self._written = self._write(batch_samples)
         counts = torch.zeros(3, dtype=self._tally.sums.dtype, device=device)
-        for batch, written in zip(batch_samples, self._written, strict=True):
-            batch.update(self._prepare_inputs(written))
+        for batch, laid in zip(batch_samples, self._written, strict=True):
+            batch.update(self._prepare_inputs(laid))
             weight_A = batch["answer_weight"].to(counts)
             learnt_A = torch.bincount(batch["answer"], batch["counts"], minlength=len(weight_A)).to(counts)
             counts += torch.stack([weight_A.sum(), (learnt_A * weight_A).sum(), torch.ones_like(counts[0])])
@@ -189,19 +145,19 @@ class ReinforcementTrainer(Seq2SeqTrainer):
         rewards_A = totals(scores_AF, torch.tensor([reward.weight for reward in self.rewards], dtype=torch.float64))
         self._measures.add_answers(answers, weight_A)
         self._measures.add_rewards(scores_AF, rewards_A, weight_A)
-        written = [self._laid(part) for part in self._parts(batches, answers)]
-        self._deal(written, "answer_weight", weight_A)
+        laid = [self._laid(part) for part in self._parts(batches, answers)]
+        self._deal(laid, "answer_weight", weight_A)
         groups_PG, real_P = rewards_A.reshape(-1, count), weight_A[::count]
         self._measures.add(groups=real_P.sum(), alike=(alike(groups_PG) * real_P).sum())
-        penalty_A = self._ask(written)
+        penalty_A = self._ask(laid)
         if self.method.in_rewards and penalty_A is not None:
             rewards_A = rewards_A - self.method.settings.beta * penalty_A.double().cpu()
-        self._deal(written, "advantages", self._advantages(rewards_A, weight_A))
-        return written
+        self._deal(laid, "advantages", self._advantages(rewards_A, weight_A))
+        return laid
 
-    def _deal(self, written: Sequence[Batch], name: str, values_A: Tensor) -> None:
+    def _deal(self, laid: Sequence[Batch], name: str, values_A: Tensor) -> None:
         """Give every batch what is its answers'."""
-        for batch, part in zip(written, values_A.float().split([each["answers"] for each in written]), strict=True):
+        for batch, part in zip(laid, values_A.float().split([each["answers"] for each in laid]), strict=True):
             batch[name] = part.clone()
 
     def _parts(self, batches: Sequence[Batch], answers: list[Answer]) -> Iterator[list[Answer]]:
@@ -225,7 +181,7 @@ class ReinforcementTrainer(Seq2SeqTrainer):
         return {**batch, "counts": (~cut)[batch["answer"]].float()}
 
     @torch.no_grad()
-    def _ask(self, written: Sequence[Batch]) -> Tensor | None:
+    def _ask(self, laid: Sequence[Batch]) -> Tensor | None:
         """Note what model and reference say of answers, where it is needed; the divergence of each, with a reference.
 
         The divergence is the sum of what the log-probabilities of an answer's tokens differ by.
@@ -233,7 +189,7 @@ class ReinforcementTrainer(Seq2SeqTrainer):
         several = self.method.iterations > 1
         policy: Any = self.accelerator.unwrap_model(self.model)
         penalties: list[Tensor] = []
-        for batch in written:
+        for batch in laid:
             here: Any = self._prepare_inputs(batch)
             now_N = None
             if several or (self.reference is not None and self.method.in_rewards):
@@ -395,19 +351,9 @@ class ReinforcementTrainer(Seq2SeqTrainer):
         super()._write_checkpoint(stage)
         going_on = self.state.global_step % self.method.iterations != 0
         if going_on and self._written is not None and not self.args.save_only_model:
-            flat: dict[str, Tensor] = {}
-            for k, batch in enumerate(self._written):
-                tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
-                flat |= {f"{k}.{name}": value.cpu().contiguous().clone() for name, value in tensors.items()}
-            save_file(flat, stage / WRITTEN.format(self.args.process_index))
+            written.save(self._written, stage, self.args.process_index)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        path = Path(checkpoint or "", WRITTEN.format(self.args.process_index))
-        if checkpoint is None or not path.is_file():
-            return
-        batches: dict[int, Batch] = {}
-        for key, value in load_file(path).items():
-            k, _, name = key.partition(".")
-            batches.setdefault(int(k), {})[name] = int(value) if name == "answers" else value
-        self._written = [batches[k] for k in sorted(batches)]
+        if checkpoint is not None:
+            self._written = written.load(Path(checkpoint), self.args.process_index)
