@@ -17,13 +17,14 @@ from swift.arguments.pt import PtArguments
 from swift.arguments.reinforcement import METHODS
 from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
-from swift.commands.estimates import unknown_size
+from swift.commands.estimates import Batches, unknown_size
 from swift.commands.ready import Data, add_tuner, load_base, read_data
 from swift.decide import decide_sft
 from swift.dist import Hardware
 from swift.models.source import ModelSource
 from swift.parallel.lora import cut_lora
 from swift.templates.template import Template
+from swift.trainers.simulated import Batch
 from swift.trainers.tensor_parallel import trainer_of
 from swift.trainers.trainer import Seq2SeqTrainer
 
@@ -47,6 +48,16 @@ def nothing_before(args: Any, trainer: Any) -> None:
     """Train at once."""
 
 
+def largest(args: Any, batches: Batches) -> Batch:
+    """What goes through the model at once, of a step's largest batch: its rows."""
+    return batches.largest
+
+
+def nothing_beside(args: Any, source: ModelSource) -> int:
+    """There is one model."""
+    return 0
+
+
 @dataclass(frozen=True)
 class Task:
     """A kind of training; the defaults are those of `swift sft`.
@@ -64,6 +75,8 @@ class Task:
         before: what is left to do with the trainer before it trains.
         of_verb: options that short names of the command set.
         unsized: why memory and disk of a run cannot be estimated; None where they can.
+        batch: what goes through the model at once.
+        beside: bytes of other models that a process holds whole.
     """
 
     verb: str
@@ -77,6 +90,8 @@ class Task:
     before: Callable[[Any, Any], None] = nothing_before
     of_verb: tuple[str, ...] = ()
     unsized: Callable[[Any, ModelSource], str | None] = unknown_size
+    batch: Callable[[Any, Batches], Batch] = largest
+    beside: Callable[[Any, ModelSource], int] = nothing_beside
 
 
 TASKS: dict[str, tuple[type[SftArguments], str]] = {
