@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class OptionInfo:
 
 def options_of(cls: type) -> dict[str, OptionInfo]:
     """Every option of an arguments class by name, in the order of its groups' first appearance."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints_of(cls)
     infos = {}
     for field in dataclasses.fields(cls):
         kind, is_list, optional = _take_apart(hints[field.name])
@@ -85,6 +86,12 @@ def options_of(cls: type) -> dict[str, OptionInfo]:
         default = field.default if made is dataclasses.MISSING else made()
         infos[field.name] = OptionInfo(field.name, kind, is_list, optional, default, **field.metadata)
     return infos
+
+
+@functools.cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    """The types of a class' fields, for which Python reads words as code; a run asks a dozen times."""
+    return typing.get_type_hints(cls)
 
 
 def _take_apart(hint: Any) -> tuple[type, bool, bool]:
