@@ -40,9 +40,16 @@ WIDTHS = {"F32": np.float32, "F16": np.float16}  # of types whose numbers numpy 
 ROTATIONS = "rope_freqs.weight"
 
 
-def check_package(args: ExportArguments) -> None:
-    """Raise MissingPackageError where GGUF cannot be written."""
+def check_before(args: ExportArguments) -> None:
+    """See, before anything is merged, whether GGUF can be written.
+
+    Raises:
+        MissingPackageError: its package is not there.
+        ConfigError: it has no layout for this kind of model.
+    """
     _package()
+    if not (args.adapters or args.from_sharded):
+        _layout(find_source(from_checkpoint(tidy(args))))
 
 
 def to_gguf(args: ExportArguments) -> str:
@@ -95,10 +102,7 @@ def _output_of(args: ExportArguments, source: ModelSource) -> Path:
 def write(source: ModelSource, template: Template, file: Path, kind: str) -> None:
     """Write a model into a GGUF file, one tensor in memory at a time."""
     gguf = _package()
-    config, arch = source.config, LAYOUTS.get(str(source.config.get("model_type")))
-    if arch is None:
-        what = f"a {config.get('model_type')} model cannot be written as GGUF yet"
-        raise ConfigError("CONFIG-02", what, fix=f"{THEIRS}; here: {', '.join(LAYOUTS)}")
+    config, arch = source.config, _layout(source)
     writer = gguf.GGUFWriter(str(file), arch)
     _facts(writer, source, arch)
     write_tokenizer(gguf, writer, source, template)
@@ -118,6 +122,15 @@ def write(source: ModelSource, template: Template, file: Path, kind: str) -> Non
     for name, stored, type_ in wanted:
         writer.write_tensor_data(_as(gguf, _turned(name, tensors.whole(stored), config, arch).numpy(), type_))
     writer.close()
+
+
+def _layout(source: ModelSource) -> str:
+    """What llama.cpp calls this kind of model. Raises ConfigError for one that is not written here."""
+    kind = str(source.config.get("model_type"))
+    if kind not in LAYOUTS:
+        what = f"a {kind} model is not written as GGUF here"
+        raise ConfigError("CONFIG-02", what, fix=f"{THEIRS}; here: {', '.join(LAYOUTS)}")
+    return LAYOUTS[kind]
 
 
 def _package() -> Any:

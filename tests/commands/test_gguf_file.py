@@ -22,9 +22,11 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from swift.arguments.export import ExportArguments
 from swift.commands import to_gguf
+from swift.commands.export import export_main
 from swift.commands.prepare import find_source, load_template
 from swift.errors import ConfigError
 from swift.models import MODELS
+from tests.merging.cases import adapted, lora
 from tests.tiny import LINES, save_tiny, tiny_model
 
 gguf = pytest.importorskip("gguf")
@@ -216,6 +218,15 @@ def test_tokens_that_the_model_has_no_rows_for_are_left_out(tmp_path: Path) -> N
     reader, template, config = written(directory, tmp_path / "model.gguf", "f32")
     assert template.tokenizer.pad_token_id == config["vocab_size"] == len(reader.fields["tokenizer.ggml.tokens"].data)
     assert "tokenizer.ggml.padding_token_id" not in reader.fields
+
+
+def test_what_has_no_layout_is_known_before_anything_is_merged(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base", "gpt2")
+    adapted(base, lora(target_modules=["c_attn"], fan_in_fan_out=True)).save_pretrained(tmp_path / "adapter")
+    said = {"model_id_or_path": str(base), "ckpt_dir": str(tmp_path / "adapter"), "merge_lora": True}
+    with pytest.raises(ConfigError, match="a gpt2 model is not written as GGUF"):
+        export_main(ExportArguments(to_gguf="q8_0", **said))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 
 
 def loaded(file: Path) -> Any:
