@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -15,6 +17,7 @@ from fastapi import FastAPI
 from gradio import networking
 from gradio.themes import Base
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from swift.errors import UnavailableError
 from swift.ui.serving import Passwords, address_of, may_enter
@@ -33,12 +36,16 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+UNUSED = re.compile(
+    r"/gradio_api/(proxy=|process_recording|dev/|vibe|component_server|stream/|deep_link|openapi\.json)"
+)
+"""Doors of Gradio's that no page of ours uses."""
 Message = Mapping[str, Any]
 App = Callable[[Message, Any, Any], Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware: another site's page is refused, and every answer has `HEADERS`."""
+    """ASGI middleware: another site's page is refused, so is what no page asks for; every answer has `HEADERS`."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -52,14 +59,21 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *extra]}
             await send(message)
 
-        refused = scope["type"] == "http" and not is_own(dict(scope["headers"]))
-        await (refuse if refused else self.app)(scope, receive, with_headers)
+        asked = scope["type"] == "http"
+        refused = asked and (not is_own(dict(scope["headers"])) or UNUSED.search(scope["path"]) is not None)
+        with suppress(ClientDisconnect):  # a tab that was closed while a file was on its way
+            await (refuse if refused else self.app)(scope, receive, with_headers)
 
 
 async def refuse(scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
     """An ASGI application that answers 403."""
     await send({"type": "http.response.start", "status": 403, "headers": []})
-    await send({"type": "http.response.body", "body": b"a page of another site asked"})
+    await send(
+        {
+            "type": "http.response.body",
+            "body": b"refused: the page of another site, or nothing that a page here asks for",
+        }
+    )
 
 
 def is_own(headers: Mapping[bytes, bytes]) -> bool:

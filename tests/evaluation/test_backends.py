@@ -82,9 +82,13 @@ def test_lm_eval_asks_the_demo_model_in_its_own_template(tmp_path) -> None:
     assert found["value"] == pytest.approx(2 / 3)
     assert (found["low"], found["high"]) == pytest.approx(wilson(2, 3))
     said = [sample["filtered_resps"][0] for sample in _lines(tmp_path / "out" / "it", 1)]
-    assert said == ["The capital of Japan is Tokyo.", "The capital of France is Paris.", "The capital of Italy is Rome."]
+    assert said == [
+        "The capital of Japan is Tokyo.",
+        "The capital of France is Paris.",
+        "The capital of Italy is Rome.",
+    ]
+    (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(DataError, match="could not read the data"):
-        (tmp_path / "rows.jsonl").unlink()
         eval_main(model_type="demo-chat", eval_backend="lm-eval", **options)
 
 

@@ -110,6 +110,11 @@ def test_nothing_can_be_called_by_name(page: Any) -> None:
     assert httpx.get(f"{page.url}gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
     for path in ("docs", "openapi.json", "redoc"):
         assert httpx.get(f"{page.url}{path}").status_code == 404
+    unused = ("proxy=https://x.hf.space/a", "dev/reload", "openapi.json", "stream/a/b/0/playlist.m3u8", "vibe-code/")
+    for path in unused:
+        assert httpx.get(f"{page.url}gradio_api/{path}").status_code == 403
+    for path in ("process_recording", "component_server"):
+        assert httpx.post(f"{page.url}gradio_api/{path}", files={"video": b"x"}).status_code == 403
 
 
 def test_settings_are_read_as_they_are_typed() -> None:
