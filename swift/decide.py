@@ -307,6 +307,8 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors += _generation_contradictions(args)
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    if not args.torch_compile and args.torch_compile_backend != SftArguments.torch_compile_backend:
+        errors.append(_conflict("--torch_compile_backend needs --torch_compile", "--torch_compile true"))
     if args.optim in ("adam_mini", "apollo_adamw") and args.sft_type != "full":
         errors.append(_conflict(f"--optim {args.optim} is for the model's own matrices", "--sft_type full"))
     for name in ("use_galore", "lora_lr_ratio"):

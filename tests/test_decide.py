@@ -92,6 +92,7 @@ def test_a_registered_model_brings_its_template(registered: ModelSource) -> None
         ({"use_liger_kernel": True}, CPU, "needs a CUDA GPU"),
         ({"use_liger_kernel": True, "tuner_backend": "unsloth"}, NEW_GPU, "both put their own code into the layers"),
         ({"torch_compile": True, "deepspeed": "default-zero2"}, CPU, "--deepspeed fetches weights inside layers"),
+        ({"torch_compile_backend": "aot_eager"}, CPU, "needs --torch_compile"),
         ({"torch_compile": True, "sft_type": "prefix_tuning"}, CPU, "a cache that they write to"),
         ({"torch_compile": True, "sft_type": "full", "lisa_activated_layers": 2}, CPU, "compile anew"),
         ({"max_steps": 0}, CPU, "trains nothing"),

@@ -14,14 +14,17 @@ from typing import Any
 
 import torch
 import torch._dynamo
+import torch._dynamo.exc
 import torch._inductor.config
 from torch import nn
 
+from swift.errors import ConfigError
 from swift.log import get_logger
 from swift.registry import unknown
 from swift.tuners.layers import find_layers
 
 logger = get_logger()
+LONGEST = 300  # characters of what a compiler said
 MOST_KINDS = 16  # of input that a kind of layer is compiled for: with a mask or without, of one row or several
 
 
@@ -42,6 +45,9 @@ def compiled_layers(model: nn.Module, backend: str = "inductor", mode: str | Non
         model: with its tuners.
         backend: of `torch.compile`.
         mode: of `torch.compile`; None for its default.
+
+    Raises:
+        ConfigError: a layer cannot be compiled.
     """
     path, layers = find_layers(model)
     made: dict[type[nn.Module], Callable[..., Any]] = {}
@@ -61,6 +67,10 @@ def compiled_layers(model: nn.Module, backend: str = "inductor", mode: str | Non
             torch._inductor.config.patch(fallback_random=True),
         ):
             yield len(changed)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        cause = " ".join(str(error).split())[:LONGEST]
+        what = f"torch.compile cannot compile the layers: {cause}"
+        raise ConfigError("CONFIG-03", what, fix="--torch_compile false") from error
     finally:
         for layer in changed:
             del vars(layer)["forward"]

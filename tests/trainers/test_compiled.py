@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from swift import checkpoint
-from swift.errors import UnknownNameError
+from swift.errors import ConfigError, UnknownNameError
 from swift.trainers.compiled import check_backend, compiled_layers
 from swift.trainers.fused_lora import fused_lora
 from tests.tiny import tiny_model
@@ -101,6 +101,17 @@ def test_gradients_are_those_of_plain_layers(backend: str, fused: bool, checkpoi
     else:
         found, expected = both()
     compare(found, expected)
+
+
+@pytest.mark.slow
+def test_a_layer_that_cannot_be_compiled_is_said_in_a_line() -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no such kernel")
+
+    model = tuned()
+    with pytest.raises(ConfigError, match="no such kernel"), compiled_layers(model, backend):  # type: ignore[arg-type]
+        learnt(model)
+    assert all("forward" not in vars(layer) for layer in model.base_model.model.model.layers)
 
 
 @pytest.mark.slow
