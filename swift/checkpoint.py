@@ -107,8 +107,8 @@ def latest_of_runs(runs: Path | str, *, fast: bool = False, look_only: bool = Fa
     found = latest(runs, fast=fast, look_only=look_only)
     if found is not None or not Path(runs).is_dir():
         return found
-    versions = {int(match[1]): path for path in Path(runs).iterdir() if (match := re.match(r"v(\d+)-", path.name))}
-    newest_first = (versions[version] for version in sorted(versions, reverse=True))
+    names = [(int(match[1]), path.name) for path in Path(runs).iterdir() if (match := re.match(r"v(\d+)-", path.name))]
+    newest_first = (Path(runs) / name for _, name in sorted(names, reverse=True))  # two begun at once have one number
     return next((found for run in newest_first if (found := latest(run, fast=fast, look_only=look_only))), None)
 
 

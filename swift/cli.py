@@ -61,12 +61,17 @@ class Command:
     rest: str | None = None
 
 
+ABOUT = {"gkd": "Learn from a teacher with", "grpo": "Learn from rewards with", "rloo": "Learn from rewards with"}
+
+
 def _preference(method: str | None) -> Command:
     """`swift rlhf`, or the short name of a method of its."""
     return Command(
         "swift.arguments.rlhf:RLHFArguments",
         "swift.commands.rlhf:rlhf_main",
-        about=f"Train on preferences with {method}: `rlhf --rlhf_type {method}`." if method else None,
+        about=f"{ABOUT.get(method, 'Train on preferences with')} {method}: `rlhf --rlhf_type {method}`."
+        if method
+        else None,
         needs=(("model_id_or_path", "model_type"), ("dataset",)),
         distributed=True,
         defaults={"rlhf_type": method} if method else {},
@@ -90,7 +95,7 @@ COMMANDS = {
         dry_run="swift.commands.dry_run:dry_run",
     ),
     "rlhf": _preference(None),
-    **{name: _preference(name) for name in ("dpo", "orpo", "simpo", "cpo", "kto", "rm")},
+    **{name: _preference(name) for name in ("dpo", "orpo", "simpo", "cpo", "kto", "rm", "gkd", "grpo", "rloo")},
     "infer": Command(
         "swift.arguments.infer:InferArguments",
         "swift.commands.infer:infer_main",
@@ -189,7 +194,6 @@ COMMANDS = {
         word="shell",
     ),
 }
-TO_COME = ("grpo", "rloo", "gkd")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -317,8 +321,9 @@ def _overview() -> str:
 
 
 def _unknown_command(word: str) -> UnknownNameError:
-    if word.replace("_", "-") in TO_COME:
-        return UnknownNameError("USAGE-01", f"`swift {word}` is not there yet", fix=f"there are: {', '.join(COMMANDS)}")
+    gone = load("swift.arguments.rlhf:GONE").get(word.lower())
+    if gone is not None:
+        return UnknownNameError("USAGE-01", f"there is no `swift {word}`", why=gone[0], fix=gone[1])
     near = difflib.get_close_matches(word.replace("_", "-"), COMMANDS, 1)
     fix = f"did you mean `swift {near[0]}`?" if near else f"there are: {', '.join(COMMANDS)}"
     return UnknownNameError("USAGE-01", f"{word!r} is not a command of swift", fix=fix)

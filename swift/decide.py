@@ -30,6 +30,7 @@ from swift.datasets.spec import absolute_spec
 from swift.dist import Hardware
 from swift.errors import ConfigError, SwiftError, UsageError, raise_all
 from swift.memory import decide_checkpointing
+from swift.models.kernels import check_kernels
 from swift.models.quantisation import check_quantisation, decide_quantisation
 from swift.models.source import ModelSource
 from swift.models.unsloth import check_unsloth
@@ -85,7 +86,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
         ConfigError: options contradict each other or the machine; all contradictions at once.
     """
     args = _decide_data(_decide_model(said, hardware, source))
-    contradictions = [*_contradictions(args), *_engine_contradictions(args, hardware)]
+    contradictions = [*_contradictions(args), *engine_contradictions(args, hardware)]
     contradictions += uncuttable(args, hardware, source.config)
     raise_all([*check_values(args), *_beyond(args, hardware, source), *contradictions])
     at_once = args.use_galore and args.galore_optim_per_parameter
@@ -306,6 +307,8 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors += _generation_contradictions(args)
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    if not args.torch_compile and args.torch_compile_backend != SftArguments.torch_compile_backend:
+        errors.append(_conflict("--torch_compile_backend needs --torch_compile", "--torch_compile true"))
     if args.optim in ("adam_mini", "apollo_adamw") and args.sft_type != "full":
         errors.append(_conflict(f"--optim {args.optim} is for the model's own matrices", "--sft_type full"))
     for name in ("use_galore", "lora_lr_ratio"):
@@ -374,7 +377,7 @@ def _generation_contradictions(args: SftArguments) -> list[SwiftError]:
     return errors
 
 
-def _engine_contradictions(args: SftArguments, hardware: Hardware) -> list[SwiftError]:
+def engine_contradictions(args: SftArguments, hardware: Hardware) -> list[SwiftError]:
     """What cannot be with parts of the model in several places."""
     engines = [name for name in ("deepspeed", "fsdp") if getattr(args, name)]
     if args.device_map and (engines or hardware.world_size > 1):
@@ -550,8 +553,9 @@ def _beyond(args: ModelOptions, hardware: Hardware, source: ModelSource) -> list
         errors = check_quantisation(args, source.config, hardware, kinds)
         if errors:
             return errors
-    if args.use_flash_attn and hardware.accelerator is None:
-        return [ConfigError("CONFIG-03", "--use_flash_attn needs a GPU", fix="--use_flash_attn false")]
+    errors = check_kernels(args, hardware, tuner_kinds(args) if isinstance(args, SftArguments) else [])
+    if errors:
+        return errors
     if isinstance(args, SftArguments) and args.tuner_backend == "unsloth":
         several = bool(args.tuner) or (args.neftune_noise_alpha is not None and args.neftune_backend == "swift")
         try:

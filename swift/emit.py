@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 
 from swift import storage
+from swift.arguments.engines import BUNDLED, bundled_name
 from swift.arguments.launch import LaunchArguments
 from swift.arguments.reading import parse
+from swift.arguments.sft import SftArguments
 from swift.cli import COMMANDS, check_needs, load
 from swift.commands.jobs import FORMATS, Job
-from swift.errors import ConfigError, OutputError, SwiftError, UsageError, raise_all
+from swift.decide import engine_contradictions
+from swift.dist import Hardware
+from swift.errors import ConfigError, NotFoundError, OutputError, SwiftError, UsageError, raise_all
 from swift.log import get_logger
+from swift.parallel import degrees
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
@@ -39,15 +44,16 @@ def launch_main(args: LaunchArguments) -> None:
     try:
         storage.write_text(path, text)
     except OSError as error:
-        raise OutputError("OUTPUT-01", f"--output {args.output}: {error.strerror}", fix="name another") from None
+        reason = "it is a directory" if path.is_dir() else error.strerror or error
+        raise OutputError("OUTPUT-01", f"--output {args.output}: {reason}", fix="name another") from None
     logger.info(SUBMIT[args.emit].format(shlex.quote(str(path))))
 
 
 def job_of(args: LaunchArguments) -> Job:
     """The job that the options describe."""
     command = tuple(args.command[1:] if args.command[:1] == ["swift"] else args.command)
-    raise_all([*_mistakes(args), *_of_command(command)])
     processes = args.processes or args.gpus or 1
+    raise_all([*_mistakes(args), *_of_command(command, processes * args.nodes)])
     gpus = processes if args.gpus is None else args.gpus
     return Job(
         name=args.name,
@@ -90,7 +96,7 @@ def _mistakes(args: LaunchArguments) -> list[SwiftError]:
     return found
 
 
-def _of_command(command: tuple[str, ...]) -> list[SwiftError]:
+def _of_command(command: tuple[str, ...], processes: int) -> list[SwiftError]:
     """What is wrong with the command itself, which would else come to light when the job's turn has come."""
     able = [name for name, row in COMMANDS.items() if row.distributed]
     if not command or command[0] not in able:
@@ -104,7 +110,19 @@ def _of_command(command: tuple[str, ...]) -> list[SwiftError]:
         ]
     row = COMMANDS[command[0]]
     try:
-        check_needs(row, parse(load(row.arguments), list(command[1:]), quiet=True, **row.defaults))
+        args = parse(load(row.arguments), list(command[1:]), quiet=True, **row.defaults)
+        check_needs(row, args)
     except SwiftError as error:
         return [error]
-    return []
+    return _of_engines(args, processes) if isinstance(args, SftArguments) else []
+
+
+def _of_engines(args: SftArguments, processes: int) -> list[SwiftError]:
+    """What so many processes cannot share, as far as the options tell: the model may not be here."""
+    hardware = Hardware(world_size=processes)
+    found = [*engine_contradictions(args, hardware), *degrees.contradictions(args, hardware, {})]
+    said = args.deepspeed or ""
+    if re.fullmatch(r"[\w-]+", said) and not bundled_name(said):
+        fix = f"one of {', '.join(BUNDLED)}, or a JSON file"
+        found.append(NotFoundError("FOUND-01", f"--deepspeed {said}: there is none of that name", fix=fix))
+    return found

@@ -37,6 +37,8 @@ class Step:
         flops: multiplications and additions of matrix products, of one batch, forward and backward.
         moved: bytes that all other operations of a batch read and write.
         updated: bytes that the optimiser reads and writes.
+        sent: bytes that processes which hold one model send each other for a batch.
+        calls: in how many calls.
     """
 
     weights: int
@@ -48,6 +50,8 @@ class Step:
     flops: int
     moved: int
     updated: int
+    sent: int = 0
+    calls: int = 0
 
 
 @dataclass(frozen=True)

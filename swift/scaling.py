@@ -7,7 +7,7 @@ https://arxiv.org/abs/1910.02054 section 7 (ZeRO) and https://arxiv.org/abs/2304
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swift.estimate import Memory, Moment, Step, memory_of
 
@@ -41,6 +41,16 @@ class Cluster:
         if self.nodes == 1:
             return self.inside
         return min(self.inside, self.between, key=lambda link: link.bandwidth)
+
+    def split(self, degree: int) -> tuple[Cluster, Cluster]:
+        """Where one model's `degree` processes are, and where those of all models are that have the same part of it.
+
+        Processes in a row hold a model. As many rings as a machine has parts leave it together, and share its cards.
+        """
+        each = self.processes // self.nodes
+        model = replace(self, processes=degree, nodes=-(-degree // each))
+        shared = replace(self.between, bandwidth=self.between.bandwidth / min(degree, each))
+        return model, replace(self, processes=self.processes // degree, between=shared)
 
 
 @dataclass(frozen=True)
@@ -85,22 +95,36 @@ def traffic_of(step: Step, sharding: str, processes: int, batches: int = 1, laye
     return Traffic(round(part * batches * (2 * step.weights + gradients)), 3 * batches * layers, 1)
 
 
+def tensor_traffic(step: Step, batches: int = 1) -> Traffic:
+    """What each of the processes that hold one model sends to the others in an optimiser step of so many batches.
+
+    For a batch of b bytes of hidden states that is 2 (P-1)/P b for each sum: two going forward and two going back in a
+    layer, and with gradient checkpointing up to two more, one each for embedding and head; and (P-1)/P of all logits. See
+    https://arxiv.org/abs/1909.08053, section 3.
+    """
+    return Traffic(batches * step.sent, batches * step.calls, 2)
+
+
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a step: computing, and sending, of which none or all may go on while it computes."""
+    """Seconds of a step: computing, and sending, of which none or all may go on while it computes.
+
+    `wait` is sending that computing waits for: what processes that hold one model tell each other in its midst.
+    """
 
     compute: float
     send: float
+    wait: float = 0.0
 
     @property
     def best(self) -> float:
         """When all is sent while it computes."""
-        return max(self.compute, self.send)
+        return self.wait + max(self.compute, self.send)
 
     @property
     def worst(self) -> float:
         """When nothing is."""
-        return self.compute + self.send
+        return self.wait + self.compute + self.send
 
     @property
     def efficiency(self) -> tuple[float, float]:

@@ -35,8 +35,9 @@ NOT_WRITABLE = {
     errno.EEXIST,
     errno.ENAMETOOLONG,
 }
-# What the writers of torch and safetensors say when a write fails: seldom why.
+# What the writers of torch, safetensors and numpy say when a write fails: seldom why.
 NATIVE_WRITE_ERRORS = ("unexpected pos", "iostream error", "PytorchStreamWriter failed", "No space left")
+NATIVE_WRITE_ERRORS += ("requested and",)
 
 
 def write_bytes(path: Path | str, data: bytes, *, private: bool = False) -> None:

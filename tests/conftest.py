@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 
 os.environ.update(
     OMP_NUM_THREADS="1",
@@ -16,6 +18,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +29,31 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ign
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing is kept where the user keeps it."""
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_imported_is_no_garbage() -> None:
+    """Each run of a trainer collects garbage, which without this took longer than the run: it looked at all modules."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_picture_of_a_run() -> Iterator[None]:
+    """A run draws its loss alone, and not all that was logged: that took most of the time of a small one."""
+    if "swift.trainers" not in sys.modules:
+        yield
+        return
+    from swift.trainers import plots
+
+    def plot_loss(log_history: list[dict[str, Any]], directory: Path | str) -> list[Path]:
+        kept = ("step", "loss", "train_runtime")
+        return whole([{name: line[name] for name in kept if name in line} for line in log_history], directory)
+
+    whole = plots.plot_log
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "plot_log", plot_loss)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,10 @@ def test_the_newest_run_that_has_one(tmp_path: Path, warnings: list[str]) -> Non
     make(tmp_path / "v1-x", 90)
     make(tmp_path / "other", 99)
     assert checkpoint.latest_of_runs(tmp_path) == old
+    at_once = make(tmp_path / "v2-w", 20)
+    assert checkpoint.latest_of_runs(tmp_path) == old
+    shutil.rmtree(old)
+    assert checkpoint.latest_of_runs(tmp_path) == at_once
     own = make(tmp_path, 3)
     assert checkpoint.latest_of_runs(tmp_path) == own
 

@@ -86,6 +86,15 @@ def test_a_registered_model_brings_its_template(registered: ModelSource) -> None
         ({"sft_type": "full", "dtype": "fp16"}, NEW_GPU, "cannot train fp16"),
         ({"dtype": "fp16"}, CPU, "needs a GPU"),
         ({"use_flash_attn": True}, CPU, "needs a GPU"),
+        ({"use_flash_attn": True, "dtype": "fp32"}, NEW_GPU, "not in fp32"),
+        ({"use_flash_attn": True}, OLD_GPU, "Ampere"),
+        ({"dtype": "bf16"}, OLD_GPU, "does not compute in bf16"),
+        ({"use_liger_kernel": True}, CPU, "needs a CUDA GPU"),
+        ({"use_liger_kernel": True, "tuner_backend": "unsloth"}, NEW_GPU, "both put their own code into the layers"),
+        ({"torch_compile": True, "deepspeed": "default-zero2"}, CPU, "--deepspeed fetches weights inside layers"),
+        ({"torch_compile_backend": "aot_eager"}, CPU, "needs --torch_compile"),
+        ({"torch_compile": True, "sft_type": "prefix_tuning"}, CPU, "a cache that they write to"),
+        ({"torch_compile": True, "sft_type": "full", "lisa_activated_layers": 2}, CPU, "compile anew"),
         ({"max_steps": 0}, CPU, "trains nothing"),
         ({"early_stopping_patience": 2, "evaluation_strategy": "no"}, CPU, "needs evaluation"),
         ({"early_stopping_patience": 2, "dataset_test_ratio": 0.0}, CPU, "needs evaluation"),
@@ -119,7 +128,10 @@ def test_a_registered_model_brings_its_template(registered: ModelSource) -> None
         ({"device_map": "auto"}, replace(CPU, world_size=2), "not with 2 processes"),
     ],
 )
-def test_contradictions(options: dict[str, Any], hardware: Hardware, message: str, source: ModelSource) -> None:
+def test_contradictions(
+    options: dict[str, Any], hardware: Hardware, message: str, source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swift.models.kernels.find_spec", lambda name: name)
     with pytest.raises(ConfigError, match=message):
         decide_sft(said(**options), hardware, source)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import swift
+from scripts import audit
 
 ROOT = Path(swift.__file__).parent
 REPO = ROOT.parent
@@ -175,6 +176,15 @@ def test_bandit_finds_nothing_severe() -> None:
     manager.run_tests()
     assert len(manager.files_list) == len(OURS)
     assert [issue.as_dict() for issue in manager.get_issue_list("HIGH", "LOW")] == []
+
+
+def test_an_audit_of_nothing_is_no_clean_one() -> None:
+    unknown = {"name": "a", "skip_reason": "not found"}
+    clean = {"name": "b", "version": "1", "vulns": []}
+    bad = {"name": "c", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+    assert audit.judged([unknown]) == ([], "audit skipped: the index knows none of 1 packages")
+    assert audit.judged([unknown, clean]) == ([], "audited 1 of 2 packages")
+    assert audit.judged([bad, clean]) == (["c 2: CVE-1, fixed in 3"], "audited 2 of 2 packages")
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ LAYERS = [
     {"agent", "cli", "completion", "emit", "launch", "meeting"},
     {"commands", "serving", "studio", "ui"},
     {
-        "checkpoint", "decide", "estimate", "evaluation", "heads", "inference", "memory", "merging", "preference",
-        "publish", "scaling", "trainers",
+        "checkpoint", "decide", "distillation", "estimate", "evaluation", "heads", "inference", "memory", "merging",
+        "preference", "publish", "reinforcement", "scaling", "trainers",
     },
     {"models", "templates", "datasets", "tuners", "peft"},
     {"arguments", "parallel"},

@@ -79,6 +79,14 @@ def answering(field: str) -> Observe:
     return observe
 
 
+def kernels(args: SftArguments, place: Path) -> Any:
+    gpu = dist.Hardware("cuda", bf16=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swift.models.kernels.find_spec", lambda name: name)
+        chosen = decide_sft(args, gpu, prepare.find_source(args))
+    return training_arguments(chosen).liger_kernels
+
+
 def scheduler(args: SftArguments, place: Path) -> Any:
     return training("lr_scheduler_kwargs")(replace(args, lr_scheduler_type="cosine_with_restarts"), place)
 
@@ -524,6 +532,12 @@ EFFECTS: dict[str, tuple[Any, Observe]] = {
     "max_tokens_per_batch": (4096, training("max_tokens_per_batch")),
     "group_by_length": (False, training("train_sampling_strategy")),
     "fused_lora": (False, training("fused_lora")),
+    "torch_compile": (True, training("layer_compiler")),
+    "torch_compile_backend": (
+        "aot_eager",
+        lambda args, place: training("layer_compiler")(replace(args, torch_compile=True), place),
+    ),
+    "use_liger_kernel": (True, kernels),
     "use_logits_to_keep": (False, training("use_logits_to_keep")),
     "metrics": (["mine"], training("metric_names")),
     "callbacks": (["mine"], training("callback_names")),

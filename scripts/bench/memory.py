@@ -49,17 +49,28 @@ CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
     "small, full, adafactor": ("small", [*FULL, "--optim", "adafactor"]),
     "small, full, GaLore": ("small", [*FULL, "--use_galore", "true", "--galore_rank", "32"]),
     "small, full, LISA": ("small", [*FULL, "--lisa_activated_layers", "2"]),
+    "small, DPO, LoRA": ("small", [*LORA, "--rlhf_type", "dpo", "--batch_size", "2"]),
+    "small, DPO, full": ("small", [*FULL, "--rlhf_type", "dpo", "--batch_size", "2"]),
+    "small, ORPO, LoRA": ("small", [*LORA, "--rlhf_type", "orpo", "--batch_size", "2"]),
+    "small, KTO, LoRA": ("small", [*LORA, "--rlhf_type", "kto"]),
     "big-vocab, LoRA": ("big-vocab", LORA),
     "big-vocab, LoRA, whole logits": ("big-vocab", [*LORA, "--fused_cross_entropy", "false"]),
     "big-vocab, full": ("big-vocab", FULL),
 }
 
 
+def rows_of(more: list[str]) -> str:
+    """The rows that a configuration learns from, by name."""
+    if "--rlhf_type" not in more:
+        return "rows"
+    return "labels" if "kto" in more else "pairs"
+
+
 def options(place: Path, model: str, more: list[str]) -> list[str]:
     """Words of a command line; those of a configuration win over the common ones."""
     said: dict[str, Any] = {
         "model_id_or_path": place / model,
-        "dataset": place / "rows.jsonl",
+        "dataset": place / f"{rows_of(more)}.jsonl",
         "max_length": LONGEST,
         "truncation_strategy": "truncation_left",
         "batch_size": BATCH,
@@ -76,12 +87,13 @@ def trained(words: list[str]) -> list[float]:
     """Train, and give the processor seconds at which each optimiser step was done."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from swift.llm import sft_main
+    from swift.llm import rlhf_main, sft_main
 
+    main = rlhf_main if "--rlhf_type" in words else sft_main
     seconds: list[float] = []
     hook = register_optimizer_step_post_hook(lambda *_: seconds.append(time.process_time()))
     quiet = ["--evaluation_strategy", "no", "--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "true"]
-    sft_main([*words, *quiet, "--output_dir", tempfile.mkdtemp()])
+    main([*words, *quiet, "--output_dir", tempfile.mkdtemp()])
     hook.remove()
     return seconds
 
@@ -94,12 +106,8 @@ def in_use(name: str) -> int:
 
 def one(run: str, place: Path) -> dict[str, Any]:
     """Estimate and train one configuration."""
-    from swift.arguments.estimate import EstimateArguments
-    from swift.arguments.reading import parse
-    from swift.commands.estimate import estimate_main
-
     model, more = CONFIGURATIONS[run]
-    predicted = estimate_main(parse(EstimateArguments, [*options(place, model, more), "--json"], quiet=True))
+    predicted = said_of(options(place, model, more))
     trained(options(place, "tiny", more))
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -107,11 +115,25 @@ def one(run: str, place: Path) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak so far
     steps = trained(options(place, model, more))
     return {
-        "predicted": predicted["memory"],
+        **predicted,
         "measured": in_use("VmHWM") - before,
-        "seconds": predicted["seconds_per_step"],
         "took": (steps[-1] - steps[0]) / (STEPS - 1),
     }
+
+
+def said_of(words: list[str]) -> dict[str, Any]:
+    """What is said beforehand: memory, by `--dry_run` where `swift estimate` does not know the method, and seconds."""
+    from swift.arguments.estimate import EstimateArguments
+    from swift.arguments.reading import parse
+    from swift.arguments.rlhf import RLHFArguments
+    from swift.commands.dry_run import dry_run
+    from swift.commands.estimate import estimate_main
+
+    if "--rlhf_type" in words:
+        parts = dry_run(parse(RLHFArguments, words, quiet=True))["size"]["memory"]
+        return {"predicted": {**parts, "total": sum(parts.values())}, "seconds": None}
+    found = estimate_main(parse(EstimateArguments, [*words, "--json"], quiet=True))
+    return {"predicted": found["memory"], "seconds": found["seconds_per_step"]}
 
 
 def apart(run: str, place: Path) -> dict[str, Any]:
@@ -135,13 +157,21 @@ def apart(run: str, place: Path) -> dict[str, Any]:
     return found
 
 
-def make_rows(path: Path) -> None:
-    """Chats that are a little longer than a row may be, so that every batch is as large as it can be, or nearly."""
+def make_rows(place: Path) -> None:
+    """Chats that are a little longer than a row may be, so that every batch is as large as it can be, or nearly.
+
+    There are also pairs of answers, and answers with a label, that are about as long.
+    """
     draw, vocabulary = random.Random(2), words(4000)
-    with path.open("w", encoding="utf-8") as file:
-        for _ in range(400):
-            texts = [" ".join(draw.choices(vocabulary, k=draw.randint(60, 90))) for _ in range(2)]
-            file.write(json.dumps({"query": texts[0], "response": texts[1]}) + "\n")
+    files: dict[str, list[dict[str, Any]]] = {"rows": [], "pairs": [], "labels": []}
+    for k in range(400):
+        asked, answer, worse = (" ".join(draw.choices(vocabulary, k=draw.randint(60, 90))) for _ in range(3))
+        row = {"query": asked, "response": answer}
+        files["rows"].append(row)
+        files["pairs"].append({**row, "rejected_response": worse})
+        files["labels"].append({**row, "label": k % 2 > 0})
+    for name, rows in files.items():
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
@@ -163,6 +193,8 @@ def times(found: dict[str, dict[str, Any]]) -> list[str]:
     """Lines of the table of seconds."""
     lines = ["| run | predicted s a step | measured | ratio |", "|---|---|---|---|"]
     for run, one in found.items():
+        if one["seconds"] is None:
+            continue
         lines.append(f"| {run} | {one['seconds']:.2f} | {one['took']:.2f} | {one['seconds'] / one['took']:.2f} |")
     return lines
 
@@ -182,7 +214,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         make_assets(place, ["tiny", *{CONFIGURATIONS[run][0] for run in said.only}], 10)
-        make_rows(place / "rows.jsonl")
+        make_rows(place)
         for run in said.only:
             found[run] = apart(run, place)
             if said.keep:

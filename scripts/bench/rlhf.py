@@ -1,8 +1,9 @@
 """A step of DPO beside TRL's own trainer: the same model, pairs, LoRA and optimiser; time and memory.
 
-    python scripts/bench/rlhf.py [--vocabulary 152064] [--steps 4]
+    python scripts/bench/rlhf.py [--vocabulary 152064] [--steps 3] [--batch 2] [--out docs/rlhf/README.md]
 
-Each side runs in a process of its own; a step's time is the median after the first. The aim is 0.7 of TRL's time.
+Each side runs in a process of its own, and says on stderr how its steps go; the median after the first counts,
+by the clock: nothing else should run beside. The aim is 0.7 of TRL's time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from pathlib import Path
 from typing import Any
 
 AIM = 0.7
+MARK, END = "<!-- scripts/bench/rlhf.py begins -->\n", "<!-- scripts/bench/rlhf.py ends -->"
+LABELS = {
+    "trl": "TRL",
+    "padded": "swift, padded",
+    "swift": "swift, padding-free, prompts shared, reference kept",
+}
 WORDS = ("north", "south", "river", "stone", "glass", "light", "paper", "green", "seven", "quiet")
 
 
@@ -26,8 +33,9 @@ def main() -> int:
     """Measure both, print the ratios; whether the aim was reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocabulary", type=int, default=152_064, help="tokens that the model knows")
-    parser.add_argument("--steps", type=int, default=4, help="steps that are measured")
-    parser.add_argument("--batch", type=int, default=4, help="pairs of a step")
+    parser.add_argument("--steps", type=int, default=3, help="steps that are measured")
+    parser.add_argument("--batch", type=int, default=2, help="pairs of a step")
+    parser.add_argument("--out", type=Path, help="a Markdown file to write the table into, between its marks")
     parser.add_argument("--side", choices=("swift", "trl", "padded"), help="measure one side, in this process")
     parser.add_argument("--place", type=Path, help="where the model and the rows are")
     args = parser.parse_args()
@@ -37,24 +45,34 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), args.vocabulary, args.batch * (args.steps + 1))
         found = {side: apart(side, name, args) for side in ("trl", "padded", "swift")}
+    text = table(found, args)
+    print(text, end="")
+    if args.out:
+        before, mark, rest = args.out.read_text(encoding="utf-8").partition(MARK)
+        if not mark:
+            raise SystemExit(f"{args.out} has no line {MARK.strip()}")
+        args.out.write_text(before + MARK + text + END + rest.partition(END)[2], encoding="utf-8")
+    return 0 if found["swift"]["step"] <= AIM * found["trl"]["step"] else 1
+
+
+def table(found: dict[str, dict[str, float]], args: argparse.Namespace) -> str:
+    """Time and memory of every side, and how they are to TRL's."""
     theirs = found["trl"]
-    print("| DPO | a step | ratio | memory |\n|---|---|---|---|")
-    for side, label in (
-        ("trl", "TRL"),
-        ("padded", "swift, padded"),
-        ("swift", "swift, padding-free, prompts shared, reference kept"),
-    ):
-        one = found[side]
-        print(f"| {label} | {one['step']:.2f} s | {one['step'] / theirs['step']:.2f} | {one['memory']:.2f} GiB |")
-    return 0 if found["swift"]["step"] <= AIM * theirs["step"] else 1
+    head = f"| DPO, {args.batch} pairs, {args.vocabulary:,} tokens in the vocabulary"
+    lines = [f"{head} | a step | ratio | peak memory | ratio |", "|---|---|---|---|---|"]
+    for side, label in LABELS.items():
+        step, memory = (found[side][name] for name in ("step", "memory"))
+        ratios = f"{step / theirs['step']:.2f} | {memory:.2f} GiB | {memory / theirs['memory']:.2f}"
+        lines.append(f"| {label} | {step:.2f} s | {ratios} |")
+    return "\n".join(lines) + "\n"
 
 
 def apart(side: str, place: str, args: argparse.Namespace) -> dict[str, float]:
     """One side, measured in a process of its own."""
     words = ["--side", side, "--place", place, "--steps", str(args.steps), "--batch", str(args.batch)]
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
+        raise SystemExit(f"{side} ended with {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -92,6 +110,7 @@ def measure(side: str, place: Path, steps: int, batch: int) -> dict[str, float]:
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             self.times.append(time.perf_counter() - self.begun)
+            print(f"{side}: step {len(self.times)} took {self.times[-1]:.2f} s", file=sys.stderr, flush=True)
 
     torch.manual_seed(0)
     watch = Watch()

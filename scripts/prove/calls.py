@@ -7,9 +7,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from scripts.prove.runs import STEPS, ended, fork, go, place, trainer_of
+from scripts.prove.runs import STEPS, ended, finished, fork, go, place, trainer_of
 from swift import checkpoint, storage
 from swift.errors import DiskError
 
@@ -25,7 +26,7 @@ class Saving:
 
     def __init__(self, here: Path) -> None:
         self.here, self.run, self.whole = here, here / "run", here / "whole"
-        go("swift", self.whole)
+        assert finished(partial(go, "swift", self.whole))  # in a child: who has trained may not fork where a GPU is
         self.trainer = trainer_of("swift", self.run)
         self.trainer.create_optimizer_and_scheduler(STEPS)
         self.trainer.state.global_step = STEPS + 1

@@ -6,10 +6,13 @@ A test that stays green while the guard that it is about is gone proves nothing.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,9 @@ REPO = Path(__file__).resolve().parents[2]
 NEEDED = ("swift", "tests", "scripts")
 STORAGE, CHECKPOINT = "tests/test_storage.py::test_", "tests/test_checkpoint.py::test_"
 COMMITTING = "tests/trainers/test_committing.py::test_"
+TRAINER, PACKS = "tests/trainers/test_trainer.py::test_", "tests/trainers/test_packs.py::test_"
+PREFERENCE, HEADS = "tests/preference/test_losses.py::test_", "tests/heads/test_losses.py::test_"
+JOINED = "tests/datasets/test_pack.py::test_positions_begin_again_and_first_labels_are_masked"
 ORDER = f"{STORAGE}all_is_on_the_disk_before_its_name_and_the_name_before_anything_else"
 
 
@@ -103,7 +109,7 @@ MUTANTS = {
     ),
     "training goes on with what is not finite": Mutant(
         "trainers/trainer.py", "if not math.isfinite(self._tally.loss):", "if self._tally is None:",
-        "tests/trainers/test_trainer.py::test_a_number_that_is_not_finite_stops_the_run",
+        f"{TRAINER}a_number_that_is_not_finite_stops_the_run",
     ),
     "an adapter's names and shapes are not compared": Mutant(
         "tuners/files.py", "    if said:\n", "    if said is None:\n",
@@ -117,7 +123,71 @@ MUTANTS = {
         "tuners/files.py", "weights_only=True", "weights_only=False",
         "tests/tuners/test_files.py::test_a_pickle_never_runs",
     ),
+    "code that a model brings runs unasked": Mutant(
+        "models/remote_code.py", "    if allowed or _agrees(directory, files):", "    if directory:",
+        "tests/models/test_remote_code.py::test_code_is_refused_with_its_files_and_the_flag",
+    ),
+    "a signal is not heard": Mutant(
+        "trainers/stopping.py", "        self.due = self.number\n", "        self.due = 0\n",
+        "tests/trainers/test_stopping.py::test_what_a_scheduler_repeats_changes_nothing",
+    ),
+    "a step is divided by the tokens of its last batch": Mutant(
+        "trainers/trainer.py", "torch.stack([weight.to(**wide) for weight in weights]).sum()", "weights[-1].to(**wide)",
+        f"{TRAINER}a_step_is_one_step_however_it_is_split[False]",
+    ),
+    "rows that fill up a batch are learnt": Mutant(
+        "trainers/trainer.py", "labels_BT.masked_fill(row_BT >= real, IGNORED)", "labels_BT",
+        f"{PACKS}rows_that_fill_up_a_batch_without_padding_are_not_learnt[0]",
+    ),
+    "the first token of a row is learnt from the row before": Mutant(
+        "datasets/pack.py", '    packed["labels"][starts] = IGNORED\n', "", JOINED
+    ),
+    "positions go on from row to row": Mutant("datasets/pack.py", " - np.repeat(starts, lengths)", "", JOINED),
+    "a model is packed that lets rows see each other": Mutant(
+        "trainers/packs.py", "    if reason is not None:\n", "    if reason is not None and not reason:\n",
+        f"{PACKS}a_model_that_cannot_is_refused_with_the_reason",
+    ),
+    "the padding of packs is counted as tokens": Mutant(
+        "trainers/tally.py", "(columns_T * (positions_BT > 0)).amax(dim=1).sum()",
+        "torch.tensor(positions_BT.numel() * columns_T.ndim)",
+        f"{PACKS}a_batch_of_packs_is_counted_without_its_padding",
+    ),
+    "a preference is not measured against its reference": Mutant(
+        "preference/losses.py", "return self.chosen_P - self.ref_chosen_P, self.rejected_P - self.ref_rejected_P",
+        "return self.chosen_P, self.rejected_P", f"{PREFERENCE}a_loss_of_one_pair_is_its_formula[dpo-sigmoid]",
+    ),
+    "what KTO compares with is learnt through": Mutant(
+        "preference/losses.py", "ratio_P.detach().mean()", "ratio_P.mean()",
+        f"{PREFERENCE}a_pair_of_kto_learns_nothing_through_others",
+    ),
+    "a preference run goes on with another loss": Mutant(
+        "preference/trainer.py", '{**super()._run, **said, "reference"', '{**super()._run, "reference"',
+        "tests/preference/test_reference.py::test_a_run_tells_which_reference_and_smooths_no_log_probability",
+    ),
+    "a query is compared with what it must not be": Mutant(
+        "heads/losses.py", ".masked_fill(~allowed_RC, -torch.inf)", "", f"{HEADS}infonce_of_ragged_rows"
+    ),
+    "documents of other queries compete": Mutant(
+        "heads/losses.py", "same_CC & ~relevant_C[None, :]", "~relevant_C[None, :]", f"{HEADS}rerankers"
+    ),
+    "a head goes on with another objective": Mutant(
+        "heads/trainer.py", ", **objective}", "}", "tests/heads/test_rows.py::test_a_run_tells_its_head_and_objective"
+    ),
 }  # fmt: skip
+
+
+RUNNER = """
+import json, os, sys
+import datasets, peft, pytest, torch, transformers
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *json.loads(line)]))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
 def noticed(few: bool = False) -> tuple[int, int]:
@@ -127,17 +197,18 @@ def noticed(few: bool = False) -> tuple[int, int]:
         for name in NEEDED:
             shutil.copytree(REPO / name, here / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy2(REPO / "pyproject.toml", here)
-        if tested(here, *(mutant.test for mutant in chosen)) != 0:
-            return 0, len(chosen)  # they have to hold where nothing is broken
-        return sum(_fails(here, mutant) for mutant in chosen), len(chosen)
+        with running(here) as runner:
+            if tested(runner, *(mutant.test for mutant in chosen)) != 0:
+                return 0, len(chosen)  # they have to hold where nothing is broken
+            return sum(_fails(here, runner, mutant) for mutant in chosen), len(chosen)
 
 
-def _fails(copy: Path, mutant: Mutant) -> bool:
+def _fails(copy: Path, runner: subprocess.Popen[str], mutant: Mutant) -> bool:
     path = copy / "swift" / mutant.file
     whole = path.read_text(encoding="utf-8")
     _write(path, whole.replace(mutant.guard, mutant.instead))
     try:
-        return tested(copy, mutant.test) == 1  # that of failed tests; 2 and more are of tests that did not run
+        return tested(runner, mutant.test) == 1  # that of failed tests; 2 and more are of tests that did not run
     finally:
         _write(path, whole)
 
@@ -147,8 +218,19 @@ def _write(path: Path, text: str) -> None:
     Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)  # its clock has but seconds
 
 
-def tested(copy: Path, *tests: str) -> int:
-    """The exit code of pytest for some tests of a copy of the project."""
-    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+@contextmanager
+def running(copy: Path) -> Iterator[subprocess.Popen[str]]:
+    """What runs tests of a copy of the project, each time in a child that has imported all but the project."""
     env = {**os.environ, "PYTHONPATH": str(copy)}
-    return subprocess.run(words, cwd=copy, env=env, capture_output=True, text=True).returncode
+    words = [sys.executable, "-c", RUNNER]
+    with subprocess.Popen(words, cwd=copy, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as runner:
+        yield runner
+
+
+def tested(runner: subprocess.Popen[str], *tests: str) -> int:
+    """The exit code of pytest for some tests."""
+    assert runner.stdin
+    assert runner.stdout
+    runner.stdin.write(f"{json.dumps(tests)}\n")
+    runner.stdin.flush()
+    return int(runner.stdout.readline())

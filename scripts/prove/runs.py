@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import shutil
@@ -11,16 +12,18 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import extract_model_from_parallel
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch.utils.data import Dataset
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.trainer_utils import get_last_checkpoint
 
 from swift.datasets.pack import join
@@ -101,8 +104,18 @@ def weights_of(checkpoint: Path) -> str | None:
     return hashlib.sha256(save(tensors)).hexdigest() if tensors else None
 
 
+@cache
+def _warm() -> None:
+    """Import what the libraries import when a model is tuned and saved, and count none of it as garbage."""
+    extract_model_from_parallel(lora())
+    get_model_conversion_mapping(full())
+    gc.collect()
+    gc.freeze()
+
+
 def fork(work: Callable[[], object]) -> int:
     """Do something in a child of this process, which has everything imported already; return its id."""
+    _warm()
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()

@@ -62,6 +62,10 @@ ALIASES = {
     "kto_chosen_weight": "desirable_weight",
     "kto_rejected_weight": "undesirable_weight",
     "train_on_inputs": "train_on_prompt",
+    "max_completion_length": "max_new_tokens",
+    "num_return_sequences": "num_generations",
+    "epsilon_low": "epsilon",
+    "reward_functions": "reward_funcs",
     "lr": "learning_rate",
     "epochs": "num_train_epochs",
     "num_epochs": "num_train_epochs",
@@ -74,6 +78,26 @@ SAMPLES = {"train_dataset_sample": "dataset", "val_dataset_sample": "val_dataset
 
 # What becomes of broken rows: once a strategy, now how many may be dropped, each of them named.
 VALUES = {"check_dataset_strategy": ("max_bad_rows", {"none": 0, "error": 0, "warning": -1, "discard": -1})}
+
+LONG_ROWS = (
+    "PyTorch's context parallel has no attention with gradients on a CPU, so it cannot be compared with one process",
+    "--tensor_parallel_size 2, --gradient_checkpointing true; see docs/scaling.md",
+)
+PIPELINE = (
+    "a step's batches would wait for each other, and FSDP2 and ZeRO-3 hold models of any size without that",
+    "--fsdp full_shard, or --device_map auto in one process",
+)
+WRITTEN_HERE = (
+    "answers to learn are written with the weights of the moment, and vLLM would have to be given them at every step",
+    "nothing in its place: the engine of `swift infer` writes them; see docs/rlhf/grpo.md",
+)
+ABSENT = {
+    **dict.fromkeys(("use_vllm", "vllm_mode", "async_generate"), WRITTEN_HERE),
+    **dict.fromkeys(("sequence_parallel_size", "context_parallel_size", "context_parallel_degree"), LONG_ROWS),
+    **dict.fromkeys(("sequence_parallel", "sp_size", "cp_size", "ulysses_size"), LONG_ROWS),
+    **dict.fromkeys(("pipeline_parallel_size", "pipeline_model_parallel_size", "pp_size"), PIPELINE),
+}
+"""Options of others that there are none for here -> why, and what to say in their place."""
 
 NAMES = {
     "template_type": {"chatglm2-generation": "chatglm-generation"},

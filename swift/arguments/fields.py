@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ def option(
     maximum: float | None = None,
     unit: str | None = None,
     none: str | None = None,
+    gone: dict[str, tuple[str, str]] | None = None,
 ) -> Any:
     """A dataclass field that is also a command-line option.
 
@@ -34,6 +36,7 @@ def option(
         maximum: largest value allowed.
         unit: "tokens", "steps", "bytes", ...
         none: what None means, for options whose default it is.
+        gone: values that people know and that are no choices: why, and what to type.
     """
     metadata = {
         "help": help,
@@ -43,6 +46,7 @@ def option(
         "maximum": maximum,
         "unit": unit,
         "none": none,
+        "gone": gone,
     }
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -69,11 +73,12 @@ class OptionInfo:
     maximum: float | None
     unit: str | None
     none: str | None
+    gone: dict[str, tuple[str, str]] | None
 
 
 def options_of(cls: type) -> dict[str, OptionInfo]:
     """Every option of an arguments class by name, in the order of its groups' first appearance."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints_of(cls)
     infos = {}
     for field in dataclasses.fields(cls):
         kind, is_list, optional = _take_apart(hints[field.name])
@@ -81,6 +86,12 @@ def options_of(cls: type) -> dict[str, OptionInfo]:
         default = field.default if made is dataclasses.MISSING else made()
         infos[field.name] = OptionInfo(field.name, kind, is_list, optional, default, **field.metadata)
     return infos
+
+
+@functools.cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    """The types of a class' fields, for which Python reads words as code; a run asks a dozen times."""
+    return typing.get_type_hints(cls)
 
 
 def _take_apart(hint: Any) -> tuple[type, bool, bool]:
@@ -116,6 +127,9 @@ def check_value(info: OptionInfo, value: Any) -> list[SwiftError]:
     name = f"--{info.name}"
     if not _fits(value, info.kind):
         return [UsageError("USAGE-02", f"{name} takes {describe_kind(info.kind)}, not {value!r}")]
+    if info.gone and value in info.gone:
+        why, fix = info.gone[value]
+        return [UsageError("USAGE-02", f"{name} cannot be {value!r}", why=why, fix=fix)]
     if info.choices and value not in info.choices:
         allowed = ", ".join(str(choice) for choice in info.choices)
         return [UsageError("USAGE-02", f"{name} cannot be {value!r}", fix=f"one of: {allowed}")]

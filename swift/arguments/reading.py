@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swift.arguments.aliases import ALIASES, SAMPLES, VALUES, current_name
+from swift.arguments.aliases import ABSENT, ALIASES, SAMPLES, VALUES, current_name
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.files import read_config
 from swift.arguments.values import Said, convert
@@ -243,5 +243,8 @@ def _unknown(said: Said, known: Mapping[str, OptionInfo]) -> UnknownNameError:
     names = {name: name for name in known} | {old: new for old, new in ALIASES.items() if new in known}
     near = difflib.get_close_matches(said.name, names, 1, cutoff=0.6)
     shown = f"{said.where}{said.typed}" if said.where else f"--{said.typed}"
+    if said.name in ABSENT and "fsdp" in known:
+        why, instead = ABSENT[said.name]
+        return UnknownNameError("USAGE-01", f"{shown} is not offered", why=why, fix=instead)
     fix = f"did you mean --{names[near[0]]}?" if near else "`--help` lists the options"
     return UnknownNameError("USAGE-01", f"{shown} is not an option of this command", fix=fix)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swift.arguments.fields import option
+from swift.arguments.gkd import DistillationOptions
+from swift.arguments.reinforcement import METHODS, ReinforcementOptions
+from swift.arguments.rollout import RolloutOptions
 from swift.arguments.sft import SftArguments
 
 LOSS_TYPES = {
@@ -19,27 +22,43 @@ LOSS_TYPES = {
 }  # fmt: skip
 """The losses of every method; the first is its own."""
 GROUP = "Preference"
-REWARD = "rm"
+REWARD, DISTILLATION = "rm", "gkd"
+
+GONE = {
+    "ppo": (
+        "it trains a critic in step with the model, and TRL, whose trainer it was, dropped it after 1.12",
+        "the same rewards without a critic: swift rlhf --rlhf_type rloo --reward_funcs math, or --rlhf_type grpo",
+    )
+}
+"""Methods that people look for here: why there are none, and what to type."""
 
 
 @dataclass(kw_only=True)
-class RLHFArguments(SftArguments):
-    """Train a model to prefer some answers to others: DPO, ORPO, SimPO, CPO or KTO; or a reward model."""
+class RLHFArguments(DistillationOptions, ReinforcementOptions, RolloutOptions, SftArguments):
+    """Train a model on preferences (DPO, ORPO, SimPO, CPO, KTO), on rewards (GRPO, RLOO), from a teacher, or to judge."""
 
-    rlhf_type: str = option("dpo", group=GROUP, choices=(*LOSS_TYPES, REWARD), help="The method; rm is a reward model.")
+    rlhf_type: str = option(
+        "dpo",
+        group=GROUP,
+        choices=(*LOSS_TYPES, *METHODS, REWARD, DISTILLATION),
+        gone=GONE,
+        help="The method; grpo and rloo learn from rewards, rm is a reward model, gkd learns from a teacher.",
+    )
     loss_type: str | None = option(
         None,
         group=GROUP,
-        choices=tuple(dict.fromkeys(name for names in LOSS_TYPES.values() for name in names)),
+        choices=tuple(dict.fromkeys(name for names in (LOSS_TYPES | METHODS).values() for name in names)),
         help="The loss of the method.",
-        none="sigmoid for dpo and cpo; orpo, simpo and kto have their own",
+        none="sigmoid for dpo and cpo; the others have their own",
     )
     beta: float | None = option(
         None,
         group=GROUP,
         minimum=0,
-        help="How much a change of log-probability counts; of ORPO, the weight of the odds ratio.",
-        none="0.1, and 2.0 for simpo",
+        help="How much a change of log-probability counts; of ORPO, the weight of the odds ratio; of GKD, 0 is the "
+        "divergence of the teacher from the student, 1 that of the student from the teacher; of grpo and rloo, the "
+        "weight of the divergence from the reference, 0 is without.",
+        none="0.1, 2.0 for simpo, 0.5 for gkd, 0 for grpo, and 0.05 for rloo",
     )
     label_smoothing: float = option(
         0.0, group=GROUP, minimum=0, maximum=0.5, help="The share of pairs that are taken to be the wrong way round."

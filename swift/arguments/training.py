@@ -84,6 +84,19 @@ class OptimisationOptions:
     use_logits_to_keep: bool = option(
         True, group="Optimisation", help="Where whole logits are needed, make them at supervised positions only."
     )
+    torch_compile: bool = option(
+        False,
+        group="Optimisation",
+        help="Compile the model's layers while they train; minutes at the start, for a step that takes less time.",
+    )
+    torch_compile_backend: str = option(
+        "inductor", group="Optimisation", help="What --torch_compile compiles with, by its name in PyTorch."
+    )
+    use_liger_kernel: bool = option(
+        False,
+        group="Optimisation",
+        help="Liger's kernels for norms, rotary positions and MLPs of the model; needs a CUDA GPU and its package.",
+    )
     seed: int = option(42, group="Optimisation", help="Seed of initialisation, dropout and the order of rows.")
     full_determinism: bool = option(
         False, group="Optimisation", help="Use only deterministic kernels: slower, repeatable on a GPU."

@@ -56,7 +56,7 @@ def convert(info: OptionInfo, said: Said) -> Any:
         value = _scalar(_only(given, info, said), info, said)
     for item in value if info.is_list else [value]:
         for error in check_value(info, item):
-            raise UsageError(error.code, said.where + error.what, fix=error.fix)
+            raise UsageError(error.code, said.where + error.what, why=error.why, fix=error.fix)
     return value
 
 

@@ -63,7 +63,21 @@ class SchemaArguments:
     command: str | None = option(
         None,
         group="Output",
-        choices=("sft", "rlhf", "pt", "infer", "eval", "app-ui", "web-ui", "deploy", "export", "data", "estimate"),
+        choices=(
+            "sft",
+            "rlhf",
+            "pt",
+            "infer",
+            "eval",
+            "app-ui",
+            "web-ui",
+            "deploy",
+            "export",
+            "push",
+            "pull",
+            "data",
+            "estimate",
+        ),
         help="The command whose options are described; the word after `swift schema`.",
         none="it has to be said",
     )

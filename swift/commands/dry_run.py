@@ -23,7 +23,8 @@ from swift.arguments.sft import SftArguments
 from swift.arguments.values import spelt
 from swift.commands.chat import say
 from swift.commands.dry_run_text import describe
-from swift.commands.estimates import Schedule, Size, batches_of, schedule, size_of
+from swift.commands.estimate import sharding_of
+from swift.commands.estimates import Schedule, Size, batches_of, schedule, size_of, with_beside
 from swift.commands.pictures import wants_colour
 from swift.commands.prepare import load_plugins, load_template
 from swift.commands.ready import Data, find_inputs, new_ids, spell_out
@@ -164,16 +165,20 @@ def _check_names(found: Rehearsal) -> None:
 
 def _estimate(found: Rehearsal, training: Seq2SeqTrainingArguments) -> None:
     if found.data is not None:
-        found.schedule = schedule(training, found.data.train, found.processes)
+        models = found.processes // found.args.tensor_parallel_size
+        found.schedule = schedule(training, found.data.train, models)
         with found.gathering():
             if found.resumed is not None:
                 _check_resumed(found, training, found.resumed, found.data)
-    found.unsized = task_of(found.args).unsized(found.args, found.source)
+    task = task_of(found.args)
+    found.unsized = task.unsized(found.args, found.source)
     if found.unsized is None:
         train = found.data.train if found.data is not None else None
-        batch = batches_of(found.args, found.source, training, train).largest
-        sharding = "ddp" if found.processes > 1 else "none"
-        found.size = size_of(found.args, found.source, training, batch, sharding, found.processes)
+        batch = task.batch(found.args, batches_of(found.args, found.source, training, train))
+        models = found.processes // found.args.tensor_parallel_size
+        sharding = sharding_of(found.args, None, models)
+        size = size_of(found.args, found.source, training, batch, sharding, models)
+        found.size = with_beside(size, task.beside(found.args, found.source))
 
 
 def _check_resumed(found: Rehearsal, training: Seq2SeqTrainingArguments, checkpoint: Path, data: Data) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,11 @@ from swift.arguments.help import width
 from swift.commands.estimates import Size
 from swift.commands.pictures import histogram, row_text, row_tokens, size, table
 from swift.commands.ready import Data
+from swift.commands.task import task_of
 from swift.datasets.encode import EncodedDataset, length_statistics
+from swift.datasets.groups import Groups
 from swift.datasets.pack import PackedDataset
+from swift.datasets.prompts import Prompts
 from swift.datasets.stream import Stream
 from swift.templates.template import Template
 
@@ -28,7 +32,7 @@ def describe(found: Rehearsal, colour: bool) -> str:
     """Everything found, for a terminal or a pipe."""
     parts = [_options(found)]
     if found.data is not None and found.template is not None:
-        parts += [_rows(found.data), _sample(found.data, found.template, colour)]
+        parts += [_rows(found.data), _sample(found, found.data, found.template, colour)]
     parts += [_plan(found), [f"to run it:  {found.launch}"]]
     return "\n\n".join("\n".join(part) for part in parts)
 
@@ -70,13 +74,15 @@ def _rows(data: Data) -> list[str]:
         elif isinstance(rows, PackedDataset):
             found = rows.rows.lengths
             lines += [f"  {part}: tokens per row {length_statistics(found)}", *histogram(found), f"  {rows.describe()}"]
-        elif isinstance(rows, EncodedDataset):
+        elif isinstance(rows, EncodedDataset | Groups | Prompts):
             lines += [f"  {part}: tokens per row {length_statistics(rows.lengths)}", *histogram(rows.lengths)]
     return lines
 
 
-def _sample(data: Data, template: Template, colour: bool) -> list[str]:
+def _sample(found: Rehearsal, data: Data, template: Template, colour: bool) -> list[str]:
     inputs = data.example
+    if not isinstance(inputs, Mapping):  # texts of a head, or a prompt
+        return ["One row", textwrap.indent(task_of(found.args).show(template, data), "  ")]
     learnt = sum(label >= 0 for label in inputs["labels"])
     marks = ("in green", "in green") if colour else ("between ⟦ and ⟧", "after a *")
     return [
@@ -96,7 +102,7 @@ def _plan(found: Rehearsal) -> list[str]:
         rows = f"{plan.rows_per_step} rows a step over {found.processes} process{'es' if found.processes > 1 else ''}"
         epochs = f"{plan.epochs:g} epochs, " if plan.epochs is not None else ""
         lines += [f"  steps: {plan.steps:,} ({epochs}{rows})"]
-        if plan.tokens is not None and plan.supervised is not None:
+        if plan.tokens is not None and plan.supervised:
             lines += [f"  tokens: {plan.tokens:,}, of which {plan.supervised:,} are learnt"]
         lines += [
             f"  evaluation: {_often(plan.evaluate_every)}; checkpoint: {_often(plan.save_every)}",

@@ -15,8 +15,8 @@ from swift.arguments.estimate import EstimateArguments
 from swift.arguments.fields import options_of
 from swift.arguments.sft import SftArguments
 from swift.commands.chat import say
+from swift.commands.estimate_text import describe
 from swift.commands.estimates import Batches, Schedule, Size, batches_of, schedule, size_of, unknown_size
-from swift.commands.pictures import size, table
 from swift.commands.prepare import load_plugins, load_template
 from swift.commands.ready import find_inputs, new_ids, read_data, spell_out
 from swift.decide import decide_sft, tidy
@@ -25,13 +25,12 @@ from swift.errors import ConfigError, UsageError
 from swift.estimate import Speed, seconds_of
 from swift.models.load import TORCH_DTYPES, detect_hardware
 from swift.models.source import ModelSource
-from swift.scaling import Cluster, Cost, Link, Traffic, traffic_of
+from swift.scaling import Cluster, Cost, Link, Traffic, tensor_traffic, traffic_of
 from swift.trainers import zero
 from swift.trainers.arguments import Seq2SeqTrainingArguments, training_arguments
 from swift.trainers.speed import measure_speed
 
 GIB = 1 << 30
-PROCESS_BYTES = 600 << 20  # of a CPU's process without any model: Python and its libraries
 ALTERNATIVES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--gradient_checkpointing true", {"gradient_checkpointing": True}),
     ("--dtype bf16", {"dtype": "bf16"}),
@@ -56,10 +55,12 @@ class Estimate:
         speed: what it was computed with.
         plan: how many steps; None without data.
         processes: how many train together.
-        sharding: how they share.
+        degree: how many of them hold one model (`--tensor_parallel_size`).
+        sharding: how those with rows of their own share.
         free: bytes of memory that a process can have; None where that is not known.
         cluster: where the processes are, and what joins them.
         traffic: what each of them sends in a step; None where that is not known.
+        within: what it sends in addition to those with which it holds a model; None likewise.
     """
 
     size: Size
@@ -68,17 +69,30 @@ class Estimate:
     speed: Speed
     plan: Schedule | None
     processes: int
+    degree: int
     sharding: str
     free: int | None
     cluster: Cluster
     traffic: Traffic | None
+    within: Traffic | None
 
     @property
     def cost(self) -> Cost | None:
         """Seconds of a step, of which some go to sending; None where that is not known."""
-        if self.seconds is None or self.traffic is None:
+        if self.seconds is None or self.traffic is None or self.within is None:
             return None
-        return Cost(self.seconds, self.traffic.seconds(self.cluster))
+        model, models = self.cluster.split(self.degree)
+        return Cost(self.seconds, self.traffic.seconds(models), self.within.seconds(model))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory is enough, as far as that is known."""
+        return self.free is None or self.size.memory is None or self.size.memory.total <= self.free
+
+    @property
+    def sent(self) -> int | None:
+        """Bytes that each process sends in a step."""
+        return None if self.traffic is None or self.within is None else self.traffic.bytes + self.within.bytes
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -91,14 +105,15 @@ class Estimate:
             "not_estimated": self.size.unknown,
             "free": self.free,
             "processes": self.processes,
+            "tensor_parallel_size": self.degree,
             "sharding": self.sharding,
             "batch": asdict(self.batches),
             "step": asdict(self.size.step) if self.size.step else None,
             "speed": asdict(self.speed),
             "seconds_per_step": self.seconds,
             "nodes": self.cluster.nodes,
-            "sent_bytes_per_step": self.traffic.bytes if self.traffic else None,
-            "seconds_of_sending": self.cost.send if self.cost else None,
+            "sent_bytes_per_step": self.sent,
+            "seconds_of_sending": self.cost.send + self.cost.wait if self.cost else None,
             "schedule": asdict(self.plan) if self.plan else None,
             "checkpoint_bytes": self.size.checkpoint_bytes,
         }
@@ -114,22 +129,22 @@ def estimate_main(said: EstimateArguments) -> dict[str, Any]:
     names = options_of(SftArguments)
     asked = tidy(SftArguments(**{name: getattr(said, name) for name in names}))
     source = find_inputs(asked)
-    processes = said.processes or processes_asked()
+    processes = said.processes or processes_asked(said.tensor_parallel_size)
     hardware = replace(detect_hardware(), world_size=processes)
     args = decide_sft(spell_out(asked), hardware, source)
     unknown = unknown_size(args, source)
     if unknown is not None:
         raise ConfigError("CONFIG-02", f"nothing is estimated here: {unknown}")
     found = estimate_run(args, source, hardware, said)
-    others = [] if said.json or fits(found) else list(advice(args, source, found))
+    others = [] if said.json or found.fits else list(advice(args, source, found))
     say(json.dumps(found.to_json()) if said.json else "\n".join(describe(found, args, others)))
     return found.to_json()
 
 
-def processes_asked() -> int:
-    """How many processes the environment asks for."""
+def processes_asked(least: int = 1) -> int:
+    """How many processes the environment asks for; `least` where it does not say."""
     plan = dist.plan_launch(os.environ)
-    return plan.processes * plan.nodes if plan else 1
+    return plan.processes * plan.nodes if plan else least
 
 
 def nodes_asked() -> int:
@@ -139,7 +154,19 @@ def nodes_asked() -> int:
 
 
 def sharding_of(args: SftArguments, said: str | None, processes: int) -> str:
-    """What processes split, by what the options say."""
+    """What processes split, by what the options say.
+
+    Args:
+        args: the decided options.
+        said: what is said instead; None leaves it to the options.
+        processes: how many there are with rows of their own.
+
+    Raises:
+        ConfigError: parts of models that are cut cannot be split further.
+    """
+    if args.tensor_parallel_size > 1 and said not in (None, "none", "ddp"):
+        what = f"--tensor_parallel_size {args.tensor_parallel_size} does not go with --sharding {said}"
+        raise ConfigError("CONFIG-02", what, fix="drop one of the two")
     if said is not None or processes < 2:
         return said or "none"
     if args.fsdp:
@@ -158,34 +185,41 @@ def estimate_run(
         hardware: how many train together, and the memory that is free.
         said: how they share, and what device it is, where that is another one than here.
     """
-    processes = hardware.world_size
+    degree = args.tensor_parallel_size
+    models = hardware.world_size // degree
     training = training_arguments(args)
-    batches, plan = _batches(args, source, training, processes)
-    sharding = sharding_of(args, said.sharding if said else None, processes)
-    found = size_of(args, source, training, batches.largest, sharding, processes)
+    batches, plan = _batches(args, source, training, models)
+    sharding = sharding_of(args, said.sharding if said else None, models)
+    found = size_of(args, source, training, batches.largest, sharding, models)
     speed = _speed(args, hardware, said)
     seconds = None
     if found.step is not None:
         seconds = seconds_of(found.step, speed, training.gradient_accumulation_steps, batches.share)
     free = round(said.memory_gib * GIB) if said and said.memory_gib else hardware.memory
     cluster = cluster_of(hardware, said or EstimateArguments())
-    traffic = None
+    traffic = within = None
     if found.step is not None:
         parts = -(-found.step.weights // max(found.step.layer, 1))
-        traffic = traffic_of(found.step, sharding, processes, training.gradient_accumulation_steps, parts)
-    return Estimate(found, batches, seconds, speed, plan, processes, sharding, free, cluster, traffic)
+        accumulated = training.gradient_accumulation_steps
+        traffic = traffic_of(found.step, sharding, models, accumulated, parts)
+        within = tensor_traffic(found.step, accumulated)
+    processes = hardware.world_size
+    return Estimate(found, batches, seconds, speed, plan, processes, degree, sharding, free, cluster, traffic, within)
 
 
 def cluster_of(hardware: Hardware, said: EstimateArguments) -> Cluster:
     """Where the processes are.
 
     Raises:
-        UsageError: they cannot be spread evenly.
+        UsageError: they cannot be spread evenly, or nothing joins them.
     """
     processes, nodes = hardware.world_size, said.nodes or nodes_asked()
     if processes % nodes:
         what = f"{processes} processes cannot be spread evenly over --nodes {nodes}"
         raise UsageError("USAGE-02", what, fix=f"--processes {nodes * (processes // nodes + 1)}")
+    if nodes > 1 and not said.network_bandwidth:
+        what = "--network_bandwidth 0: machines that send nothing cannot train together"
+        raise UsageError("USAGE-02", what, fix="--network_bandwidth 50")
     inside = said.link_bandwidth or (300.0 if hardware.accelerator else 5.0)
     return Cluster(processes, nodes, Link(inside * 1e9, LATENCY), Link(said.network_bandwidth * 1e9, LATENCY))
 
@@ -211,18 +245,14 @@ def _speed(args: SftArguments, hardware: Hardware, said: EstimateArguments | Non
     return Speed(tflops * 1e12 if tflops else here.flops, bandwidth * 1e9 if bandwidth else here.bytes)
 
 
-def fits(found: Estimate) -> bool:
-    """Whether the memory is enough, as far as that is known."""
-    return found.free is None or found.size.memory is None or found.size.memory.total <= found.free
-
-
 def advice(args: SftArguments, source: ModelSource, found: Estimate) -> Iterator[tuple[str, int, float]]:
     """The flags that save most memory, at most three: each with the bytes it leaves and the seconds of a step."""
     assert found.size.memory is not None
     tried: list[tuple[str, int, float]] = []
     for flag, changed, batches in _changes(args, found.batches):
         training = training_arguments(changed)
-        other = size_of(changed, source, training, batches.largest, found.sharding, found.processes)
+        models = found.processes // found.degree
+        other = size_of(changed, source, training, batches.largest, found.sharding, models)
         if other.step is None or other.memory is None or other.memory.total >= found.size.memory.total:
             continue
         seconds = seconds_of(other.step, found.speed, training.gradient_accumulation_steps, batches.share)
@@ -251,83 +281,3 @@ def _changes(args: SftArguments, batches: Batches) -> Iterator[tuple[str, SftArg
     if half:
         shorter = replace(largest, tokens=half, supervised=max(largest.supervised // 2, 1))
         yield f"--max_length {half}", replace(args, max_length=half), replace(batches, largest=shorter)
-
-
-# In words
-
-
-def describe(found: Estimate, args: SftArguments, others: list[tuple[str, int, float]]) -> list[str]:
-    """What was found, for a terminal or a pipe."""
-    sizes = found.size
-    share = 100 * sizes.trainable / max(sizes.parameters, 1)
-    lines = [f"parameters: {sizes.parameters:,}, of which {sizes.trainable:,} train ({share:.3g} %)"]
-    lines += memory_lines(found, args)
-    lines += time_lines(found)
-    if others:
-        lines += ["what would need least memory:", *advice_lines(found, others)]
-    return lines
-
-
-def memory_lines(found: Estimate, args: SftArguments) -> list[str]:
-    """Memory by part, for the largest batch."""
-    memory, largest = found.size.memory, found.batches.largest
-    if memory is None:
-        return [f"memory: not estimated, {found.size.unknown}"]
-    many = f"each of {found.processes} processes ({found.sharding})" if found.processes > 1 else "the process"
-    looked = "the largest batch" if found.batches.known else "a batch as large as the options allow"
-    rows = f"{largest.rows} {'row' if largest.rows == 1 else 'rows'} of {largest.tokens:,} tokens"
-    again = "computed twice" if args.gradient_checkpointing else "kept"
-    lines = [f"memory of {many} at the height of a step, for {looked}: {rows}; activations are {again}"]
-    parts = [(name, size(count)) for name, count in memory.parts().items() if count]
-    lines += table([*parts, ("in all", size(memory.total))])
-    if not torch.cuda.is_available():
-        lines.append(f"  and about {size(PROCESS_BYTES)} for Python and its libraries")
-    if found.free is not None:
-        lines.append(f"  free: {size(found.free)}" + ("" if fits(found) else ", which is not enough"))
-    return lines
-
-
-def time_lines(found: Estimate) -> list[str]:
-    """Time of a step and of the run."""
-    step, speed = found.size.step, found.speed
-    if step is None or found.seconds is None:
-        return ["time: not estimated"]
-    work = f"{step.flops / 1e9:,.0f} GFLOP at {speed.flops / 1e9:,.0f} a second"
-    moved = f"{step.moved / 1e9:.3g} GB moved at {speed.bytes / 1e9:.3g} a second"
-    apart = " of computing" if found.processes > 1 else ""
-    lines = [f"time of a step: {clock(found.seconds)}{apart} (of the largest batch {work}, {moved})"]
-    if found.processes > 1:
-        lines += sending_lines(found)
-    if found.plan is not None:
-        lines.append(f"time of the run: {clock(found.seconds * found.plan.steps)} for {found.plan.steps:,} steps")
-    return lines
-
-
-def sending_lines(found: Estimate) -> list[str]:
-    """What processes send in a step, and what it makes of its time."""
-    cost, traffic, cluster = found.cost, found.traffic, found.cluster
-    assert cost is not None
-    assert traffic is not None
-    where = f"over {cluster.nodes} machines" if cluster.nodes > 1 else "on one machine"
-    low, high = (f"{100 * share:.0f}" for share in cost.efficiency)
-    return [
-        f"each of {found.processes} processes {where} sends {traffic.bytes / 1e9:.3g} GB in a step: "
-        f"{clock(cost.send)} at {cluster.slowest.bandwidth / 1e9:.3g} GB a second",
-        f"  a step takes {clock(cost.best)} where that goes on meanwhile, {clock(cost.worst)} where it does not: "
-        f"{low} to {high} % of the time is computing",
-    ]
-
-
-def advice_lines(found: Estimate, others: list[tuple[str, int, float]]) -> list[str]:
-    """Flags with what they leave of memory and make of time."""
-    return table([(flag, size(count), f"{clock(seconds)} a step") for flag, count, seconds in others])
-
-
-def clock(seconds: float) -> str:
-    """A time, as people say it."""
-    if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -23,6 +23,10 @@ from swift.estimate import Memory, Step, memory_of
 from swift.models.load import TORCH_DTYPES
 from swift.models.outline import outline_model
 from swift.models.source import ModelSource
+from swift.parallel.cuts import whole_shape
+from swift.parallel.groups import imagine_group
+from swift.parallel.lora import cut_lora
+from swift.parallel.plan import cut_model
 from swift.trainers.arguments import Seq2SeqTrainingArguments
 from swift.trainers.batches import GROUPED, Grouped, TokenBatches, lengths_of
 from swift.trainers.lisa import Lisa
@@ -59,11 +63,11 @@ class Size:
     """Parameters, and the bytes that a process needs.
 
     Attributes:
-        parameters: of the model with its tuner.
+        parameters: of the model with its tuner, however many processes hold it.
         trainable: those that train.
-        weight_bytes: of all parameters.
-        gradient_bytes: of all gradients at once.
-        optimiser_bytes: its states; None where they are not known.
+        weight_bytes: of all parameters that a process holds.
+        gradient_bytes: of all gradients of them at once.
+        optimiser_bytes: its states for them; None where they are not known.
         checkpoint_bytes: on the disk; None likewise.
         batch: the largest there is.
         step: what a step on it needs; None where shapes alone do not tell.
@@ -226,32 +230,44 @@ def size_of(
         training: the trainer's arguments for them.
         batch: the shape that a step is gone through with; None goes through none.
         sharding: how processes share, as `swift.estimate.memory_of` has it.
-        processes: how many train together.
+        processes: how many train together, each with rows of its own.
 
     Raises:
         SwiftError: the model's config or the tuner's options do not fit.
     """
-    outline = outline_model(source, TORCH_DTYPES[args.dtype])
+    outline, degree = outline_model(source, TORCH_DTYPES[args.dtype]), args.tensor_parallel_size
+    if degree > 1:
+        cut_model(outline, imagine_group(degree))
     model = add_tuner(replace(args, init_lora_weights="true"), outline, source)  # how it starts changes no size
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    cut_lora(model)
+    trainable = sum(whole_shape(p).numel() for p in model.parameters() if p.requires_grad)
     if training.lisa_activated_layers:
         Lisa(model, training.lisa_activated_layers, training.lisa_step_interval, training.seed).activate(0)
     every = list(model.parameters())
-    gradients = _bytes(p for p in every if p.requires_grad)
+    trains = [p for p in every if p.requires_grad]
+    gradients, whole_gradients = _bytes(trains), _whole_bytes(trains)
     optimiser = 2 * gradients if OptimizerNames(training.optim).value in ADAM and not training.own_optim else None
     size = Size(
-        parameters=sum(p.numel() for p in every),
+        parameters=sum(whole_shape(p).numel() for p in every),
         trainable=trainable,
         weight_bytes=_bytes(every),
         gradient_bytes=gradients,
         optimiser_bytes=optimiser,
         checkpoint_bytes=None,
     )
-    saved = _bytes(every) if args.sft_type == "full" else gradients
+    saved = _whole_bytes(every) if args.sft_type == "full" else whole_gradients
     if batch is not None:
         size = _with_step(size, model, training, batch, sharding, processes)
     states = 0 if training.save_only_model else size.optimiser_bytes
-    return replace(size, checkpoint_bytes=None if states is None else saved + states)
+    if states is not None:
+        size = replace(size, checkpoint_bytes=saved + round(states * whole_gradients / max(gradients, 1)))
+    return size
+
+
+def with_beside(size: Size, count: int) -> Size:
+    """The same with so many bytes of other models, which each process holds whole."""
+    memory = size.memory and replace(size.memory, weights=size.memory.weights + count)
+    return replace(size, weight_bytes=size.weight_bytes + count, memory=memory)
 
 
 def _with_step(
@@ -271,3 +287,8 @@ def _with_step(
 
 def _bytes(parameters: Iterable[nn.Parameter]) -> int:
     return sum(p.numel() * p.element_size() for p in parameters)
+
+
+def _whole_bytes(parameters: Iterable[nn.Parameter]) -> int:
+    """Of all processes that hold a model together."""
+    return sum(whole_shape(p).numel() * p.element_size() for p in parameters)

@@ -19,7 +19,7 @@ from swift.arguments.fields import to_json
 from swift.arguments.reading import read_arguments
 from swift.commands.chosen import load_plugin
 from swift.commands.eval_models import Subject, find_subjects, local, remote, serving, token
-from swift.commands.eval_sets import find_sets, read_items
+from swift.commands.eval_sets import custom_sets, find_sets, named_sets, read_items
 from swift.commands.infer import label_of
 from swift.commands.prepare import load_template, load_tuned_model
 from swift.decide import tidy
@@ -194,28 +194,36 @@ def _with_harness(args: EvalArguments) -> list[dict[str, Any]]:
 def _with_scope(args: EvalArguments) -> list[dict[str, Any]]:
     """Let EvalScope ask a server: the one that is named, or one of each model on this machine."""
     scope.check_package()
+    find_sets(args)  # which refuses what cannot be read
+    tasks = scope.tasks(named_sets(args), custom_sets(args), args.eval_few_shot)
     directory = results.open_directory(args.eval_output_dir, args.name)
-    sampled = args.do_sample and args.temperature > 0
-    generation: dict[str, Any] = {"max_tokens": args.max_new_tokens, "temperature": args.temperature if sampled else 0}
     found = []
     for subject in find_subjects(args):
+        place, reports = directory / results.plain_name(subject.name), {}
         with serving(args, subject) as (url, name):
-            said = scope.settings(
-                url,
-                name,
-                token(args),
-                find_sets(args).specs,
-                directory=directory / results.plain_name(subject.name),
-                few_shot=args.eval_few_shot,
-                limit=args.eval_limit,
-                at_once=args.eval_nproc,
-                seed=args.seed,
-                generation=generation,
-            )
-            found.append({"model": subject.name, "datasets": scope.run(said)})
+            for task in tasks:
+                said = scope_settings(args, url, name, task, place / results.plain_name(task.name or ""))
+                reports |= scope.run(said, task.name)
+        found.append({"model": subject.name, "datasets": reports})
     storage.write_json(directory / "results.json", {"options": to_json(args), "models": found})
     logger.info(f"results: {directory}")
     return found
+
+
+def scope_settings(args: EvalArguments, url: str, name: str, task: scope.Task, directory: Path) -> dict[str, Any]:
+    """What EvalScope is told of one task on one model."""
+    sampled = args.do_sample and args.temperature > 0
+    return scope.settings(
+        url,
+        name,
+        token(args),
+        task,
+        directory=directory,
+        limit=args.eval_limit,
+        at_once=args.eval_nproc,
+        seed=args.seed,
+        generation={"max_tokens": args.max_new_tokens, "temperature": args.temperature if sampled else 0},
+    )
 
 
 def _finish(

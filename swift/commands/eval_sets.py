@@ -31,14 +31,23 @@ class Sets:
 
 def find_sets(args: EvalArguments) -> Sets:
     """The data sets that the options name."""
-    specs = [*args.eval_dataset, *([] if args.val_dataset else args.dataset), *args.val_dataset]
-    sets = Sets([spec for spec in specs if spec != NO_DATA])
-    if args.custom_eval_config:
-        for entry in _read_config(Path(args.custom_eval_config).expanduser()):
-            _add_custom(sets, entry, args.eval_few_shot)
+    sets = Sets(named_sets(args))
+    for entry in custom_sets(args):
+        _add_custom(sets, entry, args.eval_few_shot)
     if not sets.specs and not (args.load_dataset_config and args.ckpt_dir):
         raise UsageError("USAGE-03", "there is no data set to measure on", fix="--eval_dataset rows.jsonl")
     return sets
+
+
+def named_sets(args: EvalArguments) -> list[str]:
+    """The data sets that options name one by one."""
+    specs = [*args.eval_dataset, *([] if args.val_dataset else args.dataset), *args.val_dataset]
+    return [spec for spec in specs if spec != NO_DATA]
+
+
+def custom_sets(args: EvalArguments) -> list[dict[str, Any]]:
+    """The data sets of --custom_eval_config, as they stand there."""
+    return _read_config(Path(args.custom_eval_config).expanduser()) if args.custom_eval_config else []
 
 
 def _read_config(path: Path) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ STAGES = (
         "--to_gguf q8_0",
         lambda args: bool(args.to_gguf),
         "swift.commands.to_gguf:to_gguf",
-        check="swift.commands.to_gguf:check_package",
+        check="swift.commands.to_gguf:check_before",
     ),
     Stage(
         "--quant_bits 4",

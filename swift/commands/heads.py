@@ -22,6 +22,7 @@ from swift.commands.task import Task
 from swift.datasets.groups import Group
 from swift.decide import decide_sft, only_for_text
 from swift.dist import Hardware
+from swift.distillation.decide import only_for_gkd
 from swift.errors import ConfigError, raise_all
 from swift.heads.batch import collate
 from swift.heads.files import Head, default_problem
@@ -30,6 +31,7 @@ from swift.heads.model import loading, settle
 from swift.heads.rows import encode_groups
 from swift.heads.trainer import HeadTrainer
 from swift.models.source import ModelSource
+from swift.reinforcement.decide import only_for_rewards
 from swift.templates.template import Template
 from swift.templates.tokens import safe_decode
 from swift.trainers import saving
@@ -142,9 +144,8 @@ def decide_rewards(said: RLHFArguments, hardware: Hardware, source: ModelSource)
     preference = [info for info in options_of(RLHFArguments).values() if info.group == GROUP and info.name not in own]
     names = [info.name for info in preference if getattr(said, info.name) != info.default]
     names += only_for_text(decided) + ["loss_name"] * bool(said.loss_name)
-    raise_all(
-        [ConfigError("CONFIG-02", f"--{name} has no meaning for a reward model", fix="drop it") for name in names]
-    )
+    without = [ConfigError("CONFIG-02", f"--{name} has no meaning for a reward model", fix="drop it") for name in names]
+    raise_all([*without, *only_for_gkd(said), *only_for_rewards(said)])
     return decided
 
 

@@ -104,7 +104,7 @@ def _decide(args: InferArguments | ExportArguments, device_map: str | None) -> M
     if not said and args.ckpt_dir is None:
         raise UsageError("USAGE-03", "merging needs a checkpoint", fix="--ckpt_dir <run>/checkpoint-<step>")
     first = replace(args, ckpt_dir=said[0][0]) if said else args
-    wanted = from_checkpoint(tidy(first))
+    wanted = replace(from_checkpoint(tidy(first)), dtype=args.dtype)  # the base's, whatever it was trained in
     if device_map and not wanted.merge_device_map:
         wanted = replace(wanted, merge_device_map=device_map)
     directory = Path(str(wanted.ckpt_dir))
@@ -186,6 +186,7 @@ def _stream(merge: Merge) -> None:
         _check_base(merge, base, adapter)
     dtype = tensors.named_dtype(merge.args.dtype) if merge.args.dtype != "AUTO" else None
     wanted = plan.make(base, several, dtype, new_tokens.read(merge.checkpoint))
+    storage.sweep(merge.output.parent)
     storage.check_free(merge.output.parent, int(HEADROOM * wanted.bytes))
     digests: dict[str, str] = {}
     with storage.staged_directory(merge.output, {"base": str(source.path)}, digests) as stage:

@@ -208,29 +208,39 @@ def answers(source: ModelSource, rows: Sequence[Row]) -> Answers | None:
     hardware = detect_hardware()
     device = "auto" if hardware.accelerator else None
     model = load_model(source, default_dtype(source, hardware), device_map=device).eval()
-    likeliest, losses = [], []
-    with torch.inference_mode():
-        for ids, labels in rows:
-            ids_1T = torch.tensor([ids], device=model.device)
-            labels_T = torch.tensor(labels[1:], device=model.device)
-            learnt_T = labels_T >= 0
-            logits_NV = model(input_ids=ids_1T).logits[0, :-1][learnt_T].float()
-            likeliest.append(logits_NV.argmax(-1).cpu())
-            losses.append(torch.nn.functional.cross_entropy(logits_NV, labels_T[learnt_T], reduction="none").cpu())
+    found = answers_of(model, rows)
     del model
     gc.collect()
+    return found
+
+
+@torch.inference_mode()
+def answers_of(model: Any, rows: Sequence[Row]) -> Answers:
+    """What a loaded model says to rows."""
+    likeliest, losses = [], []
+    for ids, labels in rows:
+        ids_1T = torch.tensor([ids], device=model.device)
+        labels_T = torch.tensor(labels[1:], device=model.device)
+        learnt_T = labels_T >= 0
+        logits_NV = model(input_ids=ids_1T).logits[0, :-1][learnt_T].float()
+        likeliest.append(logits_NV.argmax(-1).cpu())
+        losses.append(torch.nn.functional.cross_entropy(logits_NV, labels_T[learnt_T], reduction="none").cpu())
     return Answers(torch.cat(likeliest), float(torch.cat(losses).mean()))
+
+
+def same(one: Answers, other: Answers) -> float:
+    """The share of learnt tokens whose place has the same likeliest token."""
+    return float((one.likeliest == other.likeliest).float().mean())
 
 
 def _compared(rows: Rows, before: Answers | None, after: Answers | None) -> dict[str, Any]:
     if before is None or after is None:
         return {"measured_on": None, "perplexity_before": None, "perplexity": None, "agreement": None}
-    agreement = float((before.likeliest == after.likeliest).float().mean())
     return {
         "measured_on": {"rows": len(rows.measured), "tokens": len(before.likeliest), "held_out": rows.held_out},
         "perplexity_before": round(before.perplexity, 4),
         "perplexity": round(after.perplexity, 4),
-        "agreement": round(agreement, 4),
+        "agreement": round(same(before, after), 4),
     }
 
 

@@ -28,6 +28,10 @@ FORMAT = 1
 CURVE = ("loss", "grad_norm", "learning_rate", "eval_loss")
 WEIGHTS = (".safetensors",)
 FACTS = ("world_size", "devices", "versions", "data", "template", "order")
+KINDS: dict[str, Any] = {
+    "arguments": dict, "world_size": int, "devices": list, "versions": dict, "data": dict, "template": dict,
+    "order": str | None, "curve": list, "weights": dict,
+}  # fmt: skip
 
 
 def write_receipt(
@@ -107,9 +111,11 @@ def read_receipt(said: str) -> dict[str, Any]:
         receipt = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError("RECEIPT-01", f"{path} is not JSON: {error}") from None
-    lacking = [name for name in ("arguments", "curve", "weights", *FACTS) if name not in receipt]
-    if not isinstance(receipt, dict) or receipt.get("format") != FORMAT or lacking:
-        raise DataError("RECEIPT-01", f"{path} is not a receipt of this version", why=f"it lacks {lacking}")
+    if not isinstance(receipt, dict) or receipt.get("format") != FORMAT:
+        raise DataError("RECEIPT-01", f"{path} is not a receipt of this version", why=f'it has no "format": {FORMAT}')
+    lacking = [name for name, kind in KINDS.items() if name not in receipt or not isinstance(receipt[name], kind)]
+    if lacking:
+        raise DataError("RECEIPT-01", f"{path} is not a receipt", why=f"it lacks {', '.join(lacking)}")
     return receipt
 
 

@@ -43,7 +43,7 @@ def rerun_main(args: RerunArguments) -> dict[str, Any]:
         return {}
     now = read_receipt(str(Path(said.output_dir) / RECEIPT))
     found = compare(then, now)
-    sys.stdout.write(f"{json.dumps(found) if args.json else describe(found, now)}\n")
+    sys.stdout.write(f"{json.dumps(found) if args.json else describe(found)}\n")
     if not found["identical"]:
         raise InternalError(
             "RUN-03", f"the run was repeated and gave other numbers: {found['difference']}", why=_why(found)
@@ -86,7 +86,7 @@ def compare(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def describe(found: dict[str, Any], now: dict[str, Any]) -> str:
+def describe(found: dict[str, Any]) -> str:
     """The outcome, in lines."""
     changed = [f"{name}: was {then}, is {is_now}" for name, (then, is_now) in found["changed"].items()]
     files = f"{found['weights']} file(s) of weights" if found["weights"] else "no weights were saved"

@@ -11,16 +11,18 @@ import torch
 
 from swift.arguments.reading import command_words, read_arguments
 from swift.arguments.rlhf import RLHFArguments
-from swift.commands.estimates import unknown_size
+from swift.commands.estimates import Batches
 from swift.commands.prepare import find_source
 from swift.commands.ready import Data, load_base, read_data
 from swift.commands.task import Task, task_of
 from swift.commands.training import train
 from swift.datasets.encode import EncodedDataset
 from swift.log import get_logger
+from swift.models.load import TORCH_DTYPES
+from swift.models.outline import outline_model
 from swift.models.source import ModelSource
 from swift.preference.batches import Collator
-from swift.preference.decide import decide_rlhf, names_reference, wants_second_model
+from swift.preference.decide import decide_rlhf, names_reference
 from swift.preference.encode import PreferenceEncoder, answers_of
 from swift.preference.losses import needs_reference, settings_of
 from swift.preference.reference import Reference, check_stays
@@ -28,6 +30,7 @@ from swift.preference.rows import PreferenceRows
 from swift.preference.sharing import why_not_shared
 from swift.preference.trainer import Method, PreferenceTrainer
 from swift.templates.template import Template
+from swift.trainers.simulated import Batch
 
 logger = get_logger()
 
@@ -102,23 +105,37 @@ def source_pad(model: Any) -> int:
 
 def find_reference(args: RLHFArguments, source: ModelSource, model: torch.nn.Module) -> Reference | None:
     """What changes are measured against, `model` not being trained yet; None where the loss has nothing to measure."""
-    if not needs_reference(args):
-        return None
-    if not wants_second_model(args):
+    return make_reference(args, source, model) if needs_reference(args) else None
+
+
+def make_reference(args: RLHFArguments, source: ModelSource, model: torch.nn.Module) -> Reference:
+    """What the options say that changes are measured against, `model` not being trained yet."""
+    if not is_whole(args) and not names_reference(args):
         check_stays(model, args.init_lora_weights)
         return Reference()
     if not names_reference(args):
         logger.info("reference: a copy of the model as it is now")
         return Reference(copy.deepcopy(model))
-    named = replace(
-        args,
-        model_id_or_path=args.ref_model_id_or_path,
-        model_type=args.ref_model_type,
-        model_revision=args.ref_model_revision,
-    )
-    other = find_source(named)
+    other = named_reference(args)
     logger.info(f"reference: {other.path}")
     return Reference(load_base(args, other))
+
+
+def is_whole(args: RLHFArguments) -> bool:
+    """Whether the model itself trains, so that nothing of it can be turned off."""
+    return args.sft_type == "full" and not args.tuner
+
+
+def named_reference(args: RLHFArguments) -> ModelSource:
+    """The model that is named to measure against."""
+    return find_source(
+        replace(
+            args,
+            model_id_or_path=args.ref_model_id_or_path,
+            model_type=args.ref_model_type,
+            model_revision=args.ref_model_revision,
+        )
+    )
 
 
 def describe(args: RLHFArguments, method: Method) -> str:
@@ -145,9 +162,22 @@ def know_reference(args: RLHFArguments, trainer: PreferenceTrainer) -> None:
         trainer.know_reference(args.precompute_ref_batch_size)
 
 
-def unsized(args: RLHFArguments, source: ModelSource) -> str | None:
-    """Why memory and disk cannot be estimated; None where they can."""
-    return unknown_size(args, source) or "a step on answers with their reference is none that is gone through here"
+def answers_at_once(args: RLHFArguments, batches: Batches) -> Batch:
+    """The answers of a batch: those of a pair are two rows, which are taken to be equally long."""
+    rows = batches.largest
+    if args.rlhf_type == "kto":
+        return rows
+    if batches.known:
+        return replace(rows, rows=2 * rows.rows, tokens=-(-rows.tokens // 2), padded=True)
+    return replace(rows, rows=2 * rows.rows, supervised=2 * rows.supervised, padded=True)
+
+
+def reference_bytes(args: RLHFArguments, source: ModelSource) -> int:
+    """What a reference takes that is a model of its own."""
+    if not needs_reference(args) or not (is_whole(args) or names_reference(args)):
+        return 0
+    model = outline_model(named_reference(args) if names_reference(args) else source, TORCH_DTYPES[args.dtype])
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 RLHF = Task(
@@ -160,5 +190,6 @@ RLHF = Task(
     further=further,
     before=know_reference,
     of_verb=("rlhf_type",),
-    unsized=unsized,
+    batch=answers_at_once,
+    beside=reference_bytes,
 )

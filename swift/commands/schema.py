@@ -18,6 +18,7 @@ from swift.arguments.eval import EvalArguments
 from swift.arguments.export import ExportArguments
 from swift.arguments.fields import OptionInfo, options_of
 from swift.arguments.help import first_line
+from swift.arguments.hub import PullArguments, PushArguments
 from swift.arguments.infer import InferArguments
 from swift.arguments.pt import PtArguments
 from swift.arguments.rlhf import RLHFArguments
@@ -37,6 +38,8 @@ CLASSES: dict[str, type] = {
     "web-ui": WebUIArguments,
     "deploy": DeployArguments,
     "export": ExportArguments,
+    "push": PushArguments,
+    "pull": PullArguments,
     "data": DataArguments,
     "estimate": EstimateArguments,
 }

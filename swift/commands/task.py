@@ -14,15 +14,17 @@ from typing import Any
 import torch
 
 from swift.arguments.pt import PtArguments
+from swift.arguments.reinforcement import METHODS
 from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
-from swift.commands.estimates import unknown_size
+from swift.commands.estimates import Batches, unknown_size
 from swift.commands.ready import Data, add_tuner, load_base, read_data
 from swift.decide import decide_sft
 from swift.dist import Hardware
 from swift.models.source import ModelSource
 from swift.parallel.lora import cut_lora
 from swift.templates.template import Template
+from swift.trainers.simulated import Batch
 from swift.trainers.tensor_parallel import trainer_of
 from swift.trainers.trainer import Seq2SeqTrainer
 
@@ -46,6 +48,16 @@ def nothing_before(args: Any, trainer: Any) -> None:
     """Train at once."""
 
 
+def largest(args: Any, batches: Batches) -> Batch:
+    """What goes through the model at once, of a step's largest batch: its rows."""
+    return batches.largest
+
+
+def nothing_beside(args: Any, source: ModelSource) -> int:
+    """There is one model."""
+    return 0
+
+
 @dataclass(frozen=True)
 class Task:
     """A kind of training; the defaults are those of `swift sft`.
@@ -63,6 +75,8 @@ class Task:
         before: what is left to do with the trainer before it trains.
         of_verb: options that short names of the command set.
         unsized: why memory and disk of a run cannot be estimated; None where they can.
+        batch: what goes through the model at once.
+        beside: bytes of other models that a process holds whole.
     """
 
     verb: str
@@ -76,6 +90,8 @@ class Task:
     before: Callable[[Any, Any], None] = nothing_before
     of_verb: tuple[str, ...] = ()
     unsized: Callable[[Any, ModelSource], str | None] = unknown_size
+    batch: Callable[[Any, Batches], Batch] = largest
+    beside: Callable[[Any, ModelSource], int] = nothing_beside
 
 
 TASKS: dict[str, tuple[type[SftArguments], str]] = {
@@ -84,6 +100,10 @@ TASKS: dict[str, tuple[type[SftArguments], str]] = {
     "pt": (PtArguments, "swift.commands.pt:PT"),
 }
 """Verb -> the class of its options, and where its task stands."""
+
+OF_METHOD = {"rm": "swift.commands.heads:REWARDS", "gkd": "swift.commands.gkd:GKD"}
+OF_METHOD |= dict.fromkeys(METHODS, "swift.commands.reinforcement:REINFORCEMENT")
+"""Methods of `swift rlhf` that are tasks of their own, and where these stand."""
 
 
 def find_task(verb: str) -> Task:
@@ -94,8 +114,9 @@ def find_task(verb: str) -> Task:
 
 def task_of(args: SftArguments) -> Task:
     """The task whose options these are."""
-    if isinstance(args, RLHFArguments) and args.rlhf_type == "rm":
-        return import_module("swift.commands.heads").REWARDS
+    if isinstance(args, RLHFArguments) and args.rlhf_type in OF_METHOD:
+        module, _, name = OF_METHOD[args.rlhf_type].partition(":")
+        return getattr(import_module(module), name)
     if args.task_type != "causal_lm":
         return import_module("swift.commands.heads").HEADS
     return find_task(next((verb for verb, (cls, _) in TASKS.items() if type(args) is cls), "sft"))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from swift.arguments.pt import TextOptions
+from swift.arguments.reinforcement import METHODS
 from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.datasets.encode import EncodedDataset
 from swift.datasets.ledger import Ledger, Part
 from swift.datasets.pieces import SPLIT, Joined, Pieces
+from swift.datasets.prompts import PROMPT_FORMATS
 from swift.datasets.retrieval import HEAD_FORMATS, WITH_NUMBERS
 
 
@@ -17,6 +19,8 @@ def how_texts_are_read(args: SftArguments) -> dict[str, Any]:
     """What of the options `how_to_read` is told."""
     if isinstance(args, RLHFArguments) and args.rlhf_type == "rm":
         return {"formats": WITH_NUMBERS}
+    if isinstance(args, RLHFArguments) and args.rlhf_type in METHODS:
+        return {"answers": False, "formats": PROMPT_FORMATS}
     if args.task_type != "causal_lm":
         return {"answers": False, "formats": HEAD_FORMATS}
     if not isinstance(args, TextOptions):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -12,12 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from swift import storage
 from swift.arguments.export import ExportArguments
 from swift.commands import merge_files
 from swift.commands.chosen import from_checkpoint, load_plugins
+from swift.commands.gguf_tokenizer import THEIRS, write_tokenizer
 from swift.commands.prepare import find_source, load_template
+from swift.commands.verify_merge import PROBES, agreement, difference, logits
 from swift.decide import decide_template, tidy
 from swift.errors import ConfigError, DataError, MissingPackageError, UsageError
 from swift.inference.modelfile import write_modelfile
@@ -34,17 +36,20 @@ logger = get_logger()
 LAYOUTS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # by the model's type
 # By how much logits may differ from the model's own, relative to the largest, and what each type stores.
 LARGEST = {"f32": 1e-3, "f16": 1e-2, "bf16": 1e-1, "q8_0": 2e-1, "q4_0": math.inf}
-# How a tokenizer cuts text before it looks for pairs, by what its rule begins with, as llama.cpp calls it.
-CUTS = {
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|": "qwen2",
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|": "llama-bpe",
-}
-PROBE = "What is the capital of France? 你好。 def add(a, b):"
+WIDTHS = {"F32": np.float32, "F16": np.float16}  # of types whose numbers numpy knows
+ROTATIONS = "rope_freqs.weight"
 
 
-def check_package(args: ExportArguments) -> None:
-    """Raise MissingPackageError where GGUF cannot be written."""
+def check_before(args: ExportArguments) -> None:
+    """See, before anything is merged, whether GGUF can be written.
+
+    Raises:
+        MissingPackageError: its package is not there.
+        ConfigError: it has no layout for this kind of model.
+    """
     _package()
+    if not (args.adapters or args.from_sharded):
+        _layout(find_source(from_checkpoint(tidy(args))))
 
 
 def to_gguf(args: ExportArguments) -> str:
@@ -68,6 +73,7 @@ def to_gguf(args: ExportArguments) -> str:
         raise ConfigError(
             "CONFIG-02", f"{output} exists already", fix="--replace_if_exists true, or another --output_dir"
         )
+    storage.sweep(output.parent)
     name = f"{source.path.name}-{kind}.gguf"
     with storage.staged_directory(output, {"base": str(source.path)}) as stage:
         began = time.monotonic()
@@ -96,23 +102,19 @@ def _output_of(args: ExportArguments, source: ModelSource) -> Path:
 def write(source: ModelSource, template: Template, file: Path, kind: str) -> None:
     """Write a model into a GGUF file, one tensor in memory at a time."""
     gguf = _package()
-    config, arch = source.config, LAYOUTS.get(str(source.config.get("model_type")))
-    if arch is None:
-        what = f"a {config.get('model_type')} model cannot be written as GGUF yet"
-        raise ConfigError("CONFIG-02", what, fix=f"llama.cpp's own converter; here: {', '.join(LAYOUTS)}")
+    config, arch = source.config, _layout(source)
     writer = gguf.GGUFWriter(str(file), arch)
     _facts(writer, source, arch)
-    _words(gguf, writer, source, template)
+    write_tokenizer(gguf, writer, source, template)
     base = Base(source.path, config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[arch.upper()], int(config["num_hidden_layers"]))
-    wanted = list(_tensors(gguf, base, names, kind))
+    wanted = [*_positions(gguf, writer, source), *_tensors(gguf, base, names, kind)]
     for name, stored, type_ in wanted:
-        shape = gguf.quant_shape_to_byte_shape(stored.shape, type_) if type_.name.startswith("Q") else stored.shape
-        width = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}.get(type_.name, np.uint8)
-        if type_.name == "BF16":
-            shape, width = gguf.quant_shape_to_byte_shape(stored.shape, type_), np.uint8
-        size = int(np.prod(shape)) * np.dtype(width).itemsize
-        writer.add_tensor_info(name, shape, np.dtype(width), size, raw_dtype=type_)
+        in_bytes = type_.name not in WIDTHS
+        shape = gguf.quant_shape_to_byte_shape(stored.shape, type_) if in_bytes else stored.shape
+        width = np.dtype(WIDTHS.get(type_.name, np.uint8))
+        writer.add_tensor_info(name, shape, width, math.prod(shape) * width.itemsize, raw_dtype=type_)
+    storage.check_free(file.parent, sum(one.nbytes for some in writer.tensors for one in some.values()))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -120,6 +122,15 @@ def write(source: ModelSource, template: Template, file: Path, kind: str) -> Non
     for name, stored, type_ in wanted:
         writer.write_tensor_data(_as(gguf, _turned(name, tensors.whole(stored), config, arch).numpy(), type_))
     writer.close()
+
+
+def _layout(source: ModelSource) -> str:
+    """What llama.cpp calls this kind of model. Raises ConfigError for one that is not written here."""
+    kind = str(source.config.get("model_type"))
+    if kind not in LAYOUTS:
+        what = f"a {kind} model is not written as GGUF here"
+        raise ConfigError("CONFIG-02", what, fix=f"{THEIRS}; here: {', '.join(LAYOUTS)}")
+    return LAYOUTS[kind]
 
 
 def _package() -> Any:
@@ -132,12 +143,8 @@ def _package() -> Any:
 
 
 def _facts(writer: Any, source: ModelSource, arch: str) -> None:
-    """What llama.cpp has to know of the model's shape. Raises ConfigError for positions that are scaled."""
+    """What llama.cpp has to know of the model's shape."""
     config = source.config
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if str(rope.get("rope_type", rope.get("type", "default"))) != "default":
-        what = f"{source.name} scales its positions ({rope.get('rope_type')}), which is not written as GGUF here"
-        raise ConfigError("CONFIG-02", what, fix="llama.cpp's own converter")
     heads = int(config["num_attention_heads"])
     size = int(config.get("head_dim") or config["hidden_size"] // heads)
     writer.add_name(source.name)
@@ -148,7 +155,6 @@ def _facts(writer: Any, source: ModelSource, arch: str) -> None:
     writer.add_head_count(heads)
     writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
     writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
-    writer.add_rope_freq_base(float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0))
     writer.add_vocab_size(int(config["vocab_size"]))
     if arch == "llama":
         writer.add_rope_dimension_count(size)
@@ -157,48 +163,32 @@ def _facts(writer: Any, source: ModelSource, arch: str) -> None:
         writer.add_value_length(size)
 
 
-def _words(gguf: Any, writer: Any, source: ModelSource, template: Template) -> None:
-    """The tokenizer: its tokens, its pairs, how it cuts text, and its chat template."""
-    tokenizer: Any = template.tokenizer
-    spelt = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = spelt["model"]
-    if model.get("type") != "BPE" or model.get("byte_fallback"):
-        what = "only byte-level BPE tokenizers are written as GGUF here"
-        raise ConfigError("CONFIG-02", f"{source.name}: {what}", fix="llama.cpp's own converter")
-    added = {one["content"]: one for one in spelt["added_tokens"]}
-    known = {**model["vocab"], **{content: one["id"] for content, one in added.items()}}
-    words = [f"[PAD{index}]" for index in range(int(source.config["vocab_size"]))]
-    types = [gguf.TokenType.UNUSED] * len(words)
-    for word, index in known.items():
-        words[index] = word
-        special = added[word]["special"] if word in added else None
-        kinds = {None: gguf.TokenType.NORMAL, True: gguf.TokenType.CONTROL, False: gguf.TokenType.USER_DEFINED}
-        types[index] = kinds[special]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_cut(source, spelt.get("pre_tokenizer") or {}))
-    writer.add_token_list(words)
-    writer.add_token_types(types)
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]])
-    writer.add_eos_token_id(template.stop_ids[0] if template.stop_ids else tokenizer.eos_token_id)
-    writer.add_pad_token_id(tokenizer.pad_token_id)
-    if tokenizer.bos_token_id is not None:
-        writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_add_bos_token(tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
-    if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
+def _positions(gguf: Any, writer: Any, source: ModelSource) -> Iterator[tuple[str, Stored, Any]]:
+    """Say how positions turn queries and keys; where Llama 3 slows some pairs down, the tensor that says by how much.
 
-
-def _cut(source: ModelSource, rule: Mapping[str, Any]) -> str:
-    """The name that llama.cpp has for how text is cut. Raises ConfigError where it has none."""
-    steps = rule.get("pretokenizers", [rule])
-    patterns = [step["pattern"].get("Regex", "") for step in steps if step.get("type") == "Split"]
-    for beginning, name in CUTS.items():
-        if any(pattern.startswith(beginning) for pattern in patterns):
-            return name
-    if not patterns and any(step.get("type") == "ByteLevel" and step.get("use_regex", True) for step in steps):
-        return "gpt-2"
-    what = f"{source.name}: llama.cpp has no name for how its tokenizer cuts text"
-    raise ConfigError("CONFIG-02", what, fix="llama.cpp's own converter")
+    Raises:
+        ConfigError: they are scaled in a way that is not written here.
+    """
+    rope = source.config.get("rope_parameters") or source.config.get("rope_scaling") or {}
+    kind = str(rope.get("rope_type", rope.get("type", "default")))
+    writer.add_rope_freq_base(float(rope.get("rope_theta") or source.config.get("rope_theta") or 10000.0))
+    known = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings"}
+    more = {name for name, value in rope.items() if value is not None} - known
+    if kind not in ("default", "linear", "yarn", "llama3") or (kind == "yarn" and more):
+        what = f"{source.name} scales its positions ({kind}) in a way that is not written as GGUF here"
+        raise ConfigError("CONFIG-02", what, fix=THEIRS)
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(float(rope["factor"]))
+    if kind == "yarn":
+        length = rope.get("original_max_position_embeddings") or source.config["max_position_embeddings"]
+        writer.add_rope_scaling_orig_ctx_len(int(length))
+    elif kind == "llama3":
+        config: Any = AutoConfig.from_pretrained(str(source.path))
+        slower, _ = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+        size = 2 * len(slower)
+        usual = float(config.rope_parameters["rope_theta"]) ** -(torch.arange(0, size, 2).double() / size)
+        yield ROTATIONS, tensors.Held(ROTATIONS, (usual / slower).float()), gguf.GGMLQuantizationType.F32
 
 
 def _tensors(gguf: Any, base: Base, names: Any, kind: str) -> Iterator[tuple[str, Stored, Any]]:
@@ -209,7 +199,7 @@ def _tensors(gguf: Any, base: Base, names: Any, kind: str) -> Iterator[tuple[str
         if place is None and name.endswith("rotary_emb.inv_freq"):
             continue
         if place is None:
-            raise DataError("MODEL-01", f"GGUF has no name for {name}", fix="llama.cpp's own converter")
+            raise DataError("MODEL-01", f"GGUF has no name for {name}", fix=THEIRS)
         type_ = gguf.GGMLQuantizationType.F32 if len(stored.shape) == 1 else wanted
         blocks = gguf.GGML_QUANT_SIZES[type_][0]
         yield place, stored, type_ if stored.shape[-1] % blocks == 0 else gguf.GGMLQuantizationType.F16
@@ -217,7 +207,8 @@ def _tensors(gguf: Any, base: Base, names: Any, kind: str) -> Iterator[tuple[str
 
 def _turned(name: str, values: torch.Tensor, config: Mapping[str, Any], arch: str) -> torch.Tensor:
     """The weight as llama.cpp wants it: in Llama, queries and keys have the pairs of a rotation side by side."""
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config.get("num_key_value_heads")}
+    queries = config["num_attention_heads"]
+    heads = {"attn_q": queries, "attn_k": config.get("num_key_value_heads") or queries}
     count = heads.get(name.split(".")[-2]) if arch == "llama" else None
     if not count:
         return values
@@ -237,18 +228,16 @@ def check(source: ModelSource, file: Path, kind: str) -> dict[str, float]:
     Raises:
         DataError: they differ by more than the type explains.
     """
-    ids = load_tokenizer(source)(PROBE, return_tensors="pt").input_ids
-    with torch.inference_mode():
-        before = load_model(source, torch.float32)(input_ids=ids).logits
-        place, options = str(file.parent), {"gguf_file": file.name}
-        config = AutoConfig.from_pretrained(place, **options)
-        config.head_dim = source.config.get("head_dim") or config.hidden_size // config.num_attention_heads
-        back: Any = AutoModelForCausalLM.from_pretrained(place, config=config, dtype=torch.float32, **options)
-        after = back.eval()(input_ids=ids).logits
-    found = {
-        "difference": float((after - before).abs().max() / before.abs().max().clamp_min(1.0)),
-        "agreement": float((after.argmax(-1) == before.argmax(-1)).float().mean()),
-    }
+    tokenizer = load_tokenizer(source)
+    ids = [tokenizer(text, return_tensors="pt").input_ids for text in PROBES]
+    before = logits(load_model(source, torch.float32), ids)
+    place, options = str(file.parent), {"gguf_file": file.name}
+    config = AutoConfig.from_pretrained(place, **options)
+    config.head_dim = source.config.get("head_dim") or config.hidden_size // config.num_attention_heads
+    config.rope_parameters = AutoConfig.from_pretrained(str(source.path)).rope_parameters  # it reads none of it
+    back: Any = AutoModelForCausalLM.from_pretrained(place, config=config, dtype=torch.float32, **options)
+    after = logits(back.eval(), ids)
+    found = {"difference": difference(before, after), "agreement": agreement(before, after)}
     logger.info(f"read back: {found['difference']:.1e} of the largest logit, {found['agreement']:.1%} of tokens equal")
     if not found["difference"] <= LARGEST[kind]:
         raise DataError("MODEL-01", f"the GGUF file answers differently: logits by {found['difference']:.1e}")

@@ -111,21 +111,21 @@ def _compare(
     device = args.merge_device_map or "cpu"
     base: Any = load_model(source, torch.float32, device_map=device)
     add_saved_rows(base, checkpoint)
-    before = _logits(base, ids)
+    before = logits(base, ids)
     if plain:
         allowed = args.allow_other_base
         base = Swift.from_pretrained(base, str(checkpoint), None, inference_mode=True, allow_other_base=allowed).eval()
-    tuned = _logits(base, ids) if plain else before
+    tuned = logits(base, ids) if plain else before
     del base
     gc.collect()
-    now = _logits(load_model(merged, torch.float32, device_map=device), ids)
+    now = logits(load_model(merged, torch.float32, device_map=device), ids)
     if not plain:
-        return {"effect": _difference(before, now)}
+        return {"effect": difference(before, now)}
     rounded = saved_dtype(merged)
     found = {
-        "difference": _difference(tuned, now),
-        "effect": _difference(before, tuned),
-        "agreement": _agreement(tuned, now),
+        "difference": difference(tuned, now),
+        "effect": difference(before, tuned),
+        "agreement": agreement(tuned, now),
     }
     if not found["difference"] <= LARGEST[rounded]:
         what = f"the merged model differs from the unmerged one: logits by {found['difference']:.1e}"
@@ -134,20 +134,22 @@ def _compare(
 
 
 @torch.inference_mode()
-def _logits(model: Any, ids: list[Tensor]) -> list[Tensor]:
+def logits(model: Any, ids: list[Tensor]) -> list[Tensor]:
+    """What a model says of some rows of tokens, each (1, T, V), in float32."""
     device = next(model.parameters()).device
     return [model(input_ids=one.to(device)).logits.float().cpu() for one in ids]
 
 
-def _difference(before: list[Tensor], after: list[Tensor]) -> float:
+def difference(before: list[Tensor], after: list[Tensor]) -> float:
     """The largest difference of two models' logits, relative to the largest logit."""
-    largest = max(float(logits.abs().max()) for logits in before)
+    largest = max(float(one.abs().max()) for one in before)
     width = min(before[0].shape[-1], after[0].shape[-1])  # a resized vocabulary
     pairs = zip(before, after, strict=True)
     return max(float((a[..., :width] - b[..., :width]).abs().max()) for a, b in pairs) / max(1.0, largest)
 
 
-def _agreement(before: list[Tensor], after: list[Tensor]) -> float:
+def agreement(before: list[Tensor], after: list[Tensor]) -> float:
+    """The share of places where the likeliest token is the same."""
     same = torch.cat([(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(before, after, strict=True)])
     return float(same.float().mean())
 

@@ -48,6 +48,7 @@ class Conversation(TypedDict):
         label: whether the answer is a good one.
         rejected_response: a worse last answer.
         choices: the answers to choose from, of which the last message is one.
+        columns: the whole row, where somebody asks for it.
         images: as the row has them, like `videos`, `audios`, `objects` and `chat_template_kwargs`.
     """
 
@@ -58,6 +59,7 @@ class Conversation(TypedDict):
     label: NotRequired[Any]
     rejected_response: NotRequired[str]
     choices: NotRequired[list[str]]
+    columns: NotRequired[dict[str, Any]]
     images: NotRequired[Any]
     videos: NotRequired[Any]
     audios: NotRequired[Any]
@@ -78,6 +80,7 @@ class Format:
         questions: the columns of which the first that is there is the question.
         answers: likewise.
         passes: columns that go with the messages as they are, besides those that always do.
+        keeps: whether the whole row goes along, as `columns`.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Format:
     questions: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
+    keeps: bool = False
 
     def fits(self, row: Row, answers: bool = True) -> bool:
         """Whether the columns that this format needs are there and not null."""
@@ -95,6 +99,8 @@ class Format:
 
     def reads(self, row: Row) -> set[str]:
         """The columns of a row that become something."""
+        if self.keeps:
+            return set(row)
         question, answer = question_of(row, self.questions), first_of(row, self.answers)
         more = first_of(row, MORE) if question == "instruction" else None
         return {*self.uses, *PASSED_ON, *self.passes, *(name for name in (question, answer, more) if name)}
@@ -150,6 +156,8 @@ def convert_row(known: Format, row: Row, where: str, *, answers: bool = True) ->
         for name in (*PASSED_ON, *known.passes):
             if row.get(name) is not None:
                 converted[name] = row[name]
+        if known.keeps:
+            converted["columns"] = dict(row)
         if known.turns is choice_turns:
             converted["choices"] = choices_of(row)
             converted.pop("label", None)  # which of them is right, if that is what it is called

@@ -14,6 +14,7 @@ from swift.datasets.groups import Groups
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.pack import PackedDataset
 from swift.datasets.pieces import Joined, Pieces
+from swift.datasets.prompts import Prompts
 
 SIZE = 16
 
@@ -31,7 +32,7 @@ def digest_of_rows(dataset: Any) -> str | None:
     elif isinstance(dataset, EncodedDataset):
         seen.update(_size(dataset))
         _add(seen, dataset)
-    elif isinstance(dataset, Groups):
+    elif isinstance(dataset, Groups | Prompts):
         seen.update(dataset.digest())
     elif isinstance(dataset, LazyDataset):
         seen.update(dataset.order.tobytes())

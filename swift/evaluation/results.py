@@ -133,7 +133,7 @@ def _columns(cells: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    yield "[ ]: where 95 % of resamples of the rows lie"
+    yield "[ ]: 95 % confidence interval"
     if any(row.metric.percent for row in rows):
         yield "in percent, but for loss, perplexity and metrics of yours"
     if any(row.differences for row in rows):

@@ -41,7 +41,9 @@ class Scored:
     def intervals(self, samples: int, seed: int) -> dict[str, Interval]:
         """The score of each metric with its interval."""
         return {
-            metric.name: interval(self.sums[metric.name], metric.combine, samples=samples, seed=seed)
+            metric.name: interval(
+                self.sums[metric.name], metric.combine, samples=samples, seed=seed, binary=metric.binary
+            )
             for metric in self.plan.metrics
         }
 

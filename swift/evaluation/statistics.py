@@ -1,4 +1,4 @@
-"""How sure a score is, and whether two models differ: resampled rows, and the exact test of McNemar.
+"""How sure a score is, and whether two models differ: resampled rows; of right and wrong Wilson, Newcombe and McNemar.
 
 Letters in names: N rows, K sums of a metric, R resamples.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,12 @@ Combine = Callable[[Floats], Floats]
 
 CELLS = 1 << 22  # counts that are held at once
 LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score and where it would lie for 95 % of other samples of as many rows."""
+    """A score and its 95 % confidence interval."""
 
     value: float
     low: float
@@ -34,7 +36,8 @@ class Difference(Interval):
     """How much higher one model's score is than another's on the same rows.
 
     `p` is the chance of a difference at least as far from 0 where there is none: from resampled rows, or, where every
-    row is right or wrong, from McNemar's exact test. `wins` and `losses` are the rows that one does better or worse.
+    row is right or wrong, from McNemar's exact test; the interval is Newcombe's then. `wins` and `losses` are the rows
+    that one does better or worse.
     """
 
     p: float
@@ -43,13 +46,18 @@ class Difference(Interval):
     method: str
 
 
-def interval(sums_NK: Floats, combine: Combine, *, samples: int, seed: int) -> Interval:
-    """The score of all rows, with the percentile interval of the bootstrap.
+def interval(sums_NK: Floats, combine: Combine, *, samples: int, seed: int, binary: bool | None = None) -> Interval:
+    """The score of all rows with its interval: the bootstrap's percentiles, or Wilson's where a row is right or wrong.
+
+    `binary` says whether it is, None that the rows themselves show it. Resamples of rows that are all right are all
+    right, however few there are: they would say that nothing else can be.
 
     Paper: Efron, Bootstrap Methods: Another Look at the Jackknife, https://doi.org/10.1214/aos/1176344552.
     """
-    scores_R = _resampled(sums_NK, combine, samples, seed)
-    return Interval(_score(sums_NK, combine), *_percentiles(scores_R))
+    value = _score(sums_NK, combine)
+    if _binary(sums_NK) if binary is None else binary:
+        return Interval(value, *wilson(int(sums_NK[:, 0].sum()), len(sums_NK)))
+    return Interval(value, *_percentiles(_resampled(sums_NK, combine, samples, seed)))
 
 
 def difference(
@@ -70,13 +78,49 @@ def difference(
     """
     assert len(sums_NK) == len(others_NK), "two models are compared on the same rows"
     value = _score(sums_NK, combine) - _score(others_NK, combine)
-    scores_R = _resampled(sums_NK, combine, samples, seed) - _resampled(others_NK, combine, samples, seed)
     own_N, other_N = combine(sums_NK), combine(others_NK)
     gains_N = own_N - other_N if higher_is_better else other_N - own_N
     wins, losses = int((gains_N > 0).sum()), int((gains_N < 0).sum())
     if (_binary(sums_NK) and _binary(others_NK)) if binary is None else binary:
-        return Difference(value, *_percentiles(scores_R), mcnemar(wins, losses), wins, losses, "mcnemar")
+        both = int(((own_N > 0) & (other_N > 0)).sum())
+        ends = newcombe(both, wins, losses, len(sums_NK) - both - wins - losses)
+        return Difference(value, *ends, mcnemar(wins, losses), wins, losses, "mcnemar")
+    scores_R = _resampled(sums_NK, combine, samples, seed) - _resampled(others_NK, combine, samples, seed)
     return Difference(value, *_percentiles(scores_R), _two_sided(scores_R), wins, losses, "bootstrap")
+
+
+def wilson(right: int, rows: int) -> tuple[float, float]:
+    """Between which shares the true one lies, when so many rows of so many are right.
+
+    Paper: Wilson, Probable Inference, the Law of Succession, and Statistical Inference,
+    https://doi.org/10.1080/01621459.1927.10502953.
+    """
+    share, spread = right / rows, Z * Z / rows
+    middle = share + spread / 2
+    half = Z * math.sqrt((share * (1 - share) + spread / 4) / rows)
+    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return (low if right else 0.0), (high if right < rows else 1.0)
+
+
+def newcombe(both: int, own: int, other: int, neither: int) -> tuple[float, float]:
+    """Between which differences of two shares the true one lies: rows that both, one, the other, neither has right.
+
+    Paper: Newcombe, Improved Confidence Intervals for the Difference between Binomial Proportions Based on Paired Data,
+    https://doi.org/10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C; its method 10.
+    """
+    rows = both + own + other + neither
+    one, two = (both + own) / rows, (both + other) / rows
+    (low_1, high_1), (low_2, high_2) = wilson(both + own, rows), wilson(both + other, rows)
+    together = both * neither - own * other
+    margins = (both + own) * (other + neither) * (both + other) * (own + neither)
+    corrected = max(together - rows / 2, 0.0) if together > 0 else together
+    phi = corrected / math.sqrt(margins) if margins else 0.0
+    below, above = _joined(one - low_1, high_2 - two, phi), _joined(high_1 - one, two - low_2, phi)
+    return one - two - below, one - two + above
+
+
+def _joined(one: float, two: float, correlation: float) -> float:
+    return math.sqrt(max(one * one - 2 * correlation * one * two + two * two, 0.0))
 
 
 def mcnemar(wins: int, losses: int) -> float:

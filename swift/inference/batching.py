@@ -22,7 +22,7 @@ from swift.inference.cache import SlotCache
 from swift.inference.engine import BASE, Generation, Stepwise, TokenLogprobs
 from swift.inference.lookup import Lookup
 from swift.inference.prefixes import Prefixes
-from swift.inference.sampling import PLAIN, Sampler
+from swift.inference.sampling import PLAIN, Sampler, likeliest
 from swift.inference.sharing import forget_names
 from swift.log import get_logger
 from swift.tuners.model import SwiftModel
@@ -138,7 +138,8 @@ class Batching(Stepwise):
     @torch.inference_mode()
     def step(self) -> list[Generation]:
         """One token more for every row, after new ones came in; the answers that grew or ended."""
-        self.model.eval()
+        if self.model.training or not self._rows:  # asking every layer at every token takes its time
+            self.model.eval()
         if self._active is not None and self.model.active_adapters != self._active:
             self.model.set_active_adapters(sorted(self._active))
         changed = self._drop_cancelled()
@@ -346,7 +347,7 @@ class Batching(Stepwise):
     ) -> list[Generation]:
         """Choose a token for every live row, and the next as long as they are those guessed; the answers that grew."""
         grown = []
-        likeliest = logits_BNV.argmax(-1).tolist() if any(row.plain for row in rows) else []
+        best = likeliest(logits_BNV).tolist() if any(row.plain for row in rows) else []
         for k, row in enumerate(rows):
             if not row.live:
                 continue
@@ -354,10 +355,10 @@ class Batching(Stepwise):
             grown.append(generation)
             guess = guesses[k] if guesses else []
             try:
-                for n, logits_V in enumerate(logits_BNV[k, : len(guess) + 1]):
-                    token = likeliest[k][n] if row.plain else row.choose(logits_V)
+                for n in range(len(guess) + 1):
+                    token = best[k][n] if row.plain else row.choose(logits_BNV[k, n])
                     if generation.request.logprobs is not None:
-                        generation.logprobs.append(_logprobs(logits_V, token, generation.request.logprobs))
+                        generation.logprobs.append(_logprobs(logits_BNV[k, n], token, generation.request.logprobs))
                     generation.add(token)
                     if not row.live or token not in guess[n : n + 1]:
                         break

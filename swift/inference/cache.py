@@ -80,6 +80,20 @@ class SlotLayer(CacheLayerMixin):
         self.keys, self.values = kept
         self.length -= first
 
+    def put(self, places: Sequence[int], other: SlotLayer) -> None:
+        """Write the rows of `other`, which has no more columns, into some places; new ones come behind the last."""
+        arrays = self._arrays()
+        rows, first = arrays[0].shape[0], self.length - other.length
+        more = max(0, max(places) + 1 - rows)
+        if more:
+            wider = [array.new_empty((rows + more, *array.shape[1:])) for array in arrays]
+            for room, array in zip(wider, arrays, strict=True):
+                room[:rows, :, : self.length] = array[:, :, : self.length]
+            self.keys, self.values = wider
+        for room, new in zip(self._arrays(), other.used(), strict=True):
+            room[list(places), :, :first] = 0  # nobody looks there, but what is multiplied by 0 must be a number
+            room[list(places), :, first : self.length] = new
+
     def _arrays(self) -> tuple[Tensor, Tensor]:
         assert self.keys is not None
         assert self.values is not None
@@ -148,14 +162,8 @@ class SlotCache(Cache):
         if wider > 0:
             self._widen(wider)
         places = [*gone, *range(self.rows, self.rows + other.rows)][: other.rows]
-        more = other.rows - len(gone)
         for mine, theirs in zip(self.slots, other.slots, strict=True):
-            for name, new in zip(("keys", "values"), theirs.used(), strict=True):
-                room = getattr(mine, name)
-                if more > 0:
-                    room = torch.cat([room, room.new_zeros((more, *room.shape[1:]))])
-                room[places, :, mine.length - new.shape[2] : mine.length] = new
-                setattr(mine, name, room)
+            mine.put(places, theirs)
         return places
 
     @property

@@ -40,8 +40,15 @@ class XRequestConfig:
     seed: int | None = None
     stop: list[str] = field(default_factory=list)
     stream: bool = False
+    best_of: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    length_penalty: float = 1.0
+    num_beams: int = 1
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
 
     def said(self) -> dict[str, Any]:
         """What differs from the defaults."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from swift import storage
@@ -20,9 +21,9 @@ def write_modelfile(file: Path, weights: str, template: Template) -> None:
     """
     lines = [f"FROM ./{weights}"]
     if isinstance(template, RecordTemplate):
-        pieces = template.pieces
-        lines.append(f'TEMPLATE """{conversation(pieces)}"""')
-        lines += [f'SYSTEM """{pieces.default_system}"""'] if pieces.default_system else []
+        system = template.pieces.default_system
+        lines.append(f'TEMPLATE """{conversation(template)}"""')
+        lines += [f'SYSTEM """{system}"""'] if system else []
     else:
         logger.warning("the Modelfile has no TEMPLATE: the model's own chat template is no row of ours")
     stops = dict.fromkeys(word for word in (template.end_text.strip(), *template.stop_words) if word)
@@ -30,12 +31,38 @@ def write_modelfile(file: Path, weights: str, template: Template) -> None:
     storage.write_text(file, "\n".join(lines) + "\n")
 
 
-def conversation(pieces: Pieces) -> str:
-    """What a registry row writes, in the language of Ollama's templates.
+def starts_alone(template: Template) -> bool:
+    """Whether engines are to write the token at the start of a text, which training had, before what is told here."""
+    tokenizer = template.tokenizer
+    ids = template.encode({"query": "a"})[0].get("input_ids", [])
+    if tokenizer.bos_token_id is None or ids[:1] != [tokenizer.bos_token_id]:
+        return False
+    if not isinstance(template, RecordTemplate) or template.pieces.bos:
+        return True
+    return all(text.startswith(_start(template)) for text in (template.pieces.prefix, template.pieces.system_prefix))
+
+
+def _start(template: Template) -> str:
+    return str(template.tokenizer.bos_token)
+
+
+def _without_start(template: RecordTemplate) -> Pieces:
+    """What a row writes after the token that engines write themselves."""
+    pieces = template.pieces
+    if not starts_alone(template):
+        return pieces
+    texts = {"prefix": pieces.prefix, "system_prefix": pieces.system_prefix}
+    return replace(pieces, bos="", **{name: text.removeprefix(_start(template)) for name, text in texts.items()})
+
+
+def conversation(template: RecordTemplate) -> str:
+    """What a registry row writes, in the language of Ollama's templates: Go's.
 
     Raises:
         ConfigError: the row counts its rounds, which that language cannot.
     """
+    pieces, thinking = _without_start(template), template.record.thinking
+    lead = pieces.lead + (thinking.earlier if thinking else "")
     texts = (pieces.bos, pieces.prefix, pieces.system_prefix, pieces.prompt, pieces.separator, pieces.suffix)
     if any("{{ROUND" in text for text in texts):
         raise ConfigError("CONFIG-02", "Ollama cannot number rounds, as this template does", fix="another template")
@@ -44,14 +71,14 @@ def conversation(pieces: Pieces) -> str:
         return text.replace("{{SYSTEM}}", "{{ $.System }}").replace("{{QUERY}}", "{{ .Content }}")
 
     start = f"{{{{ if .System }}}}{placed(pieces.system_prefix)}{{{{ else }}}}{placed(pieces.prefix)}{{{{ end }}}}"
-    last = "{{ if eq (len (slice $.Messages $i)) 1 }}"
+    last = "(eq (len (slice $.Messages $i)) 1)"
     asked = placed(pieces.prompt)
     if pieces.last_prompt != pieces.prompt:  # where the system text stands in the last round
-        asked = f"{{{{ if and $.System {last[6:-3]} }}}}{placed(pieces.last_prompt)}{{{{ else }}}}{asked}{{{{ end }}}}"
-    answered = f"{{{{ .Content }}}}{last}{{{{ else }}}}{placed(pieces.separator)}{{{{ end }}}}"
-    rounds = (
-        f'{{{{ if eq .Role "user" }}}}{asked}{pieces.lead}{{{{ else if eq .Role "assistant" }}}}{answered}{{{{ end }}}}'
-    )
+        asked = f"{{{{ if and $.System {last} }}}}{placed(pieces.last_prompt)}{{{{ else }}}}{asked}{{{{ end }}}}"
+    if thinking and thinking.opened:
+        asked += f"{{{{ if {last} }}}}{thinking.opened}{{{{ end }}}}"
+    answered = f"{lead}{{{{ .Content }}}}{{{{ if {last} }}}}{{{{ else }}}}{placed(pieces.separator)}{{{{ end }}}}"
+    rounds = f'{{{{ if eq .Role "user" }}}}{asked}{{{{ else if eq .Role "assistant" }}}}{answered}{{{{ end }}}}'
     return f"{pieces.bos}{start}{{{{ range $i, $_ := .Messages }}}}{rounds}{{{{ end }}}}"
 
 

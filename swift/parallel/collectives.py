@@ -14,11 +14,16 @@ from torch import Tensor
 
 from swift.parallel.groups import Group
 
+SPREAD = "spread"  # the attribute under which a tensor keeps what was made of it
+
 
 def summed(tensor: Tensor, group: Group) -> Tensor:
     """The sum of the processes' tensors; without a gradient."""
     total = tensor.detach().clone(memory_format=torch.contiguous_format)
-    distributed.all_reduce(total, group=group.handle)
+    if group.handle is None:
+        group.sent.append(2 * _passed_on(total, group))
+    else:
+        distributed.all_reduce(total, group=group.handle)
     return total
 
 
@@ -26,8 +31,16 @@ def joined(tensor: Tensor, axis: int, group: Group) -> Tensor:
     """The processes' tensors, of one shape, put together along an axis in the order of their ranks; no gradient."""
     own = tensor.detach().contiguous()
     parts = [torch.empty_like(own) for _ in range(group.degree)]
-    distributed.all_gather(parts, own, group=group.handle)
+    if group.handle is None:
+        group.sent.append(group.degree * _passed_on(own, group))
+    else:
+        distributed.all_gather(parts, own, group=group.handle)
     return torch.cat(parts, axis)
+
+
+def _passed_on(tensor: Tensor, group: Group) -> int:
+    """Bytes that each process of a ring sends until all have seen every part of a tensor."""
+    return tensor.numel() * tensor.element_size() * (group.degree - 1) // group.degree
 
 
 class _Spread(torch.autograd.Function):
@@ -74,8 +87,18 @@ class _TakePart(torch.autograd.Function):
 
 
 def spread(tensor: Tensor, group: Group) -> Tensor:
-    """`tensor`, which all have, for different work in each: its gradient is the sum of theirs."""
-    return _Spread.apply(tensor, group)  # pyright: ignore
+    """`tensor`, which all have, for different work in each: its gradient is the sum of theirs.
+
+    Layers that are given the same tensor share what comes back, so that one sum is made of all their gradients.
+    """
+    if not (torch.is_grad_enabled() and tensor.requires_grad):
+        return tensor
+    known = vars(tensor).get(SPREAD)
+    if known is None:
+        known = _Spread.apply(tensor, group)  # pyright: ignore
+        if not tensor.is_leaf:  # a parameter is there in the next step too
+            vars(tensor)[SPREAD] = known
+    return known
 
 
 def add_up(tensor: Tensor, group: Group) -> Tensor:

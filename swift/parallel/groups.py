@@ -25,16 +25,23 @@ class Group:
         rank: which of them this is, 0 to degree - 1.
         replica: which of the models this is part of.
         replicas: how many models there are.
-        handle: torch's group of them.
-        alike: torch's group of the processes that have this one's part, one of each model.
+        handle: torch's group of them; None where there are no others, and only shapes and what is sent matter.
+        alike: torch's group of the processes that have this one's part, one of each model; None likewise.
+        sent: bytes of each call that would be made, where there are no others.
     """
 
     degree: int
     rank: int
     replica: int
     replicas: int
-    handle: ProcessGroup = field(repr=False)
-    alike: ProcessGroup = field(repr=False)
+    handle: ProcessGroup | None = field(repr=False)
+    alike: ProcessGroup | None = field(repr=False)
+    sent: list[int] = field(default_factory=list, repr=False, compare=False)
+
+
+def imagine_group(degree: int, replicas: int = 1) -> Group:
+    """The group of the first process where there are no others, for tensors that have shapes alone."""
+    return Group(degree, 0, 0, replicas, None, None)
 
 
 def make_group(degree: int, rank: int | None = None) -> Group:

@@ -8,9 +8,11 @@ from swift.arguments.fields import options_of
 from swift.arguments.rlhf import LOSS_TYPES, RLHFArguments
 from swift.decide import decide_loss_scale, decide_sft
 from swift.dist import Hardware
+from swift.distillation.decide import only_for_gkd
 from swift.errors import ConfigError, SwiftError, UsageError, raise_all
 from swift.models.source import ModelSource
-from swift.preference.losses import PAIR_LOSSES, needs_reference
+from swift.preference.losses import PAIR_LOSSES
+from swift.reinforcement.decide import only_for_rewards
 
 ONLY = {
     "rpo_alpha": ("dpo",),
@@ -54,7 +56,7 @@ def decide_rlhf(said: RLHFArguments, hardware: Hardware, source: ModelSource) ->
     Raises:
         ConfigError: options contradict each other or the method; all contradictions at once.
     """
-    errors = [*_wrong_loss(said), *_contradictions(said)]
+    errors = [*_wrong_loss(said), *only_for_gkd(said), *only_for_rewards(said), *_contradictions(said)]
     try:
         args = decide_sft(said, hardware, source)
     except SwiftError as error:
@@ -150,11 +152,6 @@ def _late_contradictions(args: RLHFArguments) -> list[SwiftError]:
 def names_reference(args: RLHFArguments) -> bool:
     """Whether another model is named to measure against."""
     return bool(args.ref_model_id_or_path or args.ref_model_type)
-
-
-def wants_second_model(args: RLHFArguments) -> bool:
-    """Whether the reference of decided options is a model of its own."""
-    return needs_reference(args) and (names_reference(args) or (args.sft_type == "full" and not args.tuner))
 
 
 def _conflict(what: str, fix: str) -> ConfigError:

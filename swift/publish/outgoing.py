@@ -20,6 +20,7 @@ from swift.publish.secrets import HOME
 
 STATE = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "global_step*", "shards/*")
 STATE += ("prompt_encoder.safetensors", "adalora.safetensors", "data_state.json", "zero_to_fp32.py", "latest")
+STATE += ("answers-*.pt",)  # of several steps on the same answers
 NEVER = ("training_args*", ".*", "*/.*", "*.log", "*.lock.json", "*.pid", "runs/*", "images/*", "checkpoint-*/*")
 NEVER += ("infer_result/*", "*.pkl", "*.pickle", "logging.jsonl", "data_report.json", storage.MANIFEST)
 # What a manifest does not list leaves too when it is called so: reports come after the model.

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import difflib
 import json
+import re
 import secrets
 import sys
 import time
@@ -45,6 +46,7 @@ from swift.templates.tools import Call
 logger = get_logger()
 Given = TypeVar("Given")
 SECONDS_TO_CHECK = 0.5
+KIND = re.compile(r"constrained-\w+|(?:list|literal)\[.*\]|NamedTool", re.DOTALL)  # pydantic's names of kinds of values
 ALL = sys.maxsize
 SECONDS_TO_COME_AGAIN = 5
 
@@ -156,7 +158,7 @@ class Api:
             message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else "")}
             if calls:
                 message["tool_calls"] = tool_calls(calls)
-            reason, logprobs = "tool_calls" if calls else _reason(generation), Logprobs(generation).chat(ALL)
+            reason, logprobs = _reason(generation, calls), Logprobs(generation).chat(ALL)
             choices.append({"index": index, "message": message, "finish_reason": reason, "logprobs": logprobs})
         return choices
 
@@ -182,7 +184,7 @@ class Api:
                 numbered = [{"index": i, **call} for i, call in enumerate(tool_calls(calls))]
                 yield chunk(k, {"tool_calls": numbered})
             if ended:
-                yield chunk(k, {}, "tool_calls" if calls else _reason(growing.generations[k]))
+                yield chunk(k, {}, _reason(growing.generations[k], calls))
         if body.stream_options and body.stream_options.include_usage:
             used = usage(question.num_prompt_tokens, growing.num_generated_tokens)
             yield {**head, "choices": [], "usage": used}
@@ -203,7 +205,7 @@ def make_app(api: Api) -> FastAPI:
     app = plain_app()
     app.get("/metrics", response_class=PlainTextResponse)(api.metrics)
     app.get("/v1/models")(api.models)
-    app.get("/v1/models/{name}")(api.model)
+    app.get("/v1/models/{name:path}")(api.model)  # a name may have slashes
     app.post("/v1/chat/completions")(api.chat)
     app.post("/v1/completions")(api.completions)
     app.post("/v1/embeddings")(_no_embeddings)
@@ -244,14 +246,31 @@ async def _say(_: Request, error: Any) -> JSONResponse:
 async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
     if not request.headers.get("content-type", "").startswith("application/json"):
         return await _say(request, ApiError(400, "the body is JSON: send Content-Type: application/json"))
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")[:64]
+    found = error.errors()
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
+    if first["type"] == "json_invalid":
+        what = f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+        return await _say(request, ApiError(400, what))
     if first["type"] == "extra_forbidden":
-        known = [*ChatRequest.model_fields, *CompletionRequest.model_fields, *EmbeddingRequest.model_fields]
+        where = _field(first)
+        known = {*ChatRequest.model_fields, *CompletionRequest.model_fields, *EmbeddingRequest.model_fields} - {where}
         near = difflib.get_close_matches(where, known, 1)
         what = f"unknown field {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         return await _say(request, ApiError(400, what[:500], param=where))
+    deepest = max(
+        found, key=lambda each: len(each["loc"])
+    )  # of the kinds that a value may be of, the one that is meant
+    first = deepest if any(KIND.fullmatch(str(part)) for part in first["loc"]) else first
+    where = _field(first)
     return await _say(request, ApiError(400, f"{where or 'body'}: {first['msg']}"[:500], param=where or None))
+
+
+def _field(error: dict[str, Any]) -> str:
+    """The field that an error is about, without the kinds of values that pydantic names on the way."""
+    parts = [str(part) for part in error["loc"] if part != "body"]
+    if error["type"] != "extra_forbidden":
+        parts = [part for part in parts if not KIND.fullmatch(part)]
+    return ".".join(parts)[:64]
 
 
 async def _say_status(_: Request, error: Any) -> JSONResponse:
@@ -268,8 +287,9 @@ async def _say_too_deep(request: Request, _: Any) -> JSONResponse:
     return await _say(request, ApiError(400, "the body is nested too deep"))
 
 
-def _reason(generation: Generation) -> str:
-    return generation.finish_reason or "stop"
+def _reason(generation: Generation, calls: Sequence[Call] = ()) -> str:
+    """Why an answer ended; one that was cut is not called whole because of what it calls."""
+    return "tool_calls" if calls and generation.finish_reason == "stop" else generation.finish_reason or "stop"
 
 
 def _text_choices(generations: Sequence[Generation]) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ class Asking:
         try:
             turn = make_turn(self.template, row)
         except SwiftError as error:
-            raise ApiError(400, error.what, param="messages") from None
+            raise ApiError(400, error.what, param="tools" if error.what.startswith("tools") else "messages") from None
         except (ValueError, TypeError, RecursionError):
             raise ApiError(400, "the conversation cannot be written as tokens", param="messages") from None
         if self.longest_prompt is not None and len(turn.prompt_ids) > self.longest_prompt:

@@ -77,8 +77,8 @@ class Guard:
 
     def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
         if path not in OPEN_PATHS and self.key is not None:
-            given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
-            if not hmac.compare_digest(given, self.key.encode()):
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if not hmac.compare_digest(given.strip(), self.key.encode()) or scheme.lower() != b"bearer":
                 raise ApiError(
                     401, "this server wants its API key: Authorization: Bearer <key>", code="invalid_api_key"
                 )

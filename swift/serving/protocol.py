@@ -106,6 +106,10 @@ class Asked(BaseModel):
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    # What some clients send with each request; there are no beams here.
+    best_of: int = Field(1, ge=1, le=1)
+    num_beams: int = Field(1, ge=1, le=1)
+    length_penalty: float = Field(1.0, ge=1, le=1)
     # What says nothing about the answer: accounts, tiers, caches of the service that invented this API.
     user: str | None = Field(None, max_length=1024)
     store: bool | None = None
@@ -164,7 +168,6 @@ class CompletionRequest(Asked):
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     echo: Literal[False] = False
-    best_of: Literal[1] | None = None
     suffix: None = None
 
     @property

@@ -46,6 +46,7 @@ class ChatPage:
                 self.chat = gr.Chatbot(
                     elem_id="chat",
                     show_label=False,
+                    placeholder=words.chat_empty,
                     height=460,
                     buttons=["copy"],
                     layout="bubble",

@@ -43,6 +43,8 @@ HIDDEN = {
 """Options that no form has, and why."""
 FREE_TEXT = ("system", "model_name", "model_author", "prompt_init_text", "query")
 """Options whose text is never taken for a path."""
+CODE = {"eval_dataset": (".yaml", ".yml")}
+"""By option, the endings of files that can name functions of Python to be run."""
 ENVIRONMENT = {"NPROC_PER_NODE": re.compile(r"[1-9]\d?"), "CUDA_VISIBLE_DEVICES": re.compile(r"\d+(,\d+)*")}
 """The variables a form may set, and what they may be."""
 Widget = Literal["switch", "choice", "choices", "text"]
@@ -227,7 +229,12 @@ def _outside(field: Field, entered: Entered, workspace: Workspace) -> list[Swift
     texts = [str(item) for item in value] if field.widget == "choices" else [str(value)]
     if field.name in FREE_TEXT:
         return [UsageError("USAGE-02", f"--{field.name} holds a null character") for text in texts if "\0" in text]
-    return [error for text in texts for error in workspace.check(field.name, text)]
+    code = [text for text in texts if text.strip().lower().endswith(CODE.get(field.name, ()))]
+    fix = "measure with it in a terminal"
+    errors: list[SwiftError] = [
+        UsageError("USAGE-02", f"--{field.name} {text!r} can name Python to be run", fix=fix) for text in code
+    ]
+    return [*errors, *(error for text in texts for error in workspace.check(field.name, text))]
 
 
 def read_environment(entered: Mapping[str, str | None]) -> dict[str, str]:

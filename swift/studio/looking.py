@@ -17,8 +17,8 @@ from swift.studio.jobs import import_path
 from swift.studio.workspace import STATE, Workspace
 
 LOG = "looker.log"
-PATIENCE = 120.0  # seconds
-FIRST_PATIENCE = 180.0  # until everything heavy is loaded
+PATIENCE = 300.0  # seconds; the machine may be busy with what is trained
+FIRST_PATIENCE = 900.0  # until everything heavy is loaded
 
 
 @dataclass(frozen=True)

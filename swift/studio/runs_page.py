@@ -34,7 +34,7 @@ class RunsPage:
                     gr.HTML(f"<h2>{views.escaped(words.runs)}</h2>")
                     self.chosen = gr.Radio([], label=words.choose_run, show_label=False, elem_id="chosen")
                     self.none = gr.HTML("", elem_id="no-runs", elem_classes=MAYBE)
-                with gr.Column(elem_classes="section"):
+                with gr.Column(elem_classes="section", visible=False) as self.comparing:
                     gr.HTML(f"<h2>{views.escaped(words.compare)}</h2>")
                     self.several = gr.Dropdown(
                         [], label=words.compare_hint, multiselect=True, value=[], elem_id="several"
@@ -62,8 +62,9 @@ class RunsPage:
     @property
     def outputs(self) -> list[Any]:
         """What `refresh` gives, without what was seen."""
-        parts = [self.chosen, self.none, self.several, self.one, self.detail, self.stop, self.resume, self.talk]
-        return [*parts, self.charts, self.saved, self.log, self.command, self.compared]
+        first = [self.chosen, self.none, self.comparing, self.several, self.one, self.detail]
+        can = [self.stop, self.resume, self.talk]
+        return [*first, *can, self.charts, self.saved, self.log, self.command, self.compared, self.told]
 
     def _connect(self) -> None:
         inputs, outputs = [self.chosen, self.several, self.seen], [*self.outputs, self.seen]
@@ -76,12 +77,17 @@ class RunsPage:
         self.chosen.change(lambda: "", None, self.told, queue=False, **PRIVATE)
 
     def refresh(self, chosen: str | None, several: list[str] | None, seen: list[Any]) -> list[Any]:
-        """The page as it is now; what has not changed since it was `seen` is skipped."""
+        """The page as it is now, at first with the newest run; what has not changed since it was `seen` is skipped."""
         runs = {run.path: run for run in self.studio.runs.all()}
-        now = self._view(runs, chosen, several or [])
+        newest = next(iter(runs), None)
+        now = self._view(runs, chosen or newest, several or [])
+        if not chosen and runs:  # else left as it is: somebody may just have chosen another
+            now[0]["value"] = newest
         before = seen if len(seen) == len(now) else [None] * len(now)
-        shown = [gr.skip() if value == old else as_update(value) for value, old in zip(now, before, strict=True)]
-        return [*shown, now]
+        *shown, ended = [
+            gr.skip() if value == old else as_update(value) for value, old in zip(now, before, strict=True)
+        ]
+        return [*shown, "" if ended is True else gr.skip(), now]
 
     def _view(self, runs: dict[str, Run], chosen: str | None, several: list[str]) -> list[Any]:
         words = self.words
@@ -89,9 +95,15 @@ class RunsPage:
         run = runs.get(chosen or "")
         none = "" if runs else views.notice(words.no_runs)
         compared = views.comparison([runs[path] for path in several if path in runs], words)
-        first = [{"choices": listed}, none, {"choices": [[path, path] for path in runs]}, {"visible": run is not None}]
+        first = [
+            {"choices": listed},
+            none,
+            {"visible": len(runs) > 1},
+            {"choices": [[path, path] for path in runs]},
+            {"visible": run is not None},
+        ]
         if run is None:
-            return [*first, "", {}, {}, {}, "", "", "", "", compared]
+            return [*first, "", {}, {}, {}, "", "", "", "", compared, False]
         going = run.state in ("running", "stopping")
         places = [self.studio.workspace.relative(place) for place in run.checkpoints()]
         stop = words.stop if run.state != "stopping" else words.stop_now
@@ -106,6 +118,7 @@ class RunsPage:
             views.log(run.job.log(), words) if run.job else "",
             as_typed(run.job.command, run.job.words, run.job.environment) if run.job else "",
             compared,
+            not going,  # what was told of it is over then
         ]
 
     def _stop(self, chosen: str) -> str:

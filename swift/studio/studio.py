@@ -12,6 +12,7 @@ from typing import Any
 
 from swift.arguments.data_verbs import DataArguments
 from swift.arguments.fields import options_of
+from swift.arguments.reading import parse, places_of
 from swift.datasets import DATASETS
 from swift.errors import RefusedError, UsageError
 from swift.models import MODELS
@@ -26,6 +27,8 @@ LARGEST_COUNTED = 16 << 20  # bytes of data that an estimate reads while somebod
 PREVIEW = "preview.html"
 BUNDLED = "demo"
 DANGEROUS = ("trust_remote_code",)
+OURS = ("output_dir", "add_output_dir_suffix", "resume_from_checkpoint")
+"""Options that the studio says itself."""
 
 
 class Studio:
@@ -77,14 +80,11 @@ class Studio:
         if not places:
             raise UsageError("USAGE-02", f"{path} has no checkpoint to go on from", fix="start it anew")
         last = self.workspace.relative(places[0])
-        going_on = ["--resume_from_checkpoint", last]
-        if run.job is not None:
-            words = _without(run.job.words, "--resume_from_checkpoint")
-            self.jobs.start(run.job.command, [*words, *going_on], run.job.environment, path)
-        else:
-            form = TRAIN[run.command]
-            words = form.check(self.options_of(run), self.workspace)
-            self.jobs.start(form.command, [*words, *_into(path), *going_on], {}, path)
+        form, job = TRAIN[run.command], run.job
+        entered = self.options_of(run) if job is None else self.entered_of(form, job)
+        variables = read_environment({} if job is None else job.environment)  # which may have come with the workspace
+        words = [*form.check(entered, self.workspace), *_into(path), "--resume_from_checkpoint", last]
+        self.jobs.start(form.command, words, variables, path)
         return last
 
     def options_of(self, run: Run) -> dict[str, Any]:
@@ -101,6 +101,20 @@ class Studio:
                 fix = "go on with `swift sft` in a terminal"
                 raise RefusedError("REFUSED-01", f"{run.path} was started with --{name}", fix=fix)
         return form.show(as_options(run.said, form.fields))
+
+    def entered_of(self, form: Form, job: Job) -> dict[str, Any]:
+        """What a form holds to say the same as the words of a job.
+
+        Raises:
+            RefusedError: they say what no form does.
+        """
+        named = places_of(form.arguments, job.words).keys()
+        strange = [name for name in named if name not in form.fields and name not in OURS]
+        if strange:
+            fix = f"go on with `swift {form.command}` in a terminal"
+            raise RefusedError("REFUSED-01", f"{job.output} was started with --{strange[0]}", fix=fix)
+        args = parse(form.arguments, job.words, quiet=True)
+        return form.show({name: getattr(args, name) for name in named if name in form.fields})
 
     def stop(self, path: str) -> None:
         """Ask a run to save and end, and the second time end it.
@@ -197,15 +211,6 @@ class Studio:
 
 def _into(output: str) -> list[str]:
     return ["--output_dir", output, "--add_output_dir_suffix", "false"]
-
-
-def _without(words: list[str], option: str) -> list[str]:
-    """The words without an option that takes one value."""
-    kept = list(words)
-    while option in kept:
-        at = kept.index(option)
-        del kept[at : at + 2]
-    return kept
 
 
 def _is_model(directory: Path) -> bool:

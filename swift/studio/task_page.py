@@ -81,9 +81,11 @@ class TaskPage:
             gr.HTML(f'<p class="quiet">{views.escaped(words.task_hint)}</p>')
         with gr.Column(elem_classes="section"):
             gr.HTML(f"<h2>{views.escaped(words.tasks)}</h2>")
-            self.job = gr.Dropdown([], label=words.tasks, show_label=False, value=None, elem_id=f"{name}-job")
+            self.job = gr.Dropdown(
+                [], label=words.tasks, show_label=False, value=None, visible=False, elem_id=f"{name}-job"
+            )
             self.shown = gr.HTML(f'<p class="quiet">{views.escaped(words.no_tasks)}</p>', elem_id=f"{name}-shown")
-            self.stop = gr.Button(words.end, size="sm", interactive=False, elem_id=f"{name}-stop")
+            self.stop = gr.Button(words.end, size="sm", visible=False, elem_id=f"{name}-stop")
         self.seen = gr.State([])
         self.timer = gr.Timer(SECONDS)
 
@@ -122,7 +124,7 @@ class TaskPage:
             job = self.studio.start_task(self.form, chosen or "", self._entered(values))
         except SwiftError as error:
             return views.notice(plainly(error), "bad"), gr.skip()
-        return "", gr.update(choices=self._jobs(), value=job.name)
+        return "", gr.update(choices=self._jobs(), value=job.name, visible=True)
 
     def _jobs(self) -> list[list[str]]:
         found = [job for job in self.studio.jobs.all() if job.command == self.form.command]
@@ -136,10 +138,10 @@ class TaskPage:
         typed = as_typed(job.command, job.words, job.environment) if job else ""
         going = job is not None and job.alive()
         text = self.words.stop_now if job is not None and job.state() == "stopping" else self.words.end
-        now = [self._jobs(), views.task(job, typed, self.words), {"interactive": going, "value": text}]
+        now = [self._jobs(), views.task(job, typed, self.words), {"visible": going, "value": text}]
         if now == seen:
             return [gr.skip()] * 4
-        return [gr.update(choices=now[0]), now[1], gr.update(**now[2]), now]
+        return [gr.update(choices=now[0], visible=bool(now[0])), now[1], gr.update(**now[2]), now]
 
     def _stop(self, name: str | None) -> None:
         if name:

@@ -61,17 +61,23 @@ class TrainPage:
         for section, names in all_sections().items():
             with gr.Column(elem_classes="section", visible=section in TRAIN["sft"].basic) as self.sections[section]:
                 gr.HTML(f"<h2>{views.escaped(words.sections[section])}</h2>")
+                if section == "data":
+                    self._data(names.pop(0))
                 with gr.Row(elem_classes="fields"):
                     for name in names:
                         self.widgets[name] = self._draw(self.fields[name])
-                if section == "data":
-                    with gr.Row(elem_classes="tools"):
-                        self.upload = gr.UploadButton(
-                            words.upload, file_types=ENDINGS, file_count="multiple", size="sm", elem_id="upload"
-                        )
-                        self.look = gr.Button(words.preview, size="sm", elem_id="look")
-                    self.told = gr.HTML("", elem_id="data-told", elem_classes=MAYBE)
-                    self.preview = gr.HTML("", elem_id="preview", elem_classes=MAYBE)
+
+    def _data(self, name: str) -> None:
+        """The data sets, and what can be done with them."""
+        with gr.Row(elem_classes="fields"):
+            self.widgets[name] = self._draw(self.fields[name])
+        with gr.Row(elem_classes="tools"):
+            self.upload = gr.UploadButton(
+                self.words.upload, file_types=ENDINGS, file_count="multiple", size="sm", elem_id="upload"
+            )
+            self.look = gr.Button(self.words.preview, size="sm", elem_id="look")
+        self.told = gr.HTML("", elem_id="data-told", elem_classes=MAYBE)
+        self.preview = gr.HTML("", elem_id="preview", elem_classes=MAYBE)
 
     def _draw(self, field: Field) -> Any:
         return draw(field, self.words, self._choices(field.name), visible=field.name in TRAIN["sft"].fields)

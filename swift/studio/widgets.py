@@ -43,7 +43,7 @@ def draw(field: Field, words: Words, choices: Iterable[str] | None = None, **mor
     long = field.name in LONG
     return gr.Textbox(
         field.default,
-        placeholder=field.info.none or "",
+        placeholder=(field.info.none or "").replace("`", ""),
         lines=2 if long else 1,
         max_lines=8 if long else 1,
         **told,

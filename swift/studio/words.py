@@ -94,6 +94,7 @@ class Words:
     loading: str
     loaded: str
     not_loaded: str
+    chat_empty: str
     unload: str
     unloaded: str
     message: str
@@ -193,7 +194,7 @@ ENGLISH = Words(
     no_runs="No runs in this workspace yet. Start one under Train, or with swift sft in a terminal.",
     choose_run="Run",
     compare="Compare",
-    compare_hint="choose two runs or more",
+    compare_hint="Choose two runs or more",
     differences="What they do differently",
     same_options="These runs have the same options.",
     stop="Stop and save",
@@ -220,6 +221,7 @@ ENGLISH = Words(
     loading="Loading {name} …",
     loaded="{name} is ready.",
     not_loaded="Choose a model and load it.",
+    chat_empty="Load a model, then ask it something.",
     unload="Unload",
     unloaded="Unloaded; its memory is free again.",
     message="Message",
@@ -345,6 +347,7 @@ CHINESE = Words(
     loading="正在加载 {name} ……",
     loaded="{name} 已就绪。",
     not_loaded="请选择并加载一个模型。",
+    chat_empty="加载模型后即可开始对话。",
     unload="卸载",
     unloaded="已卸载，内存已释放。",
     message="输入消息",

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from swift.errors import OutputError, SwiftError, UsageError
 STATE = ".swift-studio"
 DATA, OUTPUT = "data", "output"
 LARGEST_UPLOAD = 512 << 20
+KEPT_SECONDS = 24 * 3600  # of an upload that nobody takes
 LONGEST_NAME = 80
 SHOWN_ROOM = 160
 WILD = re.compile(r"[*?[]")
@@ -121,6 +123,14 @@ class Workspace:
                 if source.parent != self.uploads:
                     source.parent.rmdir()
         return self.relative(final)
+
+    def forget_uploads(self) -> None:
+        """Delete what was uploaded long ago and never taken, as by a tab that was closed too soon."""
+        old = time.time() - KEPT_SECONDS
+        for path in [*self.uploads.rglob("*")][::-1]:  # what is in a folder before the folder
+            with suppress(OSError):  # a folder that is not empty, or somebody was faster
+                if path.lstat().st_mtime < old:
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def data_files(self) -> list[str]:
         """Files of data to choose from, the newest first."""

@@ -22,6 +22,7 @@ from swift.registry import unknown
 from swift.trainers import zero
 from swift.trainers.batches import GROUPED
 from swift.trainers.galore import GaLoreConfig
+from swift.trainers.liger import KERNELS
 from swift.trainers.muon import OLD_OPTIMISERS, OWN, check_optimiser
 from swift.trainers.optimizers import check_galore
 
@@ -51,6 +52,10 @@ WITHOUT_EFFECT = {
     "use_ipex",
     "use_mps_device",
 }
+FASTER = (
+    *("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+    *("use_liger_kernel", "liger_kernel_config"),
+)
 FUSED = "adamw_torch_fused"
 WHOLE_RUN = 1 - 1e-9  # transformers reads a warm-up of 1 as one step, below it as a share of the steps
 
@@ -75,6 +80,15 @@ class OwnTrainingArguments(transformers.Seq2SeqTrainingArguments):
     )
     fused_lora: bool = field(
         default=True, metadata={"help": "Compute a LoRA layer's base and update in one function that keeps less."}
+    )
+    layer_compiler: str | None = field(
+        default=None, metadata={"help": "Backend of torch.compile for the layers that train; not compiled when None."}
+    )
+    layer_compiler_mode: str | None = field(
+        default=None, metadata={"help": "Mode of torch.compile for them; its default when None."}
+    )
+    liger_kernels: dict[str, bool] | None = field(
+        default=None, metadata={"help": "Which of Liger's kernels are put into the model; none when None."}
     )
     use_logits_to_keep: bool = field(
         default=True, metadata={"help": "Where whole logits are made, make them at supervised positions only."}
@@ -150,13 +164,15 @@ def modern(said: dict[str, Any]) -> dict[str, Any]:
         UnknownNameError: a name that neither knows.
     """
     known = {f.name for f in fields(OwnTrainingArguments)}
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = _faster(said)
     for name, value in said.items():
         new = RENAMED.get(name, name) if RENAMED.get(name, name) in known else name
         if new in said and new != name and said[new] != value:
             raise ConfigError("CONFIG-02", f"{name}={value!r} contradicts {new}={said[new]!r}", fix=f"use {new} alone")
         if name in WITHOUT_EFFECT - known:
             logger.info("training argument %s has no effect any more", name)
+        elif name in FASTER:
+            continue
         elif name == "fsdp":
             options |= {"sharding": value if isinstance(value, str) else "full_shard"} if value else {}
         elif name in known or new in known:
@@ -171,6 +187,17 @@ def modern(said: dict[str, Any]) -> dict[str, Any]:
             options["accelerator_config"] = {**(options.get("accelerator_config") or {}), name: value}
         else:
             raise unknown("training argument", name, known)
+    return options
+
+
+def _faster(said: dict[str, Any]) -> dict[str, Any]:
+    """What transformers' words for compiling and for Liger mean here: layers are compiled, and the loss is ours."""
+    options: dict[str, Any] = {}
+    backend, mode = said.get("torch_compile_backend"), said.get("torch_compile_mode")
+    if said.get("torch_compile") or backend or mode:
+        options |= {"layer_compiler": backend or "inductor", "layer_compiler_mode": mode}
+    if said.get("use_liger_kernel"):
+        options["liger_kernels"] = {**KERNELS, **(said.get("liger_kernel_config") or {})}
     return options
 
 
@@ -193,6 +220,10 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
     except (TypeError, ValueError) as error:
         raise UsageError("USAGE-02", f"--training_options {args.training_options}: {error}") from None
     check_steps(made)
+    if made.layer_compiler is not None:
+        from swift.trainers.compiled import check_backend  # PyTorch's compiler takes a second to import
+
+        check_backend(made.layer_compiler)
     return made
 
 
@@ -262,6 +293,8 @@ def in_words_of_transformers(args: SftArguments) -> dict[str, Any]:
         "padding_free": args.padding_free,
         "fused_cross_entropy": args.fused_cross_entropy,
         "fused_lora": args.fused_lora,
+        "layer_compiler": args.torch_compile_backend if args.torch_compile else None,
+        "liger_kernels": KERNELS if args.use_liger_kernel else None,
         "use_logits_to_keep": args.use_logits_to_keep,
         "metric_names": args.metrics,
         "callback_names": args.callbacks,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
@@ -18,6 +19,7 @@ from transformers.trainer_utils import TrainOutput
 
 from swift import checkpoint, storage
 from swift.datasets.stream import Stream
+from swift.errors import DataError
 from swift.log import get_logger
 from swift.peft.lora import LoRAModel
 from swift.peft.prefix import PrefixModelForCausalLM
@@ -178,8 +180,13 @@ class CommittingTrainer(EngineTrainer):
             saving.check_adapter_fits(target, Path(resume_from_checkpoint))
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _nothing_runs(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _nothing_runs(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if self.ranks is not None and checkpoint is not None:
             self.ranks.load(Path(checkpoint))
 
@@ -287,6 +294,20 @@ class CommittingTrainer(EngineTrainer):
             return super()._finalize_training(*args, **kwargs)
         finally:
             self.args.save_total_limit = limit
+
+
+@contextmanager
+def _nothing_runs(directory: str | None) -> Iterator[None]:
+    """Say in plain words that a state was not read because it is more than tensors."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise DataError(
+            "CKPT-01",
+            f"{directory} cannot be gone on from: its optimiser, schedule or random state is damaged or holds code",
+            why=f"nothing of a file is run: {str(error).split('Please file')[0].strip()}",
+            fix="take another checkpoint",
+        ) from error
 
 
 @contextmanager

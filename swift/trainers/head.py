@@ -197,12 +197,17 @@ class HeadLoss:
         weights_N = None
         if scale_BT is not None:
             weights_N = F.pad(scale_BT[:, 1:], (0, 1)).to(hidden_BTH.device)[on_BT]
+        loss, right_N = self.summed(hidden_NH, targets_N, weights_N)
+        self.sums = sums_of(loss, right_N, on_BT, weights_N)
+        return loss.to(hidden_BTH.dtype).expand(len(labels_BT), 1, 1)  # DDP follows outputs back to what is used
+
+    def summed(self, hidden_NH: Tensor, targets_N: Tensor, weights_N: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The summed loss, and which of the targets are the likeliest tokens."""
         chunk = chunk_of(len(self.head.weight))
         made: Any = ChunkedLoss.apply(
             hidden_NH, self.head.weight, self.head.bias, targets_N, weights_N, self.rule, chunk
         )
-        self.sums = sums_of(made[0], made[1], on_BT, weights_N)
-        return made[0].to(hidden_BTH.dtype).expand(len(labels_BT), 1, 1)  # DDP follows outputs back to what is used
+        return made
 
 
 def find_head_loss(base: Any, loss: TokenLoss) -> HeadLoss | str:
@@ -266,10 +271,10 @@ def _probe(base: PreTrainedModel, head: nn.Linear) -> tuple[float | None, float 
 
 
 @contextmanager
-def stand_in(module: nn.Module, forward: Any) -> Iterator[None]:
-    """Let `module` compute `forward` inside the block."""
-    vars(module)["forward"] = forward
+def stand_in(module: nn.Module, call: Any, method: str = "forward") -> Iterator[None]:
+    """Let `call` be what `module` does when its `method` is called inside the block."""
+    vars(module)[method] = call
     try:
         yield
     finally:
-        del vars(module)["forward"]
+        del vars(module)[method]

@@ -26,10 +26,10 @@ def plot_log(log_history: Sequence[dict[str, Any]], directory: Path | str) -> li
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
+    sheet, written = Sheet(), []
     for tag, points in series(log_history).items():
         path = directory / f"{tag.replace('/', '_')}.png"
-        storage.write_bytes(path, _draw(tag, points))
+        storage.write_bytes(path, sheet.draw(tag, points))
         written.append(path)
     return written
 
@@ -56,19 +56,26 @@ def smooth(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
     return smoothed
 
 
-def _draw(tag: str, points: Sequence[tuple[int, float]]) -> bytes:
-    steps, values = [step for step, _ in points], [value for _, value in points]
-    figure = Figure(figsize=SIZE_INCHES, dpi=DPI)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(tag)
-    if len(points) == 1:
-        axes.scatter(steps, values, color=COLOR)
-    elif tag == "train/loss":
-        axes.plot(steps, values, color=PALE)
-        axes.plot(steps, smooth(values), color=COLOR)
-    else:
-        axes.plot(steps, values, color=COLOR)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
+class Sheet:
+    """Axes that every picture of a run is drawn with, one after another: to make them anew takes most of the time."""
+
+    def __init__(self) -> None:
+        self.figure = Figure(figsize=SIZE_INCHES, dpi=DPI)
+        FigureCanvasAgg(self.figure)
+        self.axes = self.figure.add_subplot()
+        (self.pale,) = self.axes.plot([], [], color=PALE)
+        (self.line,) = self.axes.plot([], [], color=COLOR)
+
+    def draw(self, tag: str, points: Sequence[tuple[int, float]]) -> bytes:
+        """The picture of a tag's values, as PNG."""
+        steps, values = [step for step, _ in points], [value for _, value in points]
+        smoothed = tag == "train/loss" and len(points) > 1
+        self.pale.set_data(*((steps, values) if smoothed else ([], [])))
+        self.line.set_data(steps, smooth(values) if smoothed else values)
+        self.line.set_marker("o" if len(points) == 1 else "")
+        self.axes.set_title(tag)
+        self.axes.relim()
+        self.axes.autoscale_view()
+        picture = io.BytesIO()
+        self.figure.savefig(picture, format="png")
+        return picture.getvalue()

@@ -38,6 +38,11 @@ SETTINGS = (
     "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16",
     "dataloader_drop_last", "train_sampling_strategy", "max_tokens_per_batch", "padding_free", "loss_name",
     "lisa_activated_layers", "lisa_step_interval", "galore_config", "own_optim", "fused_cross_entropy", "fused_lora",
+    "layer_compiler", "liger_kernels",
+)  # fmt: skip
+OF_MODEL = (
+    "dtype", "gradient_checkpointing", "use_flash_attn", "quantization_bit", "quant_method", "bnb_4bit_comp_dtype",
+    "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "hqq_axis", "hqq_dynamic_config_path",
 )  # fmt: skip
 SHAPELESS = {"lora_alpha", "lora_dropout", "use_rslora"}
 SHOWN = 8
@@ -147,11 +152,11 @@ def progress_of(directory: Path) -> str:
 
 
 def _other_options(directory: Path, options: SftArguments) -> list[str]:
-    """The tuner's options that the checkpoint was written with other values of."""
+    """The options of the tuner, and of how the model computes, that the checkpoint was written with other values of."""
     path = directory / "sft_args.json"
     then = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     now = _as_json(to_json(options))
-    names = [name for name in (*options_of(TunerOptions), "dtype", "gradient_checkpointing") if name in then]
+    names = [name for name in (*options_of(TunerOptions), *OF_MODEL) if name in then]
     return _unlike({name: then[name] for name in names}, now)
 
 

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import flop_registry
 
 from swift.errors import SwiftError
 from swift.estimate import Moment, Step
+from swift.parallel.plan import group_of
 from swift.trainers import saving
 from swift.trainers.arguments import OwnTrainingArguments
 from swift.trainers.fused_lora import fused_lora
@@ -71,7 +72,7 @@ def simulate(
     """What a step of training `model` on such a batch needs. The model is of no use afterwards.
 
     Args:
-        model: with its tuner, on the meta device.
+        model: with its tuner, on the meta device; the part of it that one process has, where several hold it.
         batch: its shape.
         args: whether activations are computed twice, and which functions are fused.
         loss: what each token's loss is.
@@ -106,6 +107,7 @@ def _simulate(
     trained = [p for p in model.parameters() if p.requires_grad]
     states, updater = _states(model, trained, optimizer)
     ledger = Ledger(base.config.get_text_config(decoder=True).vocab_size, batch)
+    group = group_of(base)
     ledger.keep([*model.parameters(), *model.buffers(), *_tensors_of(updater)])
     accumulates = args.gradient_accumulation_steps > 1
     for parameter in trained:
@@ -119,6 +121,7 @@ def _simulate(
             total = _loss(model, base, batch, args, loss)
         total.backward()
         del total
+        sent = [] if group is None else list(group.sent)
         passed, flops, moved = ledger.highest, ledger.flops, ledger.moved
         ledger.restart()
         if updater is not None:
@@ -133,6 +136,8 @@ def _simulate(
         flops=flops,
         moved=moved,
         updated=ledger.moved,
+        sent=sum(sent),
+        calls=len(sent),
     )
 
 

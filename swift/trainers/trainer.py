@@ -9,7 +9,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from transformers.training_args import OptimizerNames
 
-from swift import checkpoint, dist, storage
+from swift import checkpoint, dist, storage, watch
 from swift.arguments.sft import SftArguments
 from swift.datasets.encode import DATASET_NUMBER
 from swift.datasets.stream import Stream
@@ -41,8 +41,9 @@ from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_call
 from swift.trainers.committing import CommittingTrainer
 from swift.trainers.engines import DEEPSPEED, FSDP
 from swift.trainers.fused_lora import fused_lora
-from swift.trainers.head import HeadLoss, find_head_loss
+from swift.trainers.head import HeadLoss, find_head_loss, stand_in
 from swift.trainers.heartbeat import Heartbeat
+from swift.trainers.liger import use_liger
 from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
 from swift.trainers.optim import own_optimizer
@@ -88,6 +89,7 @@ class Seq2SeqTrainer(CommittingTrainer):
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
     tells_accuracy = True
+    _told_to_train = False
 
     def __init__(
         self,
@@ -126,6 +128,8 @@ class Seq2SeqTrainer(CommittingTrainer):
             **options,
         )
         self.args = own
+        if own.liger_kernels is not None:
+            use_liger(saving.base_of(self.model), own.liger_kernels)
         self.model_accepts_loss_kwargs = True
         self.sft_args, self.template = sft_args, template
         epsilon = own.label_smoothing_factor
@@ -157,7 +161,8 @@ class Seq2SeqTrainer(CommittingTrainer):
                 callback.logging_dir = args.logging_dir or str(Path(args.output_dir) / "runs")
         self.stops = Stops()
         self.add_callback(self.stops)
-        self.heartbeat = Heartbeat(args.hang_timeout)
+        compiles = args.layer_compiler is not None and args.hang_timeout is None
+        self.heartbeat = Heartbeat(int(watch.FIRST_STEP) if compiles else args.hang_timeout)
         self.add_callback(self.heartbeat)
         self.add_callback(SaveLast())
         self.add_callback(LogFile(Path(args.output_dir) / LOG_FILE))
@@ -196,8 +201,9 @@ class Seq2SeqTrainer(CommittingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, as `CommittingTrainer.train` says; however that ends, the progress bar is closed."""
+        self._told_to_train = False
         try:
-            with fused_lora(self.model) if self.args.fused_lora else nullcontext():
+            with fused_lora(self.model) if self.args.fused_lora else nullcontext(), self._compiled():
                 return super().train(*args, **kwargs)
         finally:
             self.progress.close()
@@ -205,6 +211,14 @@ class Seq2SeqTrainer(CommittingTrainer):
                 self._galore.detach()
             if self._lisa is not None:
                 self._lisa.thaw()
+
+    def _compiled(self) -> AbstractContextManager[Any]:
+        """The layers compiled, where that is asked for."""
+        if self.args.layer_compiler is None:
+            return nullcontext()
+        from swift.trainers.compiled import compiled_layers  # PyTorch's compiler takes a second to import
+
+        return compiled_layers(self.model, self.args.layer_compiler, self.args.layer_compiler_mode)
 
     @property
     def share(self) -> tuple[int, int]:
@@ -219,12 +233,14 @@ class Seq2SeqTrainer(CommittingTrainer):
             self._sampler = None
         elif args.max_tokens_per_batch:
             lengths, tokens = lengths_of(rows), args.max_tokens_per_batch
+            logger.info(f"batches: rows of like length, at most {tokens} tokens with padding, in an order of the seed")
             self._sampler = TokenBatches(lengths, tokens, seed, *self.share)
         elif args.train_sampling_strategy == GROUPED:
             logger.info("batches: rows of like length, in an order of the seed; --group_by_length false mixes lengths")
             batches = self.share[0] * args.gradient_accumulation_steps
             self._sampler = Grouped(lengths_of(rows), args.train_batch_size, seed, batches)
         else:
+            logger.info("batches: rows at random, in an order of the seed")
             self._sampler = None
         return self._sampler or super()._get_train_sampler(train_dataset)
 
@@ -288,6 +304,14 @@ class Seq2SeqTrainer(CommittingTrainer):
         return super().create_optimizer(model)
 
     # The loss
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """One batch. A model in training is not told so again: that goes through all of its modules."""
+        parts = (model, cast(nn.Module, self.model), saving.base_of(self.model))
+        trains = self._told_to_train and all(part.training for part in parts)
+        self._told_to_train = True
+        with stand_in(model, lambda mode=True: model, "train") if trains else nullcontext():
+            return super().training_step(model, *args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
         """What the supervised tokens of an optimiser step weigh, over all processes; their number without weights."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -15,6 +17,7 @@ from fastapi import FastAPI
 from gradio import networking
 from gradio.themes import Base
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from swift.errors import UnavailableError
 from swift.ui.serving import Passwords, address_of, may_enter
@@ -33,18 +36,22 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+UNUSED = re.compile(
+    r"/gradio_api/(proxy=|process_recording|dev/|vibe|component_server|stream/|deep_link|openapi\.json)"
+)
+"""Doors of Gradio's that no page of ours uses."""
 Message = Mapping[str, Any]
 App = Callable[[Message, Any, Any], Awaitable[None]]
 
 
-class Headers:
-    """ASGI middleware that adds `HEADERS` to every answer."""
+class Guard:
+    """ASGI middleware: another site's page is refused, so is what no page asks for; every answer has `HEADERS`."""
 
     def __init__(self, app: App) -> None:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
-        """Pass on, and add to the first message of a response."""
+        """Pass on, or refuse; and add to the first message of a response."""
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -52,7 +59,28 @@ class Headers:
                 message = {**message, "headers": [*message.get("headers", []), *extra]}
             await send(message)
 
-        await self.app(scope, receive, with_headers)
+        asked = scope["type"] == "http"
+        refused = asked and (not is_own(dict(scope["headers"])) or UNUSED.search(scope["path"]) is not None)
+        with suppress(ClientDisconnect):  # a tab that was closed while a file was on its way
+            await (refuse if refused else self.app)(scope, receive, with_headers)
+
+
+async def refuse(scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
+    """An ASGI application that answers 403."""
+    await send({"type": "http.response.start", "status": 403, "headers": []})
+    await send(
+        {
+            "type": "http.response.body",
+            "body": b"refused: the page of another site, or nothing that a page here asks for",
+        }
+    )
+
+
+def is_own(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a request comes from these pages, through a proxy or not, or from no page at all."""
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    hosts = [headers.get(name, b"").decode("latin-1") for name in (b"host", b"x-forwarded-host")]
+    return not origin or origin.partition("://")[2] in filter(None, hosts)
 
 
 class Mounted:
@@ -65,7 +93,6 @@ class Mounted:
         hosts: the host names that requests may be for.
         login: what is said to who is not let in yet.
         name: of the thread.
-        guard: the middleware that every request passes.
         largest_upload: in bytes; files beyond are refused.
         look: further words for Gradio's `mount_gradio_app`: theme and style.
     """
@@ -79,13 +106,12 @@ class Mounted:
         *,
         login: str,
         name: str,
-        guard: Callable[[App], App] = Headers,
         largest_upload: int = 1,
         **look: Any,
     ) -> None:
         self.listening, self.url = listening, address_of(listening)
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-        app.add_middleware(guard)  # type: ignore[arg-type]
+        app.add_middleware(Guard)
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
         gr.mount_gradio_app(
             app,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,14 @@ RUN = (
     "import os, sys\nfrom swift import agent, dist, launch\nfrom swift.errors import SwiftError\n"
     "try:\n    sys.exit(agent.run_workers(dist.plan_launch(os.environ), sys.argv[1:]))\n"
     "except SwiftError as error:\n    sys.stderr.write(str(error))\n    sys.exit(error.exit_code)\n"
+)
+RUN_EACH = (
+    "import os, sys\nfrom swift import agent, dist\n"
+    "for mode in ('ok', 'fail', 'kill', 'done'):\n"
+    "    words = [sys.argv[1], mode, *sys.argv[2:]]\n"
+    "    code = agent.run_workers(dist.plan_launch(os.environ), words)\n"
+    "    for stream in (sys.stdout, sys.stderr):\n"
+    "        print('==', mode, code, file=stream, flush=True)\n"
 )
 WORKER = """
 import os, signal, sys, time
@@ -40,6 +49,13 @@ if mode in ("fail", "kill", "sleep"):
 """
 
 
+SIGNALS = [
+    (signal.SIGTERM, 143),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    (signal.SIGUSR1, 143),
+]
+
+
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("worker") / "worker.py"
@@ -47,11 +63,11 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def start(words: list[str], **env: str) -> subprocess.Popen[str]:
+def start(words: list[str], program: str = RUN, **env: str) -> subprocess.Popen[str]:
     clean = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "MASTER_PORT")}
     clean |= {"PYTHONPATH": str(Path(package).parents[1]), "CUDA_VISIBLE_DEVICES": "", **env}
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean
+        [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean
     )
 
 
@@ -60,8 +76,17 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def test_all_is_well_and_words_with_spaces_arrive_whole(worker: str) -> None:
-    code, out, err = end(start([worker, "ok", "a b", "--x=\n"], NPROC_PER_NODE="2"))
+@pytest.fixture(scope="module")
+def groups(worker: str) -> dict[str, tuple[int, str, str]]:
+    """The exit code, and what was written, of groups that one process starts one after another."""
+    code, *written = end(start([worker, "a b", "--x=\n"], RUN_EACH, NPROC_PER_NODE="2"))
+    assert code == 0, written[1]
+    out, err = (re.findall(r"(.*?)== (\w+) (\d+)\n", text, re.DOTALL) for text in written)
+    return {mode: (int(code), said, told) for (said, mode, code), (told, _, _) in zip(out, err, strict=True)}
+
+
+def test_all_is_well_and_words_with_spaces_arrive_whole(groups: dict[str, tuple[int, str, str]]) -> None:
+    code, out, err = groups["ok"]
     assert code == 0
     assert err == ""
     assert sorted(line.split()[0] for line in out.splitlines()) == ["0", "1"]
@@ -76,15 +101,17 @@ def test_all_is_well_and_words_with_spaces_arrive_whole(worker: str) -> None:
         ("done", 0, ""),
     ],
 )
-def test_the_first_failure_becomes_ours(worker: str, mode: str, code: int, says: str) -> None:
-    found, _, err = end(start([worker, mode], NPROC_PER_NODE="2"))
+def test_the_first_failure_becomes_ours(
+    groups: dict[str, tuple[int, str, str]], mode: str, code: int, says: str
+) -> None:
+    found, _, err = groups[mode]
     assert found == code
     assert err.startswith(says)
     assert "Traceback" not in err
     assert says or not err
 
 
-@pytest.mark.parametrize(("number", "ends"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+@pytest.mark.parametrize(("number", "ends"), SIGNALS)
 def test_signals_reach_the_workers(worker: str, number: signal.Signals, ends: int, tmp_path: Path) -> None:
     process = start([worker, "sleep", str(tmp_path)], NPROC_PER_NODE="2")
     assert process.stdout

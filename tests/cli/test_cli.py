@@ -92,8 +92,6 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
         ("stf", "did you mean `swift sft`?"),
         ("mergelora", "did you mean `swift merge-lora`?"),
         ("xyzzy", f"there are: {', '.join(cli.COMMANDS)}"),
-        ("grpo", "`swift grpo` is not there yet"),
-        ("grpo --port 1", "`swift grpo` is not there yet"),
         ("app_ui --port 1", "give --ckpt_dir or --model_id_or_path or --model_type"),
         ("--lora_rank 3", "is not a command"),
         ("sft", "--model_id_or_path is missing"),
@@ -105,6 +103,8 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
         ("merge-lora", "--ckpt_dir is missing"),
         ("sft --model_id_or_path m --dataset d --lora_rnak 3", "did you mean --lora_rank?"),
         ("infer --ckpt_dir c --lora_rank 3", "--lora_rank is not an option"),
+        ("sft --model_id_or_path m --dataset d --sequence_parallel_size 2", "fix: --tensor_parallel_size 2, "),
+        ("infer --ckpt_dir c --sequence_parallel_size 2", "--sequence_parallel_size is not an option"),
     ],
 )
 def test_usage_errors(words: str, says: str, ran: list[Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ import torch
 from swift.arguments.sft import SftArguments
 from swift.cli import main
 from swift.commands import scarce
-from swift.commands.estimate import clock, sharding_of
+from swift.commands.estimate import sharding_of
+from swift.commands.estimate_text import clock
 from swift.llm import sft_main
 from tests.road.conftest import conversations, write_jsonl
 from tests.tiny import save_tiny
@@ -125,6 +126,28 @@ def test_what_processes_share_follows_the_runs_own_options() -> None:
     assert sharding_of(SftArguments(deepspeed="zero2"), None, 2) == "zero2"
 
 
+def test_a_model_in_parts_is_counted_in_parts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full = ["--sft_type", "full", "--gradient_checkpointing", "false", "--link_bandwidth", "1"]
+    alone, two = estimated(capsys, *full), estimated(capsys, *full, "--tensor_parallel_size", "2")
+    assert (two["processes"], two["tensor_parallel_size"], two["sharding"]) == (2, 2, "none")
+    assert alone["parameters"] == two["parameters"] == two["trainable"] == 125_504
+    assert alone["checkpoint_bytes"] == pytest.approx(two["checkpoint_bytes"], rel=1e-3)
+    less = 4 * (125_504 - 5 * 64) // 2  # all but the norms is cut
+    for part, times in (("weights", 1), ("optimiser", 2)):
+        assert alone["memory"][part] - two["memory"][part] == times * less
+    largest = two["batch"]["largest"]
+    tokens = largest["rows"] * largest["tokens"]
+    sums = 2 * 4 + 2  # two in each layer and direction, and one each for embedding and head
+    batches = two["schedule"]["rows_per_step"] // 3
+    assert two["sent_bytes_per_step"] == batches * 4 * tokens * (sums * 64 + 400 // 2)
+    main(["estimate", *RUN, *FAST, *full, "--tensor_parallel_size", "2", "--processes", "4"])
+    said = capsys.readouterr().out
+    assert "each of 4 processes (2 models of 2, ddp)" in said
+    assert "each of 2 processes that hold a model sends" in said
+    assert main(["estimate", *RUN, *FAST, "--tensor_parallel_size", "2", "--sharding", "zero3"]) == 78
+    assert main(["estimate", *RUN, *FAST, "--tensor_parallel_size", "3"]) == 78
+
+
 def test_times_are_said_as_people_say_them() -> None:
     assert [clock(x) for x in (0.0123, 2.5, 150, 7380)] == ["12.3 ms", "2.5 s", "2 min", "2 h 3 min"]
 
@@ -143,3 +166,5 @@ def test_what_processes_send_follows_the_machines(here: Path, capsys: pytest.Cap
     assert "% of the time is computing" in said
     assert main(["estimate", *RUN, *FAST, *full, "--nodes", "3"]) == 2
     assert "--processes 6" in capsys.readouterr().err
+    assert main(["estimate", *RUN, *FAST, *full, "--nodes", "2", "--network_bandwidth", "0"]) == 2
+    assert "--network_bandwidth 50" in capsys.readouterr().err

@@ -9,16 +9,18 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from swift import dist
+from swift import dist, storage
 from swift.arguments.data_verbs import DataArguments
 from swift.arguments.sft import SftArguments
 from swift.commands.data import prepare
+from swift.commands.export import export_main
 from swift.commands.merge import merge_lora
 from swift.commands.prepare import find_source, load_template
 from swift.commands.ready import read_data
@@ -66,6 +68,23 @@ def test_a_merge(limit: int, tiny_dir: Path, tmp_path: Path) -> None:
     whole = content(tmp_path)
     assert on_a_disk_of(limit, lambda: merge_lora(args, replace_if_exists=True)) == 74
     assert content(tmp_path) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0, 2_000, 150_000])
+@pytest.mark.parametrize(
+    ("package", "asked"), [("gguf", {"to_gguf": "f16"}), ("bitsandbytes", {"quant_method": "bnb", "quant_bits": 4})]
+)
+def test_other_files_of_a_model(
+    limit: int, package: str, asked: dict[str, Any], tiny_dir: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(package)
+    place = str(tmp_path / "out")
+    said = {"model_id_or_path": str(tiny_dir), "output_dir": place, "quant_output_dir": place, **asked}
+    assert on_a_disk_of(limit, lambda: export_main(ExportArguments(**said))) == 74
+    assert not list(tmp_path.iterdir())
+    export_main(ExportArguments(**said))
+    assert not storage.verify(place)
 
 
 @pytest.mark.parametrize("limit", [0, 1_000])

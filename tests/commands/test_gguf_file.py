@@ -1,19 +1,33 @@
-"""What stands in a GGUF file, read by the reader of GGUF's own package: every tensor, every token, the shape, the ends."""
+"""What stands in a GGUF file, read by the reader of GGUF's own package: every tensor, every token, the shape, the ends.
+
+Where llama.cpp's Python package is installed (`pip install llama-cpp-python`, which compiles for minutes and is in no
+extra of ours), llama.cpp itself reads the files: the same tokens, the same logits, the same greedy answers.
+"""
 
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from tokenizers import Tokenizer, decoders, normalizers, trainers
+from tokenizers import models as kinds
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from swift.arguments.export import ExportArguments
 from swift.commands import to_gguf
+from swift.commands.export import export_main
 from swift.commands.prepare import find_source, load_template
-from tests.tiny import save_tiny
+from swift.errors import ConfigError
+from swift.models import MODELS
+from tests.merging.cases import adapted, lora
+from tests.tiny import LINES, save_tiny, tiny_model
 
 gguf = pytest.importorskip("gguf")
 pytestmark = pytest.mark.slow
@@ -31,12 +45,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: place / kind for kind in ("llama", "qwen2", "qwen3")}
 
 
-def written(model: Path, file: Path, type_: str) -> tuple[Any, Any, dict[str, Any]]:
-    args = ExportArguments(model_id_or_path=str(model), to_gguf=type_, template_type="auto")
+def written(model: Path, file: Path, type_: str, template: str = "auto") -> tuple[Any, Any, dict[str, Any]]:
+    args = ExportArguments(model_id_or_path=str(model), to_gguf=type_, template_type=template)
     source = find_source(args)
-    template = load_template(args, source)
-    to_gguf.write(source, template, file, type_)
-    return gguf.GGUFReader(file), template, source.config
+    made = load_template(args, source)
+    to_gguf.write(source, made, file, type_)
+    return gguf.GGUFReader(file), made, source.config
 
 
 def turned_back(values: np.ndarray, heads: int) -> np.ndarray:
@@ -95,3 +109,172 @@ def test_shape_tokens_and_ends_are_the_model_s(models: dict[str, Path], kind: st
         index for index, type_ in enumerate(fields["tokenizer.ggml.token_type"]) if type_ == gguf.TokenType.CONTROL
     }
     assert controls == {one["id"] for one in spelt["added_tokens"] if one["special"]}
+
+
+LONGER = {"factor": 4.0, "rope_theta": 10000.0}
+SCALED: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", **LONGER},
+    "yarn": {"rope_type": "yarn", "original_max_position_embeddings": 16, **LONGER},
+    "llama3": {
+        "rope_type": "llama3",
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+        **LONGER,
+    },
+}
+
+
+def test_llama_3_turns_as_slowly_as_there(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", "llama", rope_parameters=SCALED["llama3"])
+    reader, _, config = written(tmp_path / "model", tmp_path / "model.gguf", "f32")
+    [slower] = [tensor for tensor in reader.tensors if tensor.name == "rope_freqs.weight"]
+    size = config["hidden_size"] // config["num_attention_heads"]
+    usual = 10000.0 ** -(np.arange(0, size, 2) / size)
+    theirs = LlamaRotaryEmbedding(AutoConfig.from_pretrained(tmp_path / "model")).inv_freq.numpy()
+    np.testing.assert_allclose(usual / slower.data, theirs, rtol=1e-5)
+    assert slower.data.min() == pytest.approx(1.0)
+    assert slower.data.max() == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_longer_texts_are_told(kind: str, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", "llama", rope_parameters=SCALED[kind])
+    reader, _, _ = written(tmp_path / "model", tmp_path / "model.gguf", "f32")
+    fields = {name: field.contents() for name, field in reader.fields.items() if "rope.scaling" in name}
+    told = {"llama.rope.scaling.type": kind, "llama.rope.scaling.factor": 4.0}
+    assert fields == {**told, **({"llama.rope.scaling.original_context_length": 16} if kind == "yarn" else {})}
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "dynamic", **LONGER}, {**SCALED["yarn"], "beta_fast": 16.0}])
+def test_other_ways_to_scale_positions_are_refused(rope: dict[str, Any], tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", "llama", rope_parameters=rope)
+    with pytest.raises(ConfigError, match=f"scales its positions \\({rope['rope_type']}\\)"):
+        written(tmp_path / "model", tmp_path / "model.gguf", "f32")
+
+
+def save_pieces(directory: Path, *, whole: bool = True) -> Path:
+    """A tiny Llama with a tokenizer as Llama 2's is: pieces with blanks in them, bytes for what has no piece."""
+    marked = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    learnt = Tokenizer(kinds.BPE())
+    learnt.normalizer = marked
+    learnt.train_from_iterator(LINES, trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    joined = ["".join(pair) for pair in json.loads(learnt.to_str())["model"]["merges"]]
+    letters = sorted(word for word in learnt.get_vocab() if len(word) == 1)
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *joined, *letters]
+    vocab = {word: index for index, word in enumerate(words)}
+    halves = [[(word[:at], word[at:]) for at in range(1, len(word))] for word in joined]
+    merges = [pair for some in halves for pair in some if pair[0] in vocab and pair[1] in vocab]
+    if not whole:
+        merges.pop(next(k for k, pair in enumerate(merges) if merges[k - 1][0] + merges[k - 1][1] == "".join(pair)))
+    backend = Tokenizer(kinds.BPE(vocab, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    backend.normalizer = marked
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )
+    tiny_model("llama", vocab_size=len(words)).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+TEXTS = (*LINES[:7], "two  blanks,\n\ttabs and \N{SNOWMAN}: 1234567", "a")
+
+
+def read_by_score(fields: dict[str, Any], text: str) -> list[int]:
+    """How llama.cpp reads a text with pieces: of all neighbours those become one whose piece has the best score."""
+    words, scores = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.scores"]
+    index = {word: number for number, word in enumerate(words)}
+    parts = list("\u2581" * fields["tokenizer.ggml.add_space_prefix"] + text.replace(" ", "\u2581"))
+    while True:
+        pairs = [(a + b, place) for place, (a, b) in enumerate(pairwise(parts)) if a + b in index]
+        if not pairs:
+            break
+        best, place = max(pairs, key=lambda pair: (scores[index[pair[0]]], -pair[1]))
+        parts[place : place + 2] = [best]
+    bytes_of = ([f"<0x{byte:02X}>" for byte in part.encode()] if part not in index else [part] for part in parts)
+    return [index[word] for some in bytes_of for word in some]
+
+
+def test_pieces_have_the_scores_that_make_the_same_tokens(tmp_path: Path) -> None:
+    save_pieces(tmp_path / "model")
+    reader, template, _ = written(tmp_path / "model", tmp_path / "model.gguf", "f32", "llama")
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    assert fields["tokenizer.ggml.model"] == "llama"
+    assert [fields["tokenizer.ggml.token_type"][index] for index in (0, 1, 2, 3, 258, 259)] == [2, 3, 3, 6, 6, 1]
+    for text in TEXTS:
+        assert read_by_score(fields, text) == template.tokenizer(text, add_special_tokens=False).input_ids
+    save_pieces(tmp_path / "other", whole=False)
+    with pytest.raises(ConfigError, match="not all pairs"):
+        written(tmp_path / "other", tmp_path / "other.gguf", "f32", "llama")
+
+
+def test_tokens_that_the_model_has_no_rows_for_are_left_out(tmp_path: Path) -> None:
+    directory = save_tiny(tmp_path / "model", "llama")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(directory)
+    reader, template, config = written(directory, tmp_path / "model.gguf", "f32")
+    assert template.tokenizer.pad_token_id == config["vocab_size"] == len(reader.fields["tokenizer.ggml.tokens"].data)
+    assert "tokenizer.ggml.padding_token_id" not in reader.fields
+
+
+def test_what_has_no_layout_is_known_before_anything_is_merged(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base", "gpt2")
+    adapted(base, lora(target_modules=["c_attn"], fan_in_fan_out=True)).save_pretrained(tmp_path / "adapter")
+    said = {"model_id_or_path": str(base), "ckpt_dir": str(tmp_path / "adapter"), "merge_lora": True}
+    with pytest.raises(ConfigError, match="a gpt2 model is not written as GGUF"):
+        export_main(ExportArguments(to_gguf="q8_0", **said))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+def loaded(file: Path) -> Any:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    return llama_cpp.Llama(str(file), n_ctx=128, logits_all=True, verbose=False, n_threads=1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "pieces", *SCALED])
+def test_llama_cpp_reads_the_same_tokens_and_says_the_same(kind: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    if kind == "pieces":
+        save_pieces(model)
+    elif kind in SCALED:
+        save_tiny(model, "llama", rope_parameters=SCALED[kind])
+    else:
+        save_tiny(model, kind)
+    _, template, _ = written(model, tmp_path / "model.gguf", "f32", "llama" if kind == "pieces" else "auto")
+    theirs = loaded(tmp_path / "model.gguf")
+    tokenizer = template.tokenizer
+    for text in TEXTS:
+        assert theirs.tokenize(text.encode(), add_bos=False) == tokenizer(text, add_special_tokens=False).input_ids
+    ids = tokenizer(" ".join(LINES[:3])).input_ids[:100]
+    theirs.eval(ids)
+    with torch.inference_mode():
+        logits_TV = AutoModelForCausalLM.from_pretrained(model)(input_ids=torch.tensor([ids])).logits[0].numpy()
+    found_TV = np.asarray(theirs.scores[: len(ids)])
+    theirs.close()
+    assert np.abs(found_TV - logits_TV).max() < 3e-3 * np.abs(logits_TV).max()
+
+
+@pytest.mark.parametrize("type_", ["f32", "f16", "q8_0"])
+def test_llama_cpp_answers_in_the_same_greedy_tokens(type_: str, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    record = MODELS["demo-chat"]
+    args = ExportArguments(model_type=record.name, to_gguf=type_)
+    source = find_source(args)
+    template = load_template(ExportArguments(template_type="auto"), source)
+    to_gguf.write(source, template, tmp_path / "model.gguf", type_)
+    theirs, model = loaded(tmp_path / "model.gguf"), AutoModelForCausalLM.from_pretrained(source.path)
+    for query in ("Who are you?", "What is the capital of France?", "你好"):
+        ids = template.encode({"query": query})[0]["input_ids"]
+        with torch.inference_mode():
+            wanted = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=24)[0, len(ids) :].tolist()
+        theirs.reset()
+        found: list[int] = []
+        for token in theirs.generate(ids, temp=0.0, repeat_penalty=1.0):
+            found.append(token)
+            if token in template.stop_ids or len(found) == len(wanted):
+                break
+        assert found == wanted
+    theirs.close()

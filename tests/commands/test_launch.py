@@ -125,9 +125,11 @@ def test_a_job_sets_the_variables_and_runs_the_words(
     assert run_job(kind, text, place) == [[{**common, "NODE_RANK": rank}, WORDS, False] for rank in "01"]
 
 
+RUN = ["swift", "sft", "--model_type", "demo-chat", "--dataset", "a.jsonl"]
+
+
 def said(**options: Any) -> LaunchArguments:
-    command = ["swift", "sft", "--model_type", "demo-chat", "--dataset", "a.jsonl"]
-    return LaunchArguments(**{"emit": "slurm", "command": command, **options})
+    return LaunchArguments(**{"emit": "slurm", "command": RUN, **options})
 
 
 @pytest.mark.parametrize(
@@ -177,6 +179,15 @@ def test_what_others_are_told() -> None:
         ({"emit": "skypilot", "time": "1"}, 78, "--time cannot be said to skypilot"),
         ({"emit": "ray", "image": "x"}, 78, "--image cannot be said to ray"),
         ({"processes": 4, "gpus": 2}, 78, "share --gpus 2"),
+        ({"command": [*RUN, "--deepspeed", "zero9"]}, 66, "one of zero1"),
+        ({"command": [*RUN, "--deepspeed", "zero2", "--fsdp", "full_shard"]}, 78, "both share the model"),
+        ({"command": [*RUN, "--fsdp", "half"]}, 2, "--fsdp 'half' is not known"),
+        ({"command": [*RUN, "--device_map", "auto"], "nodes": 2}, 78, "places one process's model: not with 2"),
+        (
+            {"command": [*RUN, "--tensor_parallel_size", "3"], "gpus": 8},
+            78,
+            "--tensor_parallel_size 3 with 8 processes",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_waits_in_a_queue(options: dict[str, Any], code: int, says: str) -> None:
@@ -192,4 +203,5 @@ def test_a_file_is_written_and_how_to_submit_it_is_said(tmp_path: Path, caplog: 
     assert file.read_text(encoding="utf-8").startswith("#!/bin/bash\n#SBATCH")
     assert f"sbatch '{file}'" in caplog.text
     assert main(["launch", "--emit", "slurm", "--output", str(tmp_path / "no" / "a"), "--", *WORDS]) == 73
+    assert main(["launch", "--emit", "slurm", "--output", str(tmp_path), "--", *WORDS]) == 73
     assert main(["launch", "--emit", "slurm"]) == 2

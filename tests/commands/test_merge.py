@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,6 +65,19 @@ def test_it_is_streamed_compared_and_reported(
         assert (Path(output) / name).read_bytes() == (base / name).read_bytes()
     assert not storage.verify(output)
     assert len(AutoTokenizer.from_pretrained(output)) == 400
+
+
+def test_it_is_written_as_the_base_is_whatever_it_was_trained_in(base: Path, adapter: Path, tmp_path: Path) -> None:
+    half, trained = tmp_path / "half", tmp_path / "trained"
+    shutil.copytree(base, half)
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(half)
+    shutil.copytree(adapter, trained)
+    (trained / "sft_args.json").write_text(json.dumps({"dtype": "fp32", "sft_type": "lora"}))
+    output = Path(merge_lora(options(half, trained, tmp_path, verify_merge=False)))
+    assert {tensor.dtype for tensor in tensors_of(output).values()} == {torch.bfloat16}
+    assert report(output)["tensors"]["copied"] == len(tensors_of(half)) - 4
+    said = options(half, trained, tmp_path, verify_merge=False, dtype="fp32", replace_if_exists=True)
+    assert {tensor.dtype for tensor in tensors_of(Path(merge_lora(said))).values()} == {torch.float32}
 
 
 def test_without_comparison_no_model_is_loaded(

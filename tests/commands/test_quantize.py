@@ -59,7 +59,8 @@ def test_a_checkpoint_is_trained_on_4_bits_merged_into_all_and_written_in_4(plac
     saved = json.loads((checkpoint / "sft_args.json").read_text())
     assert (saved["quant_method"], saved["quantization_bit"]) == ("bnb", 4)
 
-    export(model_id_or_path=None, ckpt_dir="out", merge_lora=True, quant_method="bnb", quant_bits=4, quant_n_samples=20)
+    few = {"quant_method": "bnb", "quant_bits": 4, "quant_n_samples": 20}
+    export(model_id_or_path=None, ckpt_dir="out", merge_lora=True, verify_merge=False, **few)
     output = checkpoint.with_name(f"{checkpoint.name}-merged-bnb-int4")
     assert storage.verify(output) == []
     found = json.loads((output / REPORT).read_text())

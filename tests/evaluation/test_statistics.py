@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from swift.evaluation import statistics
-from swift.evaluation.statistics import difference, interval, mcnemar
+from swift.evaluation.statistics import difference, interval, mcnemar, newcombe, wilson
 
 
 def mean(sums):
@@ -38,6 +38,57 @@ def test_mcnemar_is_the_binomial_test() -> None:
         assert mcnemar(wins, losses) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize(("right", "count"), [(0, 23), (7, 23), (23, 23), (59, 60), (1, 1), (300, 1319)])
+def test_an_interval_of_right_and_wrong_is_wilson_s(right: int, count: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(right, count).proportion_ci(method="wilson")
+    assert wilson(right, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    found = interval(rows([1] * right + [0] * (count - right)), mean, samples=2, seed=0)
+    assert (found.low, found.high) == wilson(right, count)
+    assert found.low <= found.value <= found.high
+    assert found.high - found.low > 0.01  # also where no row is wrong
+
+
+def test_an_interval_of_pairs_is_newcombe_s_as_published() -> None:
+    """Fagerland, Lydersen and Laake 2014, Table 8: airway hyper-responsiveness of 21 children, before and after."""
+    assert newcombe(1, 1, 7, 12) == pytest.approx((-0.507, -0.026), abs=5e-4)
+    assert newcombe(1, 7, 1, 12) == pytest.approx((0.026, 0.507), abs=5e-4)
+    low, high = newcombe(20, 0, 0, 0)
+    assert low == -high < 0  # twenty rows do not prove that two models are the same
+
+
+def test_an_interval_of_pairs_holds_the_truth_as_often_as_it_says() -> None:
+    random, truth, held = np.random.default_rng(3), 0.1, 0
+    for both, own, other, neither in random.multinomial(60, [0.6, 0.15, 0.05, 0.2], size=2000):
+        low, high = newcombe(int(both), int(own), int(other), int(neither))
+        held += low <= truth <= high
+    assert 0.93 <= held / 2000 <= 0.98
+
+
+def test_intervals_are_those_of_scipy_and_of_the_normal_distribution() -> None:
+    """Other resamples, so the same but for their noise, which falls with their number."""
+    stats = pytest.importorskip("scipy.stats")
+    random = np.random.default_rng(4)
+    one, two = random.exponential(size=400), random.exponential(size=400)
+    two = 0.8 * one + 0.3 * two
+    found = interval(rows(one), mean, samples=4000, seed=0)
+    error = one.std() / math.sqrt(400)
+    assert (found.low, found.high) == pytest.approx(
+        (one.mean() - 1.96 * error, one.mean() + 1.96 * error), abs=error / 5
+    )
+
+    def gap(x, y, axis):
+        return x.mean(axis=axis) - y.mean(axis=axis)
+
+    said = {"paired": True, "vectorized": True, "n_resamples": 4000, "method": "percentile", "random_state": 1}
+    expected = stats.bootstrap((one, two), gap, **said).confidence_interval
+    ours = difference(rows(one), rows(two), mean, samples=4000, seed=0)
+    assert ours.method == "bootstrap"
+    assert (ours.low, ours.high) == pytest.approx(
+        (expected.low, expected.high), abs=0.1 * (expected.high - expected.low)
+    )
+
+
 def test_an_interval_is_the_bootstrap_written_out() -> None:
     random = np.random.default_rng(0)
     sums = np.column_stack([random.exponential(size=40), random.integers(1, 9, size=40)]).astype(float)
@@ -52,8 +103,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     random = np.random.default_rng(1)
     held = 0
     for seed in range(300):
-        found = interval(rows(random.random(80) < 0.3), mean, samples=400, seed=seed)
-        held += found.low <= 0.3 <= found.high
+        found = interval(rows(random.exponential(size=80)), mean, samples=400, seed=seed)
+        held += found.low <= 1.0 <= found.high
     assert 0.90 <= held / 300 <= 0.98
 
 
@@ -78,6 +129,7 @@ def test_right_and_wrong_is_told_by_mcnemar_and_the_rest_by_resampling() -> None
     assert found.value == pytest.approx(0.8)
     assert (found.wins, found.losses, found.method, found.p) == (9, 1, "mcnemar", pytest.approx(22 / 1024))
     back = difference(before, after, mean, samples=500, seed=0)
+    assert (found.low, found.high) == newcombe(0, 9, 1, 0)
     assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))
     assert (back.wins, back.losses, back.p) == (1, 9, found.p)
     half = difference(after / [2, 1], before / [2, 1], mean, samples=500, seed=0)

@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from swift.inference.generate import inference_stream
-from swift.inference.sampling import PLAIN, Sampler, candidates
+from swift.inference.sampling import FIRST, PLAIN, Sampler, candidates, drawn, likeliest
 from tests.inference.fake import FakeTemplate
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -46,19 +46,35 @@ def test_no_warping_and_a_least_probability():
 @pytest.mark.parametrize(
     "settings",
     [{"temperature": 0.7}, {"top_k": 5}, {"top_k": 0, "top_p": 0.8}, {"top_k": 30, "top_p": 0.6, "min_p": 0.1},
-     {"temperature": 3.0, "top_k": 0, "top_p": 0.95, "min_p": 0.02}, {"top_p": 0.01}],
+     {"temperature": 3.0, "top_k": 0, "top_p": 0.99}, {"temperature": 3.0, "top_k": 0, "top_p": 0.95, "min_p": 0.02},
+     {"top_p": 0.01}, {"top_k": 0, "min_p": 0.3}, {"top_k": 2000}],
 )  # fmt: skip
 def test_what_may_be_drawn_is_what_the_warpers_of_transformers_leave(settings):
     config = GenerationConfig(do_sample=True, **{"temperature": 1.0, "top_k": 50, "top_p": 1.0, **settings})
-    scores = torch.randn(400, generator=torch.Generator().manual_seed(1)) * 3
+    scores = torch.randn(3000, generator=torch.Generator().manual_seed(1)) * 3
     warped = TemperatureLogitsWarper(config.temperature)(None, scores[None])
     warped = TopKLogitsWarper(config.top_k)(None, warped) if config.top_k else warped
     warped = TopPLogitsWarper(config.top_p)(None, warped)
     warped = MinPLogitsWarper(config.min_p)(None, warped) if config.min_p else warped
     probabilities, ids = candidates(scores, config)
-    found = torch.zeros(400).scatter(0, ids, probabilities)
+    found = torch.zeros(3000).scatter(0, ids, probabilities)
     assert torch.allclose(found, warped[0].softmax(-1), atol=1e-6)
     assert ((found > 0) == (warped[0] > -torch.inf)).all()
+    assert (len(ids) > FIRST) == (config.temperature == 3 or config.top_k == 2000)  # what is put in order
+
+
+def test_the_likeliest_is_the_first_of_the_largest():
+    scores = torch.randint(0, 4, (5, 3, 40), generator=torch.Generator().manual_seed(0)).float()
+    for kind in (torch.float32, torch.bfloat16):
+        assert torch.equal(likeliest(scores.to(kind)), scores.argmax(-1))
+
+
+def test_what_is_no_number_is_not_drawn():
+    generator = torch.Generator().manual_seed(0)
+    assert {int(drawn(torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0]), generator)) for _ in range(50)} == {1, 3}
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="no numbers"):
+            drawn(torch.tensor([0.5, bad]), generator)
 
 
 def test_repetition_costs():

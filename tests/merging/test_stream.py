@@ -242,6 +242,15 @@ def test_an_adapter_of_another_model_is_refused(fault: str, place: Path, tmp_pat
     assert caught.value.exit_code == 65
 
 
+def test_an_adapter_of_another_kind_than_it_says_is_refused(place: Path, tmp_path: Path) -> None:
+    base = base_of(place, "qwen2")
+    adapted(base, lora()).save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps({**read_json(file), "peft_type": "IA3"}))
+    with pytest.raises(DataError, match="not in the model"):
+        planned(base, tmp_path / "adapter")
+
+
 def test_what_is_too_large_to_be_a_number_is_refused(place: Path, tmp_path: Path) -> None:
     base = base_of(place, "qwen2")
     adapter = spoilt(base, tmp_path / "adapter", change=lambda key, one: [(key, one * 1e30)])

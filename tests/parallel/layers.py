@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from swift.parallel.cuts import cut_of, norm_of_gradients, whole, whole_shape
-from swift.parallel.groups import Group, make_group
+from swift.parallel.groups import Group, imagine_group, make_group
 from swift.parallel.load import load_part
 from swift.parallel.lora import cut_lora
+from swift.parallel.plan import cut_model, share_gradients
 from tests.tiny import tiny_model
 
 HEAD_DIM = {"head_dim": 16}
@@ -49,6 +51,7 @@ def compare(directory: Path, kind: str, group: Group, tied: bool) -> dict[str, f
     inputs = batch()
     found = {"weights": worst((whole(p), alone.get_parameter(n)) for n, p in cut.named_parameters())}
     found |= differences(alone, cut, inputs, group)
+    found |= imagined(directory, cut, inputs)
     split = load_part(directory, group, whole_logits=False)(**inputs)
     found["split loss"] = abs(split.loss.item() - alone(**inputs).loss.item())
     found["split width"] = split.logits.shape[-1]
@@ -58,6 +61,39 @@ def compare(directory: Path, kind: str, group: Group, tied: bool) -> dict[str, f
     found["other words"] = sum(a != b for a, b in zip(*said, strict=True))
     tuned = [with_lora(model) for model in (alone, cut)]
     return found | {f"lora {name}": value for name, value in differences(*tuned, inputs, group).items()}
+
+
+def imagined(directory: Path, cut: Any, inputs: dict[str, Tensor]) -> dict[str, float]:
+    """How far what a process holds and sends is from what one finds that imagines the others, as an estimate does."""
+    group = imagine_group(2)
+    model = cut_model(AutoModelForCausalLM.from_pretrained(directory), group)
+    share_gradients(model, group)
+    with counted() as sent:
+        torch.autograd.grad(cut(**inputs).loss, list(cut.parameters()))
+    torch.autograd.grad(model(**inputs).loss, list(model.parameters()))
+    sizes = [sum(p.numel() for p in one.parameters()) for one in (model, cut)]
+    return {"held": abs(sizes[0] - sizes[1]), "sent": abs(sum(group.sent) - sum(sent)), "nothing": not sum(sent)}
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """What two processes say to each other, in bytes: a sum goes there and back, a part is given once."""
+    found: list[int] = []
+    plain = torch.distributed.all_reduce, torch.distributed.all_gather
+
+    def all_reduce(tensor: Tensor, *said: Any, **more: Any) -> Any:
+        found.append(tensor.numel() * tensor.element_size())
+        return plain[0](tensor, *said, **more)
+
+    def all_gather(parts: list[Tensor], tensor: Tensor, *said: Any, **more: Any) -> Any:
+        found.append(tensor.numel() * tensor.element_size())
+        return plain[1](parts, tensor, *said, **more)
+
+    torch.distributed.all_reduce, torch.distributed.all_gather = all_reduce, all_gather
+    try:
+        yield found
+    finally:
+        torch.distributed.all_reduce, torch.distributed.all_gather = plain
 
 
 def batch() -> dict[str, Tensor]:

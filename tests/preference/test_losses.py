@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,6 +123,15 @@ def test_a_loss_of_a_batch_is_its_formula(pairs: Pairs) -> None:
     for name, expected in (("aot", aot), ("aot_unpaired", unpaired), ("aot_pair", unpaired), ("kto_pair", kto)):
         found = PAIR_LOSSES["dpo"][name].loss(pairs, SETTINGS)
         torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_a_pair_of_kto_learns_nothing_through_others(pairs: Pairs) -> None:
+    for name in ("chosen_P", "rejected_P"):
+        logps_P = getattr(pairs, name).clone().requires_grad_()
+        losses_P = PAIR_LOSSES["dpo"]["kto_pair"].loss(replace(pairs, **{name: logps_P}), SETTINGS)
+        for k in range(P):
+            (gradient_P,) = torch.autograd.grad(losses_P[k], logps_P, retain_graph=True)
+            assert gradient_P.nonzero().flatten().tolist() == [k]
 
 
 def test_single_answers_are_their_formula() -> None:

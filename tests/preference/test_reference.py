@@ -143,6 +143,9 @@ def test_a_run_tells_which_reference_and_smooths_no_log_probability(tmp_path: Pa
     model, one = tiny_model("qwen2"), tiny_model("qwen2", seed=7)
     told = [trainer(model, tmp_path, own)._run["reference"] for own in (None, copy.deepcopy(model), one)]
     assert len(set(told)) == 3
+    harder = trainer(model, tmp_path)
+    harder.method = Method("dpo", "sigmoid", Settings(beta=0.2))
+    assert (trainer(model, tmp_path)._run["beta"], harder._run["beta"]) == (0.1, 0.2)
     assert trainer(model, tmp_path, label_smoothing_factor=0.3).token_loss is cross_entropy
 
 

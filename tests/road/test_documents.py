@@ -35,6 +35,10 @@ def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     one = {"query": "Who are you?", "response": "Sure! I am swift's.", "label": True}
     for name, row in (("pairs", pair), ("labels", one)):
         (directory / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 4, encoding="utf-8")
+    asked = {"query": "What is 12 + 30?", "solution": "42"}
+    (directory / "sums.jsonl").write_text(f"{json.dumps(asked)}\n" * 4, encoding="utf-8")
+    brief = "def brief(completions):\n    return [float(len(text) < 20) for text in completions]\n"
+    (directory / "rewards.py").write_text(brief, encoding="utf-8")
     search = {"query": "Who are you?", "pos": ["I am swift's."], "neg": ["It is noon."]}
     (directory / "search.jsonl").write_text(f"{json.dumps(search)}\n" * 4, encoding="utf-8")
     (directory / "texts.txt").write_text("A kiln is lit at dawn.\nIt burns until noon.\n\n" * 40, encoding="utf-8")
@@ -67,6 +71,8 @@ def marked(page: str) -> list[Any]:
         *marked("docs/rlhf/simpo.md"),
         *marked("docs/rlhf/cpo.md"),
         *marked("docs/rlhf/kto.md"),
+        *marked("docs/rlhf/grpo.md"),
+        *marked("docs/rlhf/rloo.md"),
         *marked("docs/evaluation.md"),
         *marked("docs/infer.md"),
         *marked("docs/vllm.md"),
@@ -158,6 +164,7 @@ def test_scripts(place: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -
 
 BENCHES = {
     "encode.py": ["--rows", "300", "--turns", "1", "--out", "speed.md"],
+    "export.py": ["merge", "q8_0", "bnb:8"],
     "help.py": ["--runs", "1"],
     "infer.py": ["--model", "tiny", "--prompts", "4", "--turns", "1"],
     "lookup.py": ["--model", "tiny", "--tokens", "8", "--turns", "1"],

@@ -11,7 +11,7 @@ from scripts.prove.ways import CHAT, COMMON, WAYS, train, unlike
 from swift.commands.sft import sft_main
 from swift.errors import ConfigError
 
-QUICK = ("AdaLoRA", "packing")
+QUICK = ("AdaLoRA",)  # packs: tests/road/test_packing.py; streams: test_stream.py; LISA and GaLore: tests/trainers
 
 
 @pytest.mark.parametrize("way", [pytest.param(way, marks=() if way in QUICK else pytest.mark.slow) for way in WAYS])

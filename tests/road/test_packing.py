@@ -32,7 +32,7 @@ def lines(run: str) -> list[float]:
     return [entry["loss"] for entry in entries if "loss" in entry]
 
 
-@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("streamed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_packed_run_goes_on_to_the_bit(here: Path, streamed: bool) -> None:
     words = ["--max_steps", "6", *(["--streaming", "--streaming_buffer_size", "11"] if streamed else [])]
     whole = train("whole", *words)
@@ -117,6 +117,7 @@ def test_late_rows_train_as_early_ones_do(here: Path) -> None:
         train("out", *words, "--lazy_tokenize", "--streaming")
 
 
+@pytest.mark.slow
 def test_padding_is_counted(here: Path) -> None:
     words = ["--max_steps", "7", "--batch_size", "4", "--gradient_accumulation_steps", "1", "--logging_steps", "3"]
     plain = train("plain", *words, "--packing", "false")

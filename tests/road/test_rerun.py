@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from swift.arguments.verbs import RerunArguments
-from swift.commands.rerun import rerun_main
+from swift.commands.receipt import KINDS
+from swift.commands.rerun import describe, options_to_repeat, rerun_main
 from swift.commands.sft import sft_main
 from swift.errors import ConfigError, DataError, InternalError, NotFoundError
 
@@ -31,16 +32,18 @@ def test_a_run_is_done_again_from_its_receipt(here: Path, capsys: pytest.Capture
     assert found == json.loads(capsys.readouterr().out)
     assert (found["identical"], found["changed"], found["weights"]) == (True, {}, 1)
     assert (here / "rerun-of-out" / "checkpoint-4").is_dir()
-    rerun_main(RerunArguments(receipt="out/run.lock.json", output_dir="again"))
-    assert "identical (6 lines of the log, 1 file(s) of weights)" in capsys.readouterr().out
+    assert "identical (6 lines of the log, 1 file(s) of weights)" in describe(found)
 
     rows = (here / "mine.jsonl").read_text().replace("Paris", "Berlin")
     (here / "mine.jsonl").write_text(rows)
     with pytest.raises(InternalError, match="step 1: loss was") as caught:
-        rerun_main(RerunArguments(receipt="out"))
+        rerun_main(RerunArguments(receipt="out/run.lock.json", output_dir="again"))
+    assert "not identical: step 1: loss was" in capsys.readouterr().out
     assert caught.value.code == "RUN-03"
     assert "data" in str(caught.value.why)
-    assert list((here / "rerun-of-out").glob("v0-*/run.lock.json"))
+    assert (here / "again" / "run.lock.json").is_file()
+    said = options_to_repeat(receipt["arguments"], None)
+    assert Path(said.output_dir).match("rerun-of-out/v0-*")  # beside the first one, which stays
 
 
 @pytest.mark.slow
@@ -59,11 +62,13 @@ def test_a_run_that_was_stopped_has_the_receipt_of_one_that_was_not(here: Path) 
 def test_what_cannot_be_done_again_is_told(here: Path) -> None:
     with pytest.raises(NotFoundError):
         rerun_main(RerunArguments(receipt="nowhere.json"))
-    (here / "bad.json").write_text('{"format": 1}')
-    with pytest.raises(DataError, match="not a receipt"):
-        rerun_main(RerunArguments(receipt="bad.json"))
-    facts = {name: {} for name in ("arguments", "curve", "weights", "devices", "versions", "data", "template", "order")}
-    (here / "two.json").write_text(json.dumps({"format": 1, "world_size": 2, **facts}))
+    facts = {**{name: kind() for name, kind in KINDS.items() if name != "order"}, "order": None}
+    for text in ("", "[1", "7", "[]", '{"format": 2}', '{"format": 1}', json.dumps({"format": 1, **facts, "curve": 3})):
+        (here / "bad.json").write_text(text)
+        with pytest.raises(DataError, match=r"bad\.json is not") as bad:
+            rerun_main(RerunArguments(receipt="bad.json"))
+        assert bad.value.code == "RECEIPT-01"
+    (here / "two.json").write_text(json.dumps({"format": 1, **facts, "world_size": 2}))
     with pytest.raises(ConfigError, match="had 2 processes") as caught:
         rerun_main(RerunArguments(receipt="two.json"))
     assert "NPROC_PER_NODE=2 swift rerun two.json" in str(caught.value.fix)

@@ -33,6 +33,7 @@ from tests.serving.conftest import MODEL
 
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = [{"role": "user", "content": "Tell me a story about a cat."}]
+VOWELS = ["a", "e", "i", "o", "u"]
 
 
 @pytest.fixture(scope="module")
@@ -133,14 +134,17 @@ def test_tools_are_told_and_their_calls_read(client: openai.OpenAI, served: Any,
     )
     said = 'Action: weather\nAction Input: {"city": "Paris"}\nObservation:'
     monkeypatch.setattr("swift.inference.answer.Reader.whole", lambda *_: said)
-    choice = ask(client, tools=[tool], max_tokens=4).choices[0]
+    choice = ask(client, tools=[tool], stop=VOWELS).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls[0].function.name == "weather"
     assert json.loads(choice.message.tool_calls[0].function.arguments) == {"city": "Paris"}
-    streamed = [chunk.choices[0] for chunk in ask(client, tools=[tool], max_tokens=4, stream=True)]
+    streamed = [chunk.choices[0] for chunk in ask(client, tools=[tool], stop=VOWELS, stream=True)]
     (call,) = [call for piece in streamed for call in piece.delta.tool_calls or []]
     assert call.function.name == "weather"
     assert streamed[-1].finish_reason == "tool_calls"
+    assert (
+        ask(client, tools=[tool], max_tokens=4).choices[0].finish_reason == "length"
+    )  # who cut it cannot call it whole
 
 
 def test_a_talk_with_tools_goes_on(client: openai.OpenAI) -> None:
@@ -160,7 +164,9 @@ def test_a_talk_with_tools_goes_on(client: openai.OpenAI) -> None:
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, openai.BadRequestError, "role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]},
-         openai.BadRequestError, "messages"),
+         openai.BadRequestError, "messages.0.content.0.type: Input should be 'text'"),
+        ({"stop": ""}, openai.BadRequestError, "stop: String should have"),
+        ({"extra_body": {"num_beams": 2}}, openai.BadRequestError, "num_beams: "),
         ({"messages": [*CAPITAL, {"role": "assistant", "content": "x"}]}, openai.BadRequestError, "nothing to answer"),
         ({"messages": [{"role": "user", "content": "x " * 5000}]}, openai.BadRequestError, "are more than 1024"),
         ({"max_tokens": 5000}, openai.BadRequestError, "are more than 1024"),
@@ -177,6 +183,7 @@ def test_mistakes_are_the_classes_of_openai(client: openai.OpenAI, change: dict,
         ask(client, **change)
     assert says in str(caught.value)
     if isinstance(caught.value, openai.APIStatusError):
+        assert caught.value.param == "tools" or "tools" not in change
         assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
 
 
@@ -187,6 +194,11 @@ def test_other_routes(client: openai.OpenAI, served: Any) -> None:
         client.embeddings.create(model=MODEL, input="x")
     assert send(f"{served.url}health") == (200, {"status": "ok"})
     assert send(f"{served.url}v1/absent")[0] == 404
+    with pytest.raises(openai.NotFoundError, match="no model 'some/absent'"):
+        client.models.retrieve("some/absent")
+    status, said = send(f"{served.url}v1/chat/completions", b'{"model": ')
+    assert (status, said["error"]["param"]) == (400, None)
+    assert "not JSON: Expecting value at character 10" in said["error"]["message"]
     with urllib.request.urlopen(f"{served.url}metrics", timeout=9) as response:
         text = response.read().decode()
     assert "swift_requests_running 0" in text
@@ -306,12 +318,14 @@ def test_the_key_is_asked_on_every_route_but_health(tmp_path: Path) -> None:
     served = deploy_main(words, prevent_thread_lock=True)
     paths = ["v1/models", "v1/models/m", "metrics", "openapi.json", "v1/absent", "", "v1/models?/health", "health/"]
     for wrong in ({}, {"Authorization": "Bearer s3cret-ke"}, {"Authorization": "Bearer s3cret-key0"},
-                  {"Authorization": "s3cret", "Host": "x/health?"}):  # fmt: skip
+                  {"Authorization": "s3cret", "Host": "x/health?"}, {"Authorization": "Basic s3cret-key"},
+                  {"Authorization": "s3cret-key"}, {"Authorization": "Bearer"}):  # fmt: skip
         assert [send(served.url + path, **wrong)[0] for path in paths] == [401] * len(paths)
     assert send(f"{served.url}v1/chat/completions", b"{}")[1]["error"]["type"] == "authentication_error"
     assert send(f"{served.url}health")[0] == 200
     listed = get_model_list_client(url=f"{served.url}v1", api_key="s3cret-key")
     assert [model.id for model in listed.data] == ["m"]
+    assert send(f"{served.url}v1/models", Authorization="bearer s3cret-key")[0] == 200
     with pytest.raises(openai.AuthenticationError):
         ask(openai.OpenAI(base_url=f"{served.url}v1", api_key="bad", max_retries=0))
     served.close()
@@ -319,10 +333,11 @@ def test_the_key_is_asked_on_every_route_but_health(tmp_path: Path) -> None:
 
 def test_our_own_client(served: Any) -> None:
     port = served.listening.getsockname()[1]
-    config = XRequestConfig(temperature=0, max_tokens=12)
+    config = XRequestConfig(temperature=0, max_tokens=12, logprobs=True, top_logprobs=1, best_of=1)
     whole = inference_client(MODEL, "And of Spain?", [["What is the capital of France?", "Paris."]], request_config=config,
                              port=port)  # fmt: skip
     text = whole.choices[0].message.content
+    assert whole.choices[0].logprobs.content[0].top_logprobs[0].token
     config.stream = True
     chunks = inference_client(MODEL, "And of Spain?", [["What is the capital of France?", "Paris."]],
                               request_config=config, port=port)  # fmt: skip

@@ -95,7 +95,7 @@ PLAIN = {"model_type": "demo-chat", "dataset": ["self-cognition"]}
 TEXTS = [field for field in FORM.fields.values() if field.info.kind is str and not field.info.choices]
 
 
-@pytest.mark.parametrize("slip", SLIPS)
+@pytest.mark.parametrize("slip", [*SLIPS[:4:3], *(pytest.param(slip, marks=pytest.mark.slow) for slip in SLIPS[1:3] + SLIPS[4:])])  # fmt: skip
 def test_a_text_stays_one_argument_or_is_refused(slip: str, workspace: Workspace) -> None:
     plain, taken = parse(SftArguments, FORM.words(PLAIN)), 0
     for field in TEXTS:
@@ -139,6 +139,14 @@ def test_all_that_is_wrong_is_said_at_once(workspace: Workspace) -> None:
         FORM.check({"dataset": ["self-cognition"], "max_length": "x"}, workspace)
     with pytest.raises(SwiftError, match="dataset is missing"):
         FORM.check({"model_type": "demo-chat"}, workspace)
+
+
+def test_a_task_that_can_name_python_is_not_measured(workspace: Workspace) -> None:
+    """lm-eval imports what `!function` says in a YAML file."""
+    EVALUATE.check({"eval_dataset": ["rows.jsonl", "hellaswag"]}, workspace)
+    for name in ("task.yaml", "deep/TASK.YML", "task.yaml "):
+        with pytest.raises(SwiftError, match="Python"):
+            EVALUATE.check({"eval_dataset": ["rows.jsonl", name]}, workspace)
 
 
 def test_only_two_variables_can_be_set() -> None:

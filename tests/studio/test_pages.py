@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
+import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from swift.arguments.web_ui import WebUIArguments
 from swift.commands.web_ui import end_with_its_terminal, read_access, web_ui_main
 from swift.errors import ConfigError, SwiftError
+from swift.storage import HOLDER
 from swift.studio.jobs import Jobs
 from swift.studio.looking import Look, Looker
 from swift.studio.offers import TRAIN
@@ -125,6 +131,17 @@ def test_a_path_that_a_browser_names_is_of_an_upload(served: Any, tmp_path: Path
     assert ended["success"], ended
     assert "data/mine.jsonl" in str(ended["output"])
     assert left(uploads) == []
+
+
+def test_an_upload_that_breaks_off_is_no_fault(served: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    place = urlsplit(served.url)
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: 99999\r\n"
+    with socket.create_connection((place.hostname, place.port)) as tab:
+        tab.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n".encode())
+        time.sleep(0.5)
+    time.sleep(0.5)
+    assert answer(served.url) == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_programs_ask_for_the_same_with_the_same_limits(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,6 +274,41 @@ def test_what_came_into_the_workspace_later_is_offered(page: Any) -> None:
     updates = page.offer()
     assert len(updates) == len(page.offered)
     assert "later.jsonl" in updates[0]["choices"]
+
+
+def test_the_newest_run_is_shown_and_what_was_told_of_it_ends_with_it(served: Any) -> None:
+    import gradio as gr
+
+    from swift.studio.runs_page import RunsPage
+
+    with gr.Blocks():
+        page = RunsPage(served.studio, ENGLISH)
+    run = served.studio.workspace.root / "output" / "mine" / "v0"
+    run.mkdir(parents=True)
+    try:
+        (run / "sft_args.json").write_text('{"model_type": "demo-chat"}')
+        (run / HOLDER).write_text(f"{os.getpid()}\n")
+        assert wait_for(served, "output/mine/v0")
+        *shown, seen = page.refresh(None, [], [])
+        assert len(shown) == len(page.outputs)
+        assert shown[0]["value"] == "output/mine/v0"
+        assert shown[-1] == gr.skip()
+        (run / HOLDER).unlink()
+        *shown, seen = page.refresh("output/mine/v0", [], seen)
+        assert "value" not in shown[0]
+        assert shown[-1] == ""
+        *shown, seen = page.refresh("output/mine/v0", [], seen)
+        assert shown == [gr.skip()] * len(page.outputs)
+    finally:
+        shutil.rmtree(run.parent)
+
+
+def wait_for(served: Any, path: str) -> bool:
+    """Whether a run is found, once directories are looked for anew."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end and path not in [run.path for run in served.studio.runs.all()]:
+        time.sleep(0.1)
+    return path in [run.path for run in served.studio.runs.all()]
 
 
 def test_nobody_comes_in_from_outside_without_a_password(tmp_path: Path) -> None:

@@ -158,6 +158,43 @@ def test_a_run_with_plug_ins_or_paths_elsewhere_is_not_repeated(studio: Studio, 
     assert isinstance(caught.value, RefusedError) or "outside the workspace" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (["--custom_register_path", "x.py"], {}),
+        (["--trust_remote_code", "true"], {}),
+        (["--dataset", "/etc/passwd"], {}),
+        (["--nonsense", "1"], {}),
+        (["--lora_rank", "4"], {"LD_PRELOAD": "/x.so"}),
+        (["--lora_rank", "4"], {"NPROC_PER_NODE": "2; x"}),
+    ],
+)
+def test_a_job_that_came_with_the_workspace_says_no_more_than_a_form(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, words: list[str], environment: dict[str, str]
+) -> None:
+    save(add(studio, "output/x/v0"), 7)
+    began: list[tuple[object, ...]] = []
+    monkeypatch.setattr(Jobs, "start", lambda self, *said: began.append(said))
+
+    def came(words: list[str], environment: dict[str, str]) -> None:
+        place = studio.jobs.place / "20260101-000000-abcdef"
+        place.mkdir(exist_ok=True)
+        said = {"name": place.name, "command": "sft", "output": "output/x/v0", "pid": 1, "born": "", "started": 1.0}
+        (place / "job.json").write_text(json.dumps({**said, "words": words, "environment": environment}))
+
+    whole = ["--model_type", "demo-chat", "--dataset", "self-cognition", "--output_dir", "/etc"]
+    came([*whole, *words], environment)
+    with pytest.raises(SwiftError):
+        studio.resume("output/x/v0")
+    assert began == []
+    came([*whole, "--lora_rank", "4"], {"NPROC_PER_NODE": "2"})
+    studio.resume("output/x/v0")
+    ((command, resumed, variables, output),) = began
+    assert (command, variables, output) == ("sft", {"NPROC_PER_NODE": "2"}, "output/x/v0")
+    assert "--lora_rank 4" in " ".join(resumed)  # type: ignore[arg-type]
+    assert "/etc" not in resumed  # type: ignore[operator]
+
+
 def test_names_of_runs(studio: Studio) -> None:
     runs = studio.runs
     assert runs.choose_output("Qwen/Qwen3-0.6B", "mine") == "output/Qwen3-0.6B/mine"

@@ -77,6 +77,20 @@ def test_what_was_not_uploaded_is_not_taken(workspace: Workspace, tmp_path: Path
     assert (tmp_path / "mine.jsonl").exists()
 
 
+def test_uploads_that_nobody_takes_are_forgotten(workspace: Workspace, tmp_path: Path) -> None:
+    old, new = upload(tmp_path, "old.jsonl"), upload(tmp_path, "new.jsonl")
+    outside = tmp_path / "mine.jsonl"
+    outside.write_text("{}")
+    (workspace.uploads / "link.jsonl").symlink_to(outside)
+    (workspace.uploads / "ab").mkdir()
+    for path in (old, outside, workspace.uploads / "ab"):
+        os.utime(path, (0, 0))
+    workspace.forget_uploads()
+    assert sorted(path.name for path in workspace.uploads.iterdir()) == ["link.jsonl", "new.jsonl"]
+    assert new.exists()
+    assert outside.exists()
+
+
 def test_a_large_upload_is_refused(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspaces, "LARGEST_UPLOAD", 10)
     with pytest.raises(SwiftError, match="larger"):

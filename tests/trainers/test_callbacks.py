@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from swift.errors import UnknownNameError
 from swift.trainers import callbacks, plots, progress, register_callback
 from swift.trainers.callbacks import CALLBACKS, LogFile, evaluations_since_best, rounded
+from swift.trainers.plots import plot_log
 from tests.trainers.rows import Rows, lora, trainer_of
 
 LINES = [
@@ -144,12 +145,14 @@ HISTORY = [
 
 
 def test_pictures(tmp_path: Path) -> None:
-    written = plots.plot_log(HISTORY, tmp_path / "images")
+    written = plot_log(HISTORY, tmp_path / "images")
     names = {"train_loss.png", "train_acc.png", "eval_loss.png", "train_train_speed(iter_s).png"}
     assert {path.name for path in written} == {path.name for path in (tmp_path / "images").iterdir()} == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
     assert plots.series(HISTORY)["train/loss"] == [(1, 3.0), (2, 2.0)]
-    assert plots.plot_log([], tmp_path / "none") == []
+    for path, (tag, points) in zip(written, plots.series(HISTORY).items(), strict=True):
+        assert path.read_bytes() == plots.Sheet().draw(tag, points)  # nothing is left of the pictures before
+    assert plot_log([], tmp_path / "none") == []
     endless = [{"grad_norm": float("inf"), "acc": float("nan"), "loss": 1.0, "step": 1}]
     assert set(plots.series(endless)) == {"train/loss"}
 

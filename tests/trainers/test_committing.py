@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -19,8 +20,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from swift import checkpoint, storage
+from swift.arguments.fields import to_json
 from swift.arguments.sft import SftArguments
 from swift.errors import ConfigError, DataError, DiskError, InternalError, NotFoundError
+from swift.trainers.sameness import differences
 from swift.tuners import AdapterConfig, LoraConfig, Swift
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.trainers.rows import VOCAB, Rows, lora, losses, trainer_of, weights
@@ -184,6 +187,37 @@ def test_another_machine_is_refused(whole: Path, tmp_path: Path, change: Any, wo
     rewritten(tmp_path / "run" / "checkpoint-9", change)
     with pytest.raises(ConfigError, match=word):
         trainer_of(lora(), tmp_path / "run", **SAVING).train(resume_from_checkpoint="auto")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"use_flash_attn": True}, {"quantization_bit": 4}, {"quant_method": "hqq", "hqq_axis": 0}, {"lora_rank": 4},
+     {"dtype": "bf16"}, {"bnb_4bit_quant_type": "fp4"}, {"gradient_checkpointing": False}],
+)  # fmt: skip
+def test_how_the_model_computes_counts(tmp_path: Path, said: dict[str, Any]) -> None:
+    with storage.staged_directory(tmp_path / "checkpoint-1") as stage:
+        storage.write_json(stage / "sft_args.json", to_json(SftArguments()))
+    found = differences(tmp_path / "checkpoint-1", {}, options=SftArguments(**said))
+    assert sorted(each.partition(" was ")[0] for each in found) == sorted(said)
+    assert differences(tmp_path / "checkpoint-1", {}, options=SftArguments()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", pytest.param("scheduler.pt", marks=pytest.mark.slow), "rng_state.pth"]
+)
+def test_code_in_a_state_never_runs(whole: Path, tmp_path: Path, name: str) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {tmp_path / 'canary'}",)
+
+    shutil.copytree(whole / "checkpoint-6", tmp_path / "checkpoint-6")
+    file = io.BytesIO()
+    torch.save({"state": Payload()}, file)
+    storage.rewrite(tmp_path / "checkpoint-6", name, file.getvalue())
+    with pytest.raises(DataError, match="damaged or holds code") as caught:
+        trainer_of(lora(), tmp_path / "on", **SAVING).train(resume_from_checkpoint=tmp_path / "checkpoint-6")
+    assert (caught.value.exit_code, caught.value.code) == (65, "CKPT-01")
+    assert not (tmp_path / "canary").exists()
 
 
 def test_what_was_not_yet_written_down_is_not_asked_for(whole: Path, tmp_path: Path) -> None:

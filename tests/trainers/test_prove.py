@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+from pathlib import Path
 
 import pytest
 
 from scripts.prove import __main__ as prove
-from scripts.prove import adapters, calls, damage, differences, kills, loss, mutants, order, signals
+from scripts.prove import adapters, calls, damage, differences, kills, loss, mutants, order, runs, signals
+from swift import checkpoint
+from tests.trainers import signalled
 
 
 @pytest.mark.parametrize("case", adapters.CASES)
@@ -24,6 +28,14 @@ def test_damage_is_noticed() -> None:
 
 def test_a_killed_run_goes_on() -> None:
     assert kills.kills("swift", 2, seed=3) == (2, 2)
+
+
+def test_all_processes_stop_at_the_same_step(tmp_path: Path) -> None:
+    def work() -> None:
+        signalled.main(str(tmp_path), str(int(signal.SIGTERM)), "1", "2")  # rank 1 gets it, in step 2
+
+    assert [runs.ended(child) for child in runs.group(2, work)] == [143, 143]
+    assert checkpoint.latest(tmp_path / "run") == tmp_path / "run" / "checkpoint-2"
 
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")

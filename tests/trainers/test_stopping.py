@@ -43,13 +43,15 @@ def same_run(again: Any, straight: Any) -> None:
     assert all(torch.equal(same[name], other[name]) for name in same)
 
 
+MOMENTS = [(TERM, "train", 2), (INT, "evaluation", 6), (USR1, "train", 1), (TERM, "log", 3)]
+LIKE = [(INT, "train", 5), (TERM, "evaluation", 3), (USR1, "evaluation", 7), (TERM, "train", 7)]
+
+
 @pytest.mark.parametrize(
-    ("number", "moment", "step", "saved"),
-    [(TERM, "train", 2, 2), (INT, "train", 5, 5), (USR1, "train", 1, 1), (TERM, "evaluation", 3, 3),
-     (INT, "evaluation", 6, 6), (USR1, "evaluation", 7, 7), (TERM, "log", 3, 3), (TERM, "train", 7, 7)],
-)  # fmt: skip
+    ("number", "moment", "step"), [*MOMENTS, *(pytest.param(*each, marks=pytest.mark.slow) for each in LIKE)]
+)
 def test_a_signal_stops_a_run_that_can_go_on(
-    tmp_path: Path, straight: Any, number: int, moment: str, step: int, saved: int
+    tmp_path: Path, straight: Any, number: int, moment: str, step: int
 ) -> None:
     before = [signal.getsignal(one) for one in (TERM, INT, USR1)]
     stopped = trainer(tmp_path, Kick(number, step, moment))
@@ -57,7 +59,7 @@ def test_a_signal_stops_a_run_that_can_go_on(
         stopped.train()
     assert number == INT or caught.value.code == 143
     assert [signal.getsignal(one) for one in (TERM, INT, USR1)] == before
-    assert checkpoint.latest(tmp_path) == tmp_path / f"checkpoint-{saved}"
+    assert checkpoint.latest(tmp_path) == tmp_path / f"checkpoint-{step}"
     assert stopped.evaluate()["eval_loss"] > 0  # nothing of the signal is left
     again = trainer(tmp_path)
     again.train(resume_from_checkpoint="auto")
@@ -115,11 +117,6 @@ def start(out: Path, *said: object, world: int = 2) -> list[int]:
     finally:
         for process in group:
             process.kill()
-
-
-def test_all_processes_stop_at_the_same_step(tmp_path: Path) -> None:
-    assert start(tmp_path, int(TERM), 1, 2) == [143] * 2
-    assert checkpoint.latest(tmp_path / "run") == tmp_path / "run" / "checkpoint-2"
 
 
 @pytest.mark.slow

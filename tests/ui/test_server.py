@@ -96,10 +96,25 @@ def test_another_name_for_this_machine_is_refused(page: Any) -> None:
     assert httpx.get(page.url, headers={"host": f"localhost:{port}"}).status_code == 200
 
 
+def test_a_page_of_another_site_is_refused(page: Any) -> None:
+    call = {"data": [], "fn_index": 0, "session_hash": "tab"}
+    for origin in ("http://elsewhere.example", "null", "http://127.0.0.1:1", "nonsense["):
+        said = {"origin": origin, "content-type": "text/plain"}
+        assert httpx.post(f"{page.url}gradio_api/queue/join", json=call, headers=said).status_code == 403
+    assert httpx.get(page.url, headers={"origin": page.url.rstrip("/")}).status_code == 200
+    behind = {"origin": "https://chat.example", "x-forwarded-host": "chat.example"}
+    assert httpx.get(page.url, headers=behind).status_code == 200
+
+
 def test_nothing_can_be_called_by_name(page: Any) -> None:
     assert httpx.get(f"{page.url}gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
     for path in ("docs", "openapi.json", "redoc"):
         assert httpx.get(f"{page.url}{path}").status_code == 404
+    unused = ("proxy=https://x.hf.space/a", "dev/reload", "openapi.json", "stream/a/b/0/playlist.m3u8", "vibe-code/")
+    for path in unused:
+        assert httpx.get(f"{page.url}gradio_api/{path}").status_code == 403
+    for path in ("process_recording", "component_server"):
+        assert httpx.post(f"{page.url}gradio_api/{path}", files={"video": b"x"}).status_code == 403
 
 
 def test_settings_are_read_as_they_are_typed() -> None:
@@ -124,8 +139,7 @@ def test_settings_are_numbers_that_can_be_sampled_with() -> None:
         assert list(vars(read).values()) == ["", 1.0, 1.0, 0, 1, 1.0, None]
 
 
-@pytest.mark.parametrize("password", ["", "wrong", "secret"])
-def test_a_password_is_asked_for(password: str, tiny_dir: Path, tmp_path: Path) -> None:
+def test_a_password_is_asked_for(tiny_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "people").write_text("ann:secret\n")
     served = app_ui_main(
         prevent_thread_lock=True,
@@ -133,13 +147,14 @@ def test_a_password_is_asked_for(password: str, tiny_dir: Path, tmp_path: Path) 
     )
     assert served is not None
     try:
-        with httpx.Client(base_url=served.url) as client:
-            asked = client.post("login", data={"username": "ann", "password": password})
-            right = password == "secret"
-            assert (asked.status_code == 200) == right
-            assert (client.get("gradio_api/info").status_code == 200) == right
-            assert ("components" in client.get("config").text) == right
-            assert client.get("", headers={"host": "elsewhere.example"}).status_code == 200
+        for password in ("", "wrong", "secret"):
+            with httpx.Client(base_url=served.url) as client:
+                asked = client.post("login", data={"username": "ann", "password": password})
+                right = password == "secret"
+                assert (asked.status_code == 200) == right
+                assert (client.get("gradio_api/info").status_code == 200) == right
+                assert ("components" in client.get("config").text) == right
+                assert client.get("", headers={"host": "elsewhere.example"}).status_code == 200
     finally:
         served.close()
 
