@@ -86,6 +86,8 @@ def test_repetition_costs():
     assert Sampler(greedy, presence=0.2).choose(scores, []) == 0
     assert Sampler(greedy, frequency=0.06).choose(scores, [0]) == 0
     assert Sampler(greedy, frequency=0.06).choose(scores, [0, 0]) == 1
+    assert Sampler(greedy, bias={0: -0.05}).choose(scores, []) == 0
+    assert Sampler(greedy, bias={0: -0.05, 1: 0.1}).choose(scores, []) == 1
     assert Sampler(GenerationConfig(repetition_penalty=1.2), [0]).choose(scores, []) == 1
     assert Sampler(GenerationConfig(no_repeat_ngram_size=1)).choose(scores, [0]) == 1
     assert Sampler(GenerationConfig(min_new_tokens=2, eos_token_id=[0])).choose(scores, []) == 1
