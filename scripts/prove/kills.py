@@ -9,13 +9,14 @@ import time
 from functools import partial
 from pathlib import Path
 
-from scripts.prove.runs import STEPS, ended, finished, go, group, place, weights_of
+from scripts.prove.runs import STEPS, ended, finished, go, group, place, warm, weights_of
 
 PATIENCE = 30  # seconds that a process has to notice that another is gone
 
 
 def reference(engine: str, out: Path, world: int = 1) -> tuple[str | None, float]:
     """The weights of an unbroken run, and how long it took."""
+    warm()  # else its time would count as that of the run, which most kills would come after
     began = time.monotonic()
     assert finished(partial(go, engine, out), world)
     return weights_of(out / f"checkpoint-{STEPS}"), time.monotonic() - began

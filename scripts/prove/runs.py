@@ -105,7 +105,7 @@ def weights_of(checkpoint: Path) -> str | None:
 
 
 @cache
-def _warm() -> None:
+def warm() -> None:
     """Import what the libraries import when a model is tuned and saved, and count none of it as garbage."""
     extract_model_from_parallel(lora())
     get_model_conversion_mapping(full())
@@ -115,7 +115,7 @@ def _warm() -> None:
 
 def fork(work: Callable[[], object]) -> int:
     """Do something in a child of this process, which has everything imported already; return its id."""
-    _warm()
+    warm()
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()

@@ -17,6 +17,7 @@ from swift.datasets.encode import EncodedDataset
 from swift.datasets.lazy import LazyDataset
 from swift.datasets.pack import PackedDataset
 from swift.datasets.pieces import Joined
+from swift.datasets.prompts import Prompts
 from swift.datasets.stream import Stream
 from swift.errors import UnknownNameError
 from swift.estimate import Memory, Step, memory_of
@@ -38,7 +39,7 @@ from swift.trainers.trainer import Seq2SeqTrainer
 ADAM = ("adamw_torch", "adamw_torch_fused")  # two moments as large as the gradient
 LONGEST = 32768  # tokens of a row where nothing else limits it
 LONGEST_REASON = 200  # characters
-Rows = EncodedDataset | PackedDataset | Joined | LazyDataset
+Rows = EncodedDataset | PackedDataset | Joined | LazyDataset | Prompts
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,9 @@ def _batches(training: Seq2SeqTrainingArguments, train: Rows, processes: int) ->
     """How many batches of an epoch each process takes."""
     if training.max_tokens_per_batch:
         return len(TokenBatches(lengths_of(train), training.max_tokens_per_batch, training.seed, processes))
+    if isinstance(train, Prompts) and train.times > 1:  # steps are whole, and each is made so many times
+        accumulated = training.gradient_accumulation_steps
+        return len(train) // (training.train_batch_size * accumulated * processes) * accumulated * train.times
     batches = len(train) / training.train_batch_size
     if training.dataloader_drop_last:
         return math.floor(batches) // processes

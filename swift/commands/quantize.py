@@ -135,7 +135,7 @@ def _whole(said: ExportArguments) -> ExportArguments:
     directory = find_checkpoint(said.ckpt_dir)
     if layout.folders(directory):
         raise UsageError("USAGE-03", f"{directory} is an adapter, not a model to quantise", fix="--merge_lora true")
-    return from_checkpoint(tidy(said))
+    return replace(from_checkpoint(tidy(said)), dtype=said.dtype)  # the weights', whatever they were trained in
 
 
 def output_of(args: ExportArguments, source: ModelSource, method: str, bits: int) -> Path:

@@ -51,6 +51,7 @@ def read_prompts(args: RLHFArguments, template: Template) -> Data:
     }
     for prompts in parts.values():
         check_columns(rewards, prompts)
+        prompts.times = args.num_iterations
     return Data(parts["train"], parts.get("validation"), loaded.ledger)
 
 

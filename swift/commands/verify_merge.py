@@ -160,6 +160,10 @@ def _told(found: dict[str, Any]) -> str:
         return f"verified: {same}; together the adapters move the logits by {found['effect']:.1e}"
     if found["agreement"] < USUAL_AGREEMENT:
         logger.warning(f"only {found['agreement']:.1%} of likeliest tokens are those of the unmerged model")
+    if found["difference"] > found["effect"] / 2 > 0:
+        logger.warning(
+            "rounding moves the logits about as far as the training did: --dtype fp32 keeps what was trained"
+        )
     if not found["effect"]:
         logger.warning("the adapters change nothing: was anything trained?")
     return (

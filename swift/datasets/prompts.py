@@ -47,6 +47,7 @@ class Prompts(Dataset[Prompt]):
         rows: the different ones.
         order: which of them each example is.
         lengths: tokens of every example.
+        times: how many steps are made with the answers to each.
     """
 
     num_supervised = 0
@@ -55,6 +56,7 @@ class Prompts(Dataset[Prompt]):
     def __init__(self, rows: Sequence[Prompt], order: Sequence[int]) -> None:
         self.rows, self.order = list(rows), list(order)
         self.lengths: list[int] = [len(self.rows[k].ids) for k in self.order]
+        self.times = 1
 
     def __len__(self) -> int:
         return len(self.order)

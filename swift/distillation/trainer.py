@@ -60,7 +60,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         super().__init__(*args, compute_loss_func=self.divergence, **options)
         if answers.written and self.template is None:
             raise ConfigError("CONFIG-02", "answers are written with a template", fix="template=get_template(...)")
-        teacher.model.to(self.args.device)
+        teacher.place(self.args.device)
 
     @cached_property
     def _run(self) -> dict[str, Any]:

@@ -405,6 +405,7 @@ def _sampler(generation: Generation) -> Sampler:
         generation.seed,
         presence=request.presence,
         frequency=request.frequency,
+        bias=request.bias,
     )
 
 

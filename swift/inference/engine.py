@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -28,7 +28,7 @@ class Request:
 
     `config` is one of `prepare_generation_config`; `seed` None draws one from PyTorch's generator; `adapter` None is
     what is active, BASE none, also where no adapter was ever put on; `logprobs` is how many of the likeliest tokens to
-    report beside the chosen one, None not even that one; `presence` and `frequency` are those of `Sampler`;
+    report beside the chosen one, None not even that one; `presence`, `frequency` and `bias` are those of `Sampler`;
     `constraint` makes what rules tokens out.
     """
 
@@ -41,6 +41,7 @@ class Request:
     presence: float = 0.0
     frequency: float = 0.0
     constraint: Callable[[], Constraint] | None = None
+    bias: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

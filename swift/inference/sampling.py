@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Sampler:
         seed: of the draws; one must be said to sample.
         presence: is taken off the logits of all tokens that the answer has already.
         frequency: is taken off them for each time that it has them.
+        bias: is added to the logits of some tokens.
     """
 
     def __init__(
@@ -46,14 +47,15 @@ class Sampler:
         *,
         presence: float = 0.0,
         frequency: float = 0.0,
+        bias: Mapping[int, float] | None = None,
     ) -> None:
         self.config, self.prompt_ids = config, list(prompt_ids)
         self._read = torch.tensor([self.prompt_ids], dtype=torch.long)  # and as much of the answer as was asked about
-        self.presence, self.frequency = presence, frequency
+        self.presence, self.frequency, self.bias = presence, frequency, bias or {}
         self.processors = self._processors()
         self.generator: torch.Generator | None = None
         self.seed = seed
-        changed = config.do_sample or self.processors or presence or frequency
+        changed = config.do_sample or self.processors or presence or frequency or self.bias
         self.kind = CHOSEN if changed else PLAIN
 
     @staticmethod
@@ -65,7 +67,7 @@ class Sampler:
 
     def choose(self, logits_V: Tensor, ids: Sequence[int]) -> int:
         """The next token after the prompt and `ids`."""
-        scores_V = self._repeated(logits_V, ids)
+        scores_V = self._biased(self._repeated(logits_V, ids))
         if self.processors:
             so_far = self._so_far(ids, logits_V.device)
             for processor in self.processors:
@@ -95,6 +97,14 @@ class Sampler:
         scores_V = logits_V.clone()
         scores_V[said] -= self.presence + self.frequency * counts
         return scores_V
+
+    def _biased(self, logits_V: Tensor) -> Tensor:
+        if not self.bias:
+            return logits_V
+        places, values = (
+            torch.tensor(list(part), device=logits_V.device) for part in zip(*self.bias.items(), strict=True)
+        )
+        return logits_V.index_add(0, places, values.to(logits_V.dtype))
 
     def _processors(self) -> list[LogitsProcessor]:
         config = self.config
@@ -155,11 +165,13 @@ def _normal(weights_K: Tensor) -> Tensor:
 def drawn(probabilities_K: Tensor, generator: torch.Generator) -> Tensor:
     """The place of one of some tokens, drawn as often as its probability says.
 
+    Each waits a time that its probability shortens, and the first is taken: what rounds otherwise beside other rows
+    changes hardly ever who that is, as it would the place of a point in the sums of all before it.
+
     Raises:
         ValueError: these are no probabilities.
     """
-    sums_K = probabilities_K.double().cumsum(-1)
-    if not math.isfinite(float(sums_K[-1])):
+    if not math.isfinite(float(probabilities_K.sum())):
         raise ValueError("the model's scores are no numbers")
-    point = torch.rand((), dtype=torch.float64, device=sums_K.device, generator=generator) * sums_K[-1]
-    return torch.searchsorted(sums_K, point, right=True)
+    waits_K = torch.empty_like(probabilities_K).exponential_(generator=generator)
+    return likeliest(probabilities_K / waits_K.clamp_(min=torch.finfo(waits_K.dtype).tiny))

@@ -253,6 +253,7 @@ def sampling_params(generation: Generation) -> Any:
         repetition_penalty=config.repetition_penalty or 1.0,
         presence_penalty=request.presence,
         frequency_penalty=request.frequency,
+        logit_bias=dict(request.bias) or None,
         stop_token_ids=request.reader.stop_ids,
         logprobs=request.logprobs,
         detokenize=False,

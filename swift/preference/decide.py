@@ -42,8 +42,6 @@ NOT_TOGETHER = {
     "loss_name": "--loss_type says the loss",
     "metrics": "rewards and log-probabilities are logged",
     "predict_with_generate": "swift eval measures the checkpoints",
-    "deepspeed": "each process holds its model",
-    "fsdp": "each process holds its model",
     "use_galore": "--sft_type lora needs as little memory",
     "lisa_activated_layers": "--sft_type lora needs as little memory",
 }
@@ -113,6 +111,12 @@ def _contradictions(args: RLHFArguments) -> list[SwiftError]:
         errors.append(_conflict(f"--loss_type {args.loss_type} divides by --beta", "--beta 0.1"))
     if args.max_tokens_per_batch and not args.padding_free:
         errors.append(_conflict("--max_tokens_per_batch counts tokens without padding here", "--padding_free true"))
+    if "zero3" in (args.deepspeed or ""):
+        what = "--deepspeed with ZeRO-3 gathers weights for one pass of a step, and preferences take two"
+        errors.append(_conflict(what, "--fsdp full_shard, or --deepspeed default-zero2"))
+    if args.fsdp and args.precompute_ref_log_probs:
+        what = "--precompute_ref_log_probs asks the model as a whole, which --fsdp has cut by then"
+        errors.append(_conflict(what, "drop one of the two: the reference is asked in every step then"))
     if "label_smoothing_factor" in args.training_options:
         what = "label_smoothing_factor in --training_options smooths tokens, and preferences are of whole answers"
         errors.append(_conflict(what, "--label_smoothing"))

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -46,6 +49,11 @@ class Reference:
         if model is not None:
             model.eval().requires_grad_(False)
 
+    def place(self, device: torch.device) -> None:
+        """Put a model of its own where it computes, unless it is there; of one on several devices that is the first."""
+        if self.model is not None and next(self.model.parameters()).device != device:
+            self.model.to(device)
+
     def told(self) -> str:
         """Which model it is, whatever that is called."""
         if self.model is None:
@@ -62,10 +70,33 @@ class Reference:
         training = policy.training
         policy.eval()
         try:
-            with policy.disable_adapter():
+            with turned_off(policy):
                 yield policy
         finally:
             policy.train(training)
+
+
+@contextmanager
+def turned_off(policy: Any) -> Iterator[None]:
+    """Let a policy compute without its tuners inside the block.
+
+    PEFT would also take their gradients off meanwhile, and FSDP, which looks whether a weight trains when it is first
+    gathered, would believe it for good.
+    """
+    layers = [layer for layer in policy.modules() if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    flagged = isinstance(policy, PeftModel) and not policy.active_peft_config.is_prompt_learning and layers
+    if not flagged:
+        with policy.disable_adapter():
+            yield
+        return
+    before = [layer.disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer._disable_adapters = was
 
 
 def check_stays(policy: Any, starts: str) -> None:

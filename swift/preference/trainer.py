@@ -108,8 +108,8 @@ class PreferenceTrainer(Seq2SeqTrainer):
         super().__init__(*args, compute_loss_func=cross_entropy, **options)
         self.label_names = ["labels"]
         self._totals = Totals(self.args.device)
-        if reference is not None and reference.model is not None:
-            reference.model.to(self.args.device)
+        if reference is not None:
+            reference.place(self.args.device)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

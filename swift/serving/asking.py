@@ -107,6 +107,9 @@ class Asking:
             what = f"a prompt of {len(turn.prompt_ids)} tokens: this server takes {self.longest_prompt} (--max_length)"
             raise ApiError(400, what, code="context_length_exceeded")
         config = self._config(body, len(turn.prompt_ids), longest)
+        if max(body.logit_bias, default=0) >= len(self.template.tokenizer):
+            what = f"logit_bias: this model knows the tokens 0 to {len(self.template.tokenizer) - 1}"
+            raise ApiError(400, what, param="logit_bias")
         stops = [*self.args.stop_words, *body.stops]
         reader = Reader(self.template, config.eos_token_id, stops, turn.tokenizer_kwargs, turn.stop_after)
         seed = body.seed if body.seed is not None else secrets.randbelow(2**62)
@@ -123,6 +126,7 @@ class Asking:
                 body.presence_penalty,
                 body.frequency_penalty,
                 None if constraint is None else constraint.copy,
+                body.logit_bias,
             )
             for k in range(body.n)
         ]

@@ -117,7 +117,7 @@ def make_app(api: EmbeddingApi) -> FastAPI:
     app = plain_app()
     app.get("/metrics", response_class=PlainTextResponse)(api.metrics)
     app.get("/v1/models")(api.models)
-    app.get("/v1/models/{name}")(api.model)
+    app.get("/v1/models/{name:path}")(api.model)
     app.post("/v1/embeddings")(api.embeddings)
     app.post("/v1/chat/completions")(_no_text)
     app.post("/v1/completions")(_no_text)

@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 MOST_MESSAGES, MOST_CHARACTERS, MOST_TOOLS = 2048, 2_000_000, 128
 MOST_CHOICES, MOST_STOPS, LONGEST_STOP, MOST_LOGPROBS = 8, 16, 64, 20
-MOST_TOKENS = 1 << 20
+MOST_TOKENS, MOST_BIASES = 1 << 20, 1024
 MOST_FIELDS = 64
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 MOST_TEXTS = 2048
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1, max_length=MOST_TOKENS)]
+Token = Annotated[int, Field(ge=0)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
@@ -101,6 +103,7 @@ class Asked(BaseModel):
     repetition_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
     presence_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
+    logit_bias: dict[Token, Bias] = Field(default_factory=dict, max_length=MOST_BIASES)
     n: int = Field(1, ge=1, le=MOST_CHOICES)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None

@@ -41,9 +41,10 @@ def draw(field: Field, words: Words, choices: Iterable[str] | None = None, **mor
             named(offered, words), value=field.default, allow_custom_value=field.free, filterable=True, **told
         )
     long = field.name in LONG
+    without = (field.info.none or "").replace("`", "")
     return gr.Textbox(
         field.default,
-        placeholder=(field.info.none or "").replace("`", ""),
+        placeholder=without if words.language == "en" or not without else words.auto,
         lines=2 if long else 1,
         max_lines=8 if long else 1,
         **told,

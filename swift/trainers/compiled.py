@@ -39,7 +39,7 @@ def check_backend(name: str) -> None:
 def compiled_layers(model: nn.Module, backend: str = "inductor", mode: str | None = None) -> Iterator[int]:
     """Let the layers of `model` be compiled inside the block where they train; gives how many are.
 
-    Random draws are those of plain layers. Modules, and with them the names of weights, stay what they are.
+    Modules, and with them the names of weights, stay what they are.
 
     Args:
         model: with its tuners.

@@ -1,4 +1,8 @@
-"""A plug-in that lets a chosen process fail at a chosen step: FAULT="kind rank step"; it does so once for a directory."""
+"""A plug-in that lets a chosen process fail at a chosen step: FAULT="kind rank step"; it does so once for a directory.
+
+The kind `saving` kills inside the first save: before anything is written, or with a step k as the k-th file of it that
+the process writes is to be made safe.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +31,23 @@ class Fault(TrainerCallback):
     def __init__(self) -> None:
         self.kind, rank, step = os.environ.get("FAULT", "none 0 0").split()
         self.rank, self.step = int(rank), int(step)
+        self.written = 0
         if self.kind == "saving" and dist.rank() == self.rank:
-            write = checkpoint.check_finite
-            checkpoint.check_finite = lambda *said: (write(*said), self.strike())[0]  # a save has begun
+            check, sync = checkpoint.check_finite, os.fsync
+            checkpoint.check_finite = lambda *said: (check(*said), self.save_begins())[0]
+            os.fsync = lambda handle: (self.file_is_written(), sync(handle))[1]
+
+    def save_begins(self) -> None:
+        """Nothing of it is on the disk."""
+        self.written = 1
+        if not self.step:
+            self.strike()
+
+    def file_is_written(self) -> None:
+        """It may not be on the disk yet."""
+        self.written += self.written > 0
+        if self.written - 1 == self.step > 0:
+            self.strike()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The step begins."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swift import storage
@@ -78,6 +79,24 @@ def test_it_is_written_as_the_base_is_whatever_it_was_trained_in(base: Path, ada
     assert report(output)["tensors"]["copied"] == len(tensors_of(half)) - 4
     said = options(half, trained, tmp_path, verify_merge=False, dtype="fp32", replace_if_exists=True)
     assert {tensor.dtype for tensor in tensors_of(Path(merge_lora(said))).values()} == {torch.float32}
+
+
+def test_a_rounding_as_large_as_the_training_is_said(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(base, half)
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(half)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(half), lora())
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(1e-5)
+    model.save_pretrained(tmp_path / "adapter")
+    merge_lora(options(half, tmp_path / "adapter", tmp_path))
+    assert "--dtype fp32 keeps what was trained" in caplog.text
+    caplog.clear()
+    merge_lora(options(half, tmp_path / "adapter", tmp_path, dtype="fp32", replace_if_exists=True))
+    assert "keeps what was trained" not in caplog.text
 
 
 def test_without_comparison_no_model_is_loaded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,25 @@ def test_what_fails_leaves_nothing_behind(place: Path, monkeypatch: pytest.Monke
     with pytest.raises(DataError):
         export(dataset=[], quant_method="bnb", quant_output_dir="broken")
     assert sorted(path.name for path in place.iterdir()) == ["chat.jsonl", "my-model"]
+
+
+def test_what_stays_in_full_is_as_it_was_whatever_it_was_trained_in(
+    place: Path, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_dir, place / "whole")
+    AutoModelForCausalLM.from_pretrained(tiny_dir, dtype=torch.bfloat16).save_pretrained(place / "whole")
+    (place / "whole" / "sft_args.json").write_text(json.dumps({"dtype": "fp32", "sft_type": "full"}))
+    asked = []
+
+    def failing(source, directory: Path, bits: int, dtype: torch.dtype, blocks: object) -> dict:
+        asked.append(dtype)
+        raise DataError("MODEL-01", "enough")
+
+    monkeypatch.setitem(quantising.WRITERS, "bnb", failing)
+    for said in ({}, {"dtype": "fp32"}):
+        with pytest.raises(DataError, match="enough"):
+            export(model_id_or_path=None, ckpt_dir="whole", dataset=[], quant_method="bnb", **said)
+    assert asked == [torch.bfloat16, torch.float32]
 
 
 def test_calibration_is_rows_as_the_model_sees_them_cut_into_blocks(place: Path) -> None:

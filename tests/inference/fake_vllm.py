@@ -37,6 +37,7 @@ class SamplingParams:
     logprobs: int | None
     detokenize: bool
     output_kind: RequestOutputKind
+    logit_bias: dict[int, float] | None = None
     min_tokens: int = 0
     top_p: float = 1.0
     top_k: int = 0

@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from swift.inference.angles import angles_by_length
 from swift.inference.answer import Reader
 from swift.inference.batching import Batching, serves
+from swift.inference.cache import SlotCache
 from swift.inference.engine import BASE, Request
 from swift.inference.prefixes import Prefixes
 from swift.inference.settings import prepare_generation_config
@@ -181,6 +182,14 @@ def test_whoever_goes_leaves_no_trace(template):
         assert generation.ids == expected[k][: len(generation.ids)]
         assert k % 3 == 0 or len(generation.ids) == len(expected[k])
     assert (engine.num_running, engine.num_waiting) == (0, 0)
+
+
+def test_a_place_holds_nothing_of_who_had_it():
+    cache = SlotCache.of([[(torch.ones(1, 6, 2), torch.ones(1, 6, 2))], [(torch.full((1, 6, 2), torch.nan),) * 2]], 6)
+    come = SlotCache.of([[(torch.full((1, 3, 2), 2.0),) * 2]] * 2, 3)
+    assert cache.splice([1], come) == [1, 2]
+    for array in cache.slots[0].used():
+        assert array[:, 0, :, 0].tolist() == [[1] * 6, [0, 0, 0, 2, 2, 2], [0, 0, 0, 2, 2, 2]]
 
 
 @pytest.mark.parametrize("engine", [Batching, Whole])

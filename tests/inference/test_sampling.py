@@ -77,6 +77,17 @@ def test_what_is_no_number_is_not_drawn():
             drawn(torch.tensor([0.5, bad]), generator)
 
 
+def test_rounding_hardly_ever_changes_what_is_drawn():
+    scores = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    rounded = scores + 1e-3 * torch.randn(20_000, generator=torch.Generator().manual_seed(1))
+
+    def draw(probabilities, seed):
+        return int(drawn(probabilities, torch.Generator().manual_seed(seed)))
+
+    both = scores.softmax(-1), rounded.softmax(-1)
+    assert sum(draw(both[0], seed) != draw(both[1], seed) for seed in range(200)) <= 2
+
+
 def test_repetition_costs():
     scores = torch.tensor([2.0, 1.9, 0.0])
     greedy = GenerationConfig(do_sample=False)
@@ -86,6 +97,8 @@ def test_repetition_costs():
     assert Sampler(greedy, presence=0.2).choose(scores, []) == 0
     assert Sampler(greedy, frequency=0.06).choose(scores, [0]) == 0
     assert Sampler(greedy, frequency=0.06).choose(scores, [0, 0]) == 1
+    assert Sampler(greedy, bias={0: -0.05}).choose(scores, []) == 0
+    assert Sampler(greedy, bias={0: -0.05, 1: 0.1}).choose(scores, []) == 1
     assert Sampler(GenerationConfig(repetition_penalty=1.2), [0]).choose(scores, []) == 1
     assert Sampler(GenerationConfig(no_repeat_ngram_size=1)).choose(scores, [0]) == 1
     assert Sampler(GenerationConfig(min_new_tokens=2, eos_token_id=[0])).choose(scores, []) == 1

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from swift.checkpoint import SHARDS
 from swift.commands.rlhf import rlhf_main
 
 WORDS = ["one", "two three", "four five six", "seven eight", "nine ten", "fine, thank you", "Paris"]
@@ -75,7 +76,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path, data: dict[str
 
 
 def weights_of(checkpoint: str) -> dict[str, torch.Tensor]:
-    (path,) = [file for file in Path(checkpoint).rglob("*.safetensors") if "fingerprint" not in file.name]
+    files = (file for file in Path(checkpoint).rglob("*.safetensors") if "fingerprint" not in file.name)
+    (path,) = [file for file in files if SHARDS not in file.parts]
     return load_file(path)
 
 

@@ -19,6 +19,7 @@ from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.cli import COMMANDS, main
 from swift.commands import prepare, rlhf
+from swift.commands.dry_run import dry_run
 from swift.errors import SeveralErrors, SwiftError
 from swift.preference.decide import decide_rlhf
 from swift.preference.encode import PreferenceEncoder
@@ -159,7 +160,8 @@ def test_decided_values(tiny_dir: Path) -> None:
         ({"rlhf_type": "cpo", "precompute_ref_log_probs": True}, "--precompute_ref_log_probs is for"),
         ({"packing": True}, "--packing does not go with preferences"),
         ({"loss_name": "cross-entropy"}, "--loss_type says the loss"),
-        ({"fsdp": "full_shard"}, "--fsdp does not go"),
+        ({"deepspeed": "default-zero3"}, "--fsdp full_shard, or --deepspeed default-zero2"),
+        ({"fsdp": "full_shard", "precompute_ref_log_probs": True}, "asks the model as a whole"),
         ({"train_on_prompt": True}, "the last answer counts"),
         ({"loss_scale": "react"}, "the last answer counts"),
         ({"rpo_alpha": 0.5, "sft_beta": 0.5}, "both say"),
@@ -195,11 +197,31 @@ def test_short_names_are_the_method() -> None:
     assert (old.beta, old.ref_model_id_or_path, old.loss_type) == (0.3, "x", "ipo")
 
 
-def test_a_dry_run_shows_a_pair(tiny_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_shows_a_pair_and_what_it_takes(
+    tiny_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = write(tmp_path / "pairs.jsonl", [pair(k) for k in range(8)])
     words = ["--model_id_or_path", str(tiny_dir), "--dataset", rows, "--dry_run", "--output_dir", str(tmp_path / "out")]
     assert main(["simpo", *words]) == 0
     told = capsys.readouterr().out
-    assert "not estimated, a step on answers" in told
+    assert "memory" in told
+    assert "not estimated" not in told
     assert "to run it:  swift rlhf --rlhf_type simpo --model_id_or_path" in told.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+def test_memory_is_that_of_all_answers_and_of_a_second_model(tiny_dir: Path, tmp_path: Path) -> None:
+    def memory(rlhf_type: str, **said: Any) -> dict[str, Any]:
+        rows = write(tmp_path / "pairs.jsonl", [pair(k) for k in range(8)])
+        args = RLHFArguments(
+            rlhf_type=rlhf_type, model_id_or_path=str(tiny_dir), dataset=[rows], dataset_test_ratio=0.0, **said
+        )
+        return dry_run(args)["size"]["memory"]
+
+    lora, whole, alone = memory("dpo"), memory("dpo", sft_type="full"), memory("orpo", sft_type="full")
+    bytes_of_model = sum(p.numel() * p.element_size() for p in tiny_model("qwen2").parameters())
+    assert whole["weights"] - alone["weights"] == bytes_of_model
+    assert lora["weights"] < whole["weights"]
+    assert memory("orpo", sft_type="full", batch_size=4)["activations"] > 2 * alone["activations"]
+    named = memory("dpo", ref_model_id_or_path=str(tiny_dir))
+    assert named["weights"] - lora["weights"] == bytes_of_model

@@ -152,9 +152,23 @@ def test_what_cannot_be_measured_against_is_refused(run: Run) -> None:
         run("dpo", lora_bias_trainable="all", lora_target_modules=["q_proj"])
 
 
+ENGINES = {
+    "none": {},
+    "zero2": {"deepspeed": "default-zero2"},
+    "fsdp": {"fsdp": "full_shard"},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_two_processes_are_one(method: str, run: Run, whole: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "engine"),
+    [("dpo", "none"), ("kto", "none"), ("dpo", "zero2"), ("dpo", "fsdp"), ("kto", "fsdp")],
+)
+def test_two_processes_are_one(
+    method: str, engine: str, run: Run, whole: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    if engine.startswith("zero"):
+        pytest.importorskip("deepspeed")
     one = whole[method]
     saved = json.loads((one["place"] / "sft_args.json").read_text())
     names = options_of(RLHFArguments)
@@ -163,6 +177,7 @@ def test_two_processes_are_one(method: str, run: Run, whole: dict[str, dict[str,
         "batch_size": 4,
         "eval_batch_size": 3,
         "output_dir": str(tmp_path),
+        **ENGINES[engine],
     }
     words = [word for name, value in said.items() for word in spelt(name, value)]
     env = {**os.environ, "NPROC_PER_NODE": "2", "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -202,4 +202,8 @@ def test_a_dry_run_shows_a_prompt(tiny_dir: Path, tmp_path: Path, capsys: pytest
         told = capsys.readouterr().out
         assert "how long answers become is not known before" in told
         assert f"to run it:  swift rlhf --rlhf_type {method} --model_id_or_path" in told.replace("\n", " ")
+    assert (
+        main(["grpo", *words, "--num_iterations", "3", "--batch_size", "2", "--gradient_accumulation_steps", "3"]) == 0
+    )
+    assert "steps: 3 (1 epochs, 6 rows a step" in capsys.readouterr().out  # one whole step of 8 prompts, three times
     assert not (tmp_path / "out").exists()

@@ -30,6 +30,7 @@ def place(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("reader")
     for name in ("my-model", "chat.jsonl"):
         (directory / name).symlink_to(home / name)
+    (directory / "my-teacher").symlink_to(home / "my-model")
     shutil.copytree(ROOT / "configs", directory / "configs")
     pair = {"query": "Who are you?", "response": "Sure! I am swift's.", "rejected_response": "I am swift's."}
     one = {"query": "Who are you?", "response": "Sure! I am swift's.", "label": True}
@@ -73,6 +74,7 @@ def marked(page: str) -> list[Any]:
         *marked("docs/rlhf/kto.md"),
         *marked("docs/rlhf/grpo.md"),
         *marked("docs/rlhf/rloo.md"),
+        *marked("docs/rlhf/gkd.md"),
         *marked("docs/evaluation.md"),
         *marked("docs/infer.md"),
         *marked("docs/vllm.md"),

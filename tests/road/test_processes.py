@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -37,6 +38,7 @@ def test_two_processes_are_one(here: Path) -> None:
     assert not list((here / "two").glob(".tmp*"))
 
 
+@pytest.mark.slow  # `tests/cli/test_agent.py` has it of small workers
 def test_the_first_error_of_a_worker_is_the_exit_code(here: Path) -> None:
     (here / "bad.jsonl").write_text('{"messages": [{"role": "user", "content": null}]}\n', encoding="utf-8")
     failed = swift("sft", "--model_id_or_path", "my-model", "--dataset", "bad.jsonl", NPROC_PER_NODE="2")

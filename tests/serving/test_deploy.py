@@ -91,7 +91,7 @@ def test_a_stream_adds_up_to_the_answer(client: openai.OpenAI) -> None:
     assert len(whole.choices[0].logprobs.content[0].top_logprobs) == 2
 
 
-def test_choices_seeds_and_stops(client: openai.OpenAI) -> None:
+def test_choices_seeds_and_stops(client: openai.OpenAI, served: Any) -> None:
     options = {"n": 3, "seed": 5, "temperature": 2.0, "max_tokens": 16, "extra_body": {"top_k": 0, "top_p": 1.0}}
     first, again = (ask(client, STORY, **options) for _ in range(2))
     texts = [choice.message.content for choice in first.choices]
@@ -100,6 +100,10 @@ def test_choices_seeds_and_stops(client: openai.OpenAI) -> None:
     stopped = ask(client, stop=["Paris"]).choices[0]
     assert "Paris" not in stopped.message.content
     assert stopped.finish_reason == "stop"
+    ids = served.api.asking.template.tokenizer("Paris Paris", add_special_tokens=False)["input_ids"]
+    assert "Paris" not in ask(client, logit_bias=dict.fromkeys(ids, -100), max_tokens=12).choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="knows the tokens 0 to"):
+        ask(client, logit_bias={10**6: 1})
     often = ask(client, STORY, frequency_penalty=2.0, max_tokens=30).choices[0].message.content
     assert often != ask(client, STORY, max_tokens=30).choices[0].message.content
 

@@ -10,8 +10,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from swift.datasets.pack import join
+from swift.templates.collate import data_collator
 from swift.trainers import Seq2SeqTrainer, Seq2SeqTrainingArguments
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_tokenizer
 
 VOCAB = 64
 OWN = ("sft_args", "template", "tokenizer", "callbacks", "compute_metrics")
@@ -23,7 +25,7 @@ class Rows(Dataset):
     def __init__(self, count: int, seed: int = 0, longest: int = 12) -> None:
         generator = torch.Generator().manual_seed(seed)
         lengths = torch.randint(4, longest + 1, (count,), generator=generator).tolist()
-        self.rows = []
+        self.rows: list[dict[str, Any]] = []
         for length in lengths:
             ids = torch.randint(3, VOCAB, (length,), generator=generator).tolist()
             self.rows.append({"input_ids": ids, "labels": [-100] * (length // 3) + ids[length // 3 :]})
@@ -31,8 +33,22 @@ class Rows(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.rows[index]
+
+
+class Packs(Rows):
+    """All rows in packs, each of that many rows; of one row as it is."""
+
+    def __init__(self, count: int, each: int) -> None:
+        super().__init__(count)
+        if each > 1:
+            self.rows = [join(self.rows[k : k + each]) for k in range(0, count, each)]
+
+
+def collate_packs(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A batch of packs, or of rows, as training makes it."""
+    return data_collator(rows, tiny_tokenizer())
 
 
 def collate(rows: list[dict[str, Any]], to: int = 0) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """One process of a group that shares a model: `shared.py OUT CASES`; writes losses and weights of each case to OUT.
 
-CASES is a JSON list of {"label", "kind", "said": arguments of the trainer, "resume": checkpoint}; see `model_of` for kinds.
+CASES is a JSON list of {"label", "kind", "said": arguments of the trainer, "resume": checkpoint, "packed": rows to a
+pack, "rows": how many}; see `model_of` for kinds.
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ from swift import dist
 from swift.tuners import AdapterConfig, Swift
 from swift.tuners.lora import LoraConfig
 from tests.tiny import tiny_model
-from tests.trainers.rows import VOCAB, Rows, losses, trainer_of
+from tests.trainers.rows import VOCAB, Packs, Rows, collate_packs, losses, trainer_of
 
-STEPS, ROWS = 6, 48
+ROWS = 48
+SAID: dict[str, Any] = {
+    "max_steps": 6, "learning_rate": 2e-3, "max_grad_norm": 0.5, "eval_strategy": "steps", "eval_steps": 3,
+    "save_strategy": "steps", "save_steps": 3, "save_total_limit": None,
+}  # fmt: skip
 
 
 def model_of(kind: str) -> Any:
@@ -49,21 +54,27 @@ def run(out: Path, case: dict[str, Any]) -> None:
     """Train one case and write what came of it."""
     if torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
-    said = {"per_device_train_batch_size": 8 // dist.world_size() // 2, "gradient_accumulation_steps": 2}
+    said: dict[str, Any] = {
+        "per_device_train_batch_size": 8 // dist.world_size() // 2,
+        "gradient_accumulation_steps": 2,
+    }
+    packed = case.get("packed", 1)
+    if packed > 1:
+        said["collator"] = collate_packs
     trainer = trainer_of(
         model_of(case["kind"]),
         out / case["label"],
-        train=Rows(ROWS),
+        train=Packs(ROWS * packed, packed) if packed > 1 else Rows(case.get("rows", ROWS)),
         val=Rows(7, seed=5),
-        **{**said, "max_steps": STEPS, "learning_rate": 2e-3, "max_grad_norm": 0.5, "eval_strategy": "steps"},
-        **{"eval_steps": 3, "save_strategy": "steps", "save_steps": 3, "save_total_limit": None, **case["said"]},
+        **{**said, **SAID, **case["said"]},
     )
     trainer.train(resume_from_checkpoint=case.get("resume"))
     whole = trainer.whole_weights()
     if dist.is_main():
         evaluations = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
         norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
-        report = {"losses": losses(trainer), "evaluations": evaluations, "norms": norms}
+        accuracies = [entry["acc"] for entry in trainer.state.log_history if "acc" in entry]
+        report = {"losses": losses(trainer), "evaluations": evaluations, "norms": norms, "accuracies": accuracies}
         save_file({name: tensor.clone() for name, tensor in whole.items()}, out / f"{case['label']}.safetensors")
         (out / f"{case['label']}.json").write_text(json.dumps(report))
 

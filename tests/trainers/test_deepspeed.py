@@ -14,7 +14,7 @@ from swift import storage
 from swift.errors import ConfigError, MissingPackageError, NotFoundError
 from swift.trainers import zero
 from tests.trainers import shared
-from tests.trainers.test_fsdp import alone, check_alike
+from tests.trainers.test_fsdp import alone, check_alike, check_rows_together
 
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed")
 STAGES = ("default-zero1", "default-zero2", "default-zero3", "zero2-offload", "zero3-offload")
@@ -40,6 +40,12 @@ def test_every_stage_trains_as_one_process_does(tmp_path: Path, kind: str) -> No
         assert written(saved).keys() == plain.keys()
         for name, weights in written(saved).items():
             assert shared.furthest(plain[name], weights) <= 1e-5
+
+
+@pytest.mark.slow
+@needs_deepspeed
+def test_rows_put_together_train_with_zero_too(tmp_path: Path) -> None:
+    check_rows_together(tmp_path, {stage: {"deepspeed": stage} for stage in ("zero2", "zero3")})
 
 
 @pytest.mark.slow

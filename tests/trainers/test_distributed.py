@@ -52,7 +52,8 @@ def start_group(world: int, words: list[str]) -> None:
             process.kill()
 
 
-@pytest.mark.parametrize("rows", [pytest.param(16, marks=pytest.mark.slow), 21])
+@pytest.mark.slow  # with LoRA and 21 rows `test_fsdp.py` has it too, in processes that it starts anyway
+@pytest.mark.parametrize("rows", [16, 21])
 def test_two_processes_are_one(tmp_path: Path, rows: int) -> None:
     one, two = train(tmp_path, "one", 1, rows, 8), train(tmp_path, "two", 2, rows, 4)
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-6)

@@ -41,10 +41,18 @@ def check_alike(out: Path, label: str, one: str, within: float = 1e-5) -> None:
     assert shared.furthest(weights, alone_weights) <= within
 
 
-def test_lora_in_shards_trains_as_one_process_does(tmp_path: Path) -> None:
+def test_lora_whole_and_in_shards_trains_as_one_process_does(tmp_path: Path) -> None:
+    """Whole, two epochs of 21 rows: the last step of each has one process's rows filled up."""
     alone(tmp_path, ("one", "lora", {}))
-    shared.group(tmp_path, [{"label": "two", "kind": "lora", "said": FULL}])
+    ragged = {"kind": "lora", "said": {"max_steps": -1, "num_train_epochs": 2}, "rows": 21}
+    shared.run(tmp_path, {"label": "ragged-one", **ragged})
+    shared.group(tmp_path, [{"label": "two", "kind": "lora", "said": FULL}, {"label": "ragged-two", **ragged}])
     check_alike(tmp_path, "two", "one")
+    check_alike(tmp_path, "ragged-two", "ragged-one", within=5e-6)
+    both = tmp_path / "ragged-two" / "checkpoint-6"
+    assert storage.verify(both) == []
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in both.iterdir()}
+    assert not list(both.parent.glob(".*"))
     saved, plain = tmp_path / "two" / "checkpoint-6", tmp_path / "one" / "checkpoint-6"
     assert storage.verify(saved) == []
     written, expected = (shared.load_file(place / "adapter_model.safetensors") for place in (saved, plain))
@@ -66,6 +74,29 @@ def test_every_kind_in_shards_trains_as_one_process_does(tmp_path: Path) -> None
         check_alike(tmp_path, f"{name}-full", f"one-{name if name in ways else 'full'}")
     for name in LIKE.keys() - ways.keys():
         check_alike(tmp_path, f"{name}-lora", "one-lora")
+
+
+TOGETHER: dict[str, tuple[dict[str, Any], int]] = {"packed": ({}, 3), "free": ({"padding_free": True}, 1)}
+
+
+def check_rows_together(out: Path, engines: dict[str, dict[str, Any]]) -> None:
+    """Rows put together, three to a pack or a batch without padding, train in parts of a model as in a whole one."""
+    cases = []
+    for kind in ("full", "lora"):
+        shared.run(out, {"label": f"one-packed-{kind}", "kind": kind, "said": {}, "packed": 3})
+        shared.run(out, {"label": f"one-free-{kind}", "kind": kind, "said": {}})  # padded
+        for engine, said in engines.items():
+            for way, (more, packed) in TOGETHER.items():
+                label = f"{engine}-{way}-{kind}"
+                cases.append({"label": label, "kind": kind, "said": {**said, **more}, "packed": packed})
+    shared.group(out, cases)
+    for case in cases:
+        check_alike(out, case["label"], "one-" + case["label"].partition("-")[2])
+
+
+@pytest.mark.slow
+def test_rows_put_together_train_in_shards_too(tmp_path: Path) -> None:
+    check_rows_together(tmp_path, {"ddp": {}, "fsdp": FULL, "kept": LIKE["grad"], "again": LIKE["again"]})
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from swift.trainers.packs import check_rows_apart, end_to_end, row_of_token
 from swift.trainers.tally import count_tokens
 from swift.tuners import AdapterConfig, LoraConfig, Swift
 from tests.tiny import tiny_model, tiny_tokenizer
-from tests.trainers.rows import VOCAB, Rows, losses, trainer_of, weights
+from tests.trainers.rows import VOCAB, Packs, Rows, collate_packs, losses, trainer_of, weights
 
 APART: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -134,18 +134,8 @@ def test_a_batch_of_packs_is_counted_without_its_padding() -> None:
     assert int(count_tokens(data_collator(ROWS, tiny_tokenizer()))) == int(count_tokens(batch))
 
 
-class Packs(Rows):
-    """All rows in packs, each of that many rows; of one row as it is."""
-
-    def __init__(self, count: int, each: int) -> None:
-        super().__init__(count)
-        if each > 1:
-            self.rows = [join(self.rows[k : k + each]) for k in range(0, count, each)]
-
-
 def trained(tmp_path: Any, each: int, batch: int, accumulation: int, scaled: bool = False, **said: Any) -> Any:
     rows = Packs(24, each)
-    tokenizer = tiny_tokenizer()
     if scaled:
         rows.rows = [{**row, "loss_scale": [0.5 + i % 3 for i in ids(row)]} for row in rows.rows]
     model = tiny_model("llama", VOCAB, hidden=32)
@@ -153,7 +143,7 @@ def trained(tmp_path: Any, each: int, batch: int, accumulation: int, scaled: boo
         model,
         tmp_path / f"{each}-{batch}-{len(said)}",
         rows,
-        collator=lambda found: data_collator(found, tokenizer),
+        collator=collate_packs,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
         max_steps=2,

@@ -76,7 +76,9 @@ def test_messages_are_edited_and_turns_deleted(page: Any, browser: Any) -> None:
     guest.rest(2)
     assert guest.said() == [*before[:2], *before[4:]]
 
-    guest.do("Edit", "user", 1)
+    while not guest.tab.is_visible(".edit-textarea"):  # an answer that is still being drawn closes it
+        guest.do("Edit", "user", 1)
+        guest.tab.wait_for_timeout(1000)
     guest.tab.fill(".edit-textarea", "four")
     guest.picture("edit")
     guest.tab.get_by_role("button", name="Submit").click()

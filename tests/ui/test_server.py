@@ -182,9 +182,14 @@ def test_a_link_that_cannot_be_made_ends_the_page(tiny_dir: Path, monkeypatch: p
     monkeypatch.setattr(mounted.networking, "setup_tunnel", fails)
     with pytest.raises(UnavailableError, match="public link"):
         app_ui_main(**options(tiny_dir, share=True, no_auth_i_understand=True))
+
+
+@pytest.mark.slow
+def test_a_link_is_told(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(mounted.networking, "setup_tunnel", lambda *args: "https://x.example")
     monkeypatch.setattr(server.Served, "wait", lambda self: None)
     assert app_ui_main(**options(tiny_dir, share=True, no_auth_i_understand=True)) is None
+    assert "public link: https://x.example" in caplog.text
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
