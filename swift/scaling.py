@@ -99,8 +99,8 @@ def tensor_traffic(step: Step, batches: int = 1) -> Traffic:
     """What each of the processes that hold one model sends to the others in an optimiser step of so many batches.
 
     For a batch of b bytes of hidden states that is 2 (P-1)/P b for each sum: two going forward and two going back in a
-    layer, and with gradient checkpointing up to two more, one each for embedding and head; and (P-1)/P of all logits. See
-    https://arxiv.org/abs/1909.08053, section 3.
+    layer, and with gradient checkpointing up to two more, one each for embedding and head; and (P-1)/P of all logits.
+    See https://arxiv.org/abs/1909.08053, section 3.
     """
     return Traffic(batches * step.sent, batches * step.calls, 2)
 

@@ -35,7 +35,7 @@ GONE = {
 
 @dataclass(kw_only=True)
 class RLHFArguments(DistillationOptions, ReinforcementOptions, RolloutOptions, SftArguments):
-    """Train a model on preferences (DPO, ORPO, SimPO, CPO, KTO), on rewards (GRPO, RLOO), from a teacher, or to judge."""
+    """Train a model on preferences (DPO, ORPO, SimPO, CPO, KTO), rewards (GRPO, RLOO), from a teacher, or to judge."""
 
     rlhf_type: str = option(
         "dpo",

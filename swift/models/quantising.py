@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def quantise(
 
 def _by_gptqmodel(kind: str, source: ModelSource, directory: Path, bits: int, blocks: Blocks) -> dict[str, Any]:
     import gptqmodel  # pyright: ignore[reportMissingImports]
+    from gptqmodel.looper import loop_processor  # pyright: ignore[reportMissingImports]
 
     group = group_size(source.config, GROUP)
     own: dict[str, Any] = (
@@ -65,7 +67,9 @@ def _by_gptqmodel(kind: str, source: ModelSource, directory: Path, bits: int, bl
     )
     rows: Any = [{"input_ids": list(block), "attention_mask": [1] * len(block)} for block in blocks]
     backend: dict[str, Any] = {"backend": gptqmodel.BACKEND.AWQ_TORCH} if kind == "awq" and cpu else {}
-    model.quantize(rows, batch_size=1, calibration_data_min_length=SHORTEST, **backend)
+    with tempfile.TemporaryDirectory() as logs:
+        loop_processor._PROJECT_LOG_DIR = Path(logs)  # it would make a directory `logs` wherever the command runs
+        model.quantize(rows, batch_size=1, calibration_data_min_length=SHORTEST, **backend)
     model.save(str(directory))
     return {"group_size": group}
 
