@@ -27,7 +27,7 @@ from swift.models.load import load_tokenizer
 from swift.models.source import ModelSource
 from swift.templates.template import Template
 from swift.trainers.packs import check_rows_apart
-from swift.tuners import Swift, files
+from swift.tuners import Swift
 
 logger = get_logger()
 
@@ -77,7 +77,7 @@ def further(args: RLHFArguments, source: ModelSource, model: torch.nn.Module, da
 
 def digest_of(directory: Path) -> str:
     """The SHA-256 of the adapters in a checkpoint."""
-    found = sorted(path for folder in files.folders(directory) for path in folder.glob("*.safetensors"))
+    found = sorted(directory.rglob("*.safetensors"))
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in found)).hexdigest()
 
 
