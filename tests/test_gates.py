@@ -37,7 +37,9 @@ FORBIDDEN_VALUES = {("trust_remote_code", True), ("shell", True), ("verify", Fal
 ALL = {"Exception", "BaseException"}
 # Where a pickle is read: a list of names, none of which is called (tests/peft/test_pdparams.py).
 UNPICKLES = {"peft/pdparams.py"}
-LOADS_TORCH_FILES = {"tuners/files.py", "peft/pdparams.py", "merging/tensors.py", "trainers/engines.py"}
+LOADS_TORCH_FILES = {
+    "tuners/files.py", "peft/pdparams.py", "merging/tensors.py", "trainers/engines.py", "reinforcement/written.py",
+}  # fmt: skip
 # Who writes a file not through `swift.storage`: words between processes in a directory of their own, the end of a file
 # of answers that a full disk cut, tensors that stream into a staged directory, and nothing, where packages draw bars.
 WRITES = {
