@@ -185,7 +185,7 @@ def batches_of(
     args: SftArguments, source: ModelSource, training: Seq2SeqTrainingArguments, train: Rows | Stream | None
 ) -> Batches:
     """The batches that the trainer will make of these rows; without rows, those that options allow."""
-    if train is None or isinstance(train, (Stream, LazyDataset)) or not len(train):
+    if train is None or isinstance(train, (Stream, LazyDataset, Prompts)) or not len(train):
         return _allowed(args, source)
     lengths = np.asarray(train.lengths, np.int64)
     taken = [rows for rows in _drawn(training, lengths) if len(rows)]
