@@ -147,7 +147,8 @@ class EncodingOptions:
         None,
         group="Data",
         minimum=1,
-        help="Processes that encode rows; one for each processor, 8 at most, unless said.",
+        none="one for each processor, 8 at most",
+        help="Processes that encode rows.",
     )
 
 

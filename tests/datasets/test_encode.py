@@ -129,7 +129,7 @@ from tests.datasets.fake import FakeTemplate
 from tests.datasets.test_encode import talk
 class Slow(FakeTemplate):
     def encode_batch(self, rows, errors):
-        print(os.getpid(), flush=True)
+        os.write(1, b"%d\\n" % os.getpid())
         time.sleep(600)
 line = Line(Slow(), 2)
 for k in range(2):
@@ -138,8 +138,10 @@ time.sleep(600)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as reader:
         assert reader.stdout is not None
-        pids = [int(reader.stdout.readline()) for _ in range(2)]
-        reader.kill()
+        try:
+            pids = [int(reader.stdout.readline()) for _ in range(2)]
+        finally:
+            reader.kill()
     deadline = time.monotonic() + 60
     while any(map(is_there, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
