@@ -264,6 +264,8 @@ def _decide_model(said: A, hardware: Hardware, source: ModelSource) -> A:
     for name in ("ckpt_dir", "result_dir"):
         if isinstance(said, CheckpointOptions) and getattr(said, name, None):
             changes[name] = str(Path(getattr(said, name)).expanduser().resolve())
+    if isinstance(said, QuantisedOptions) and said.hqq_dynamic_config_path:
+        changes["hqq_dynamic_config_path"] = str(Path(said.hqq_dynamic_config_path).expanduser().resolve())
     return replace(said, **changes)
 
 

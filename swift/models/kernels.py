@@ -16,9 +16,11 @@ from swift.errors import ConfigError, MissingPackageError, SwiftError
 def check_kernels(args: ModelOptions, hardware: Hardware, kinds: list[str]) -> list[SwiftError]:
     """What of `args`, their precision decided, is not to be had on this machine; `kinds` are the tuners'."""
     errors = [_precision(args.dtype, hardware), _flash_attention(args, hardware) if args.use_flash_attn else None]
-    if isinstance(args, SftArguments) and args.use_liger_kernel:
+    said = args.training_options if isinstance(args, SftArguments) else {}
+    if isinstance(args, SftArguments) and (args.use_liger_kernel or said.get("use_liger_kernel")):
         errors.append(_liger(args, hardware))
-    if isinstance(args, SftArguments) and args.torch_compile:
+    asked = any(said.get(f"torch_compile{more}") for more in ("", "_backend", "_mode"))
+    if isinstance(args, SftArguments) and (args.torch_compile or asked):
         errors.append(_compile(args, hardware, kinds))
     return [error for error in errors if error is not None]
 
@@ -67,7 +69,7 @@ def _compile(args: SftArguments, hardware: Hardware, kinds: list[str]) -> SwiftE
     }.items():
         if holds:
             return ConfigError("CONFIG-02", f"--torch_compile: {reason}", fix="--torch_compile false")
-    if args.torch_compile_backend != "inductor":
+    if args.training_options.get("torch_compile_backend", args.torch_compile_backend) != "inductor":
         return None
     if hardware.accelerator == "cuda" and find_spec("triton") is None:
         what = "--torch_compile needs the package triton on a GPU"

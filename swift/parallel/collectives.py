@@ -47,7 +47,7 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
         ctx.group = group
-        return tensor.view_as(tensor)
+        return tensor.detach()  # no view: the tensor keeps this, and a view would keep the tensor for ever
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

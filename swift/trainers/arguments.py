@@ -156,15 +156,15 @@ class Seq2SeqTrainingArguments(OwnTrainingArguments):
         super().__init__(*args, **{**defaults, **said, "logging_nan_inf_filter": False})
 
 
-def modern(said: dict[str, Any]) -> dict[str, Any]:
-    """Training arguments by the names that transformers has now.
+def modern(said: dict[str, Any], compiler: str | None = None) -> dict[str, Any]:
+    """Training arguments by the names that transformers has now; `compiler` is the one that other words chose.
 
     Raises:
         ConfigError: an old and a new name that contradict each other.
         UnknownNameError: a name that neither knows.
     """
     known = {f.name for f in fields(OwnTrainingArguments)}
-    options: dict[str, Any] = _faster(said)
+    options: dict[str, Any] = _faster(said, compiler)
     for name, value in said.items():
         new = RENAMED.get(name, name) if RENAMED.get(name, name) in known else name
         if new in said and new != name and said[new] != value:
@@ -190,14 +190,20 @@ def modern(said: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _faster(said: dict[str, Any]) -> dict[str, Any]:
-    """What transformers' words for compiling and for Liger mean here: layers are compiled, and the loss is ours."""
+def _faster(said: dict[str, Any], known: str | None) -> dict[str, Any]:
+    """What transformers' words for compiling and for Liger mean here: layers are compiled, and the loss is ours.
+
+    `known` is the compiler that was said otherwise.
+    """
     options: dict[str, Any] = {}
     backend, mode = said.get("torch_compile_backend"), said.get("torch_compile_mode")
     if said.get("torch_compile") or backend or mode:
-        options |= {"layer_compiler": backend or "inductor", "layer_compiler_mode": mode}
-    if said.get("use_liger_kernel"):
-        options["liger_kernels"] = {**KERNELS, **(said.get("liger_kernel_config") or {})}
+        options |= {"layer_compiler": backend or known or "inductor", "layer_compiler_mode": mode}
+    elif "torch_compile" in said:
+        options["layer_compiler"] = None
+    if "use_liger_kernel" in said:
+        more = said.get("liger_kernel_config") or {}
+        options["liger_kernels"] = {**KERNELS, **more} if said["use_liger_kernel"] else None
     return options
 
 
@@ -214,7 +220,8 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
     check_schedule(args)
     if args.deepspeed:
         zero.read_config(args.deepspeed)
-    options = in_words_of_transformers(args) | modern(args.training_options)
+    options = in_words_of_transformers(args)
+    options |= modern(args.training_options, options["layer_compiler"])
     try:
         made = Seq2SeqTrainingArguments(**options)
     except (TypeError, ValueError) as error:

@@ -52,6 +52,9 @@ def compiled_layers(model: nn.Module, backend: str = "inductor", mode: str | Non
     path, layers = find_layers(model)
     made: dict[type[nn.Module], Callable[..., Any]] = {}
     changed = [layer for layer in layers if "forward" not in vars(layer)]
+    if not changed:
+        what = "--torch_compile: every layer has code of its own in front of it, as --device_map puts it there"
+        raise ConfigError("CONFIG-02", what, fix="--torch_compile false, or one device")
     for layer in changed:
         kind = type(layer)
         if kind not in made:

@@ -38,7 +38,7 @@ SETTINGS = (
     "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16",
     "dataloader_drop_last", "train_sampling_strategy", "max_tokens_per_batch", "padding_free", "loss_name",
     "lisa_activated_layers", "lisa_step_interval", "galore_config", "own_optim", "fused_cross_entropy", "fused_lora",
-    "layer_compiler", "liger_kernels",
+    "layer_compiler", "layer_compiler_mode", "liger_kernels",
 )  # fmt: skip
 OF_MODEL = (
     "dtype", "gradient_checkpointing", "use_flash_attn", "quantization_bit", "quant_method", "bnb_4bit_comp_dtype",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from swift.dist import Hardware
 from swift.errors import ConfigError, MissingPackageError
 from swift.models import kernels
 from swift.models.kernels import check_kernels
+from swift.trainers.arguments import training_arguments
 
 CPU, GPU = Hardware(), Hardware("cuda", bf16=True)
 
@@ -24,6 +26,9 @@ CPU, GPU = Hardware(), Hardware("cuda", bf16=True)
         ({"torch_compile": True}, GPU, "triton", MissingPackageError, "pip install triton"),
         ({"torch_compile": True}, CPU, "g++", ConfigError, "install g\\+\\+, or name another in the variable CXX"),
         ({"torch_compile": True, "torch_compile_backend": "aot_eager"}, CPU, "g++", None, ""),
+        ({"training_options": {"torch_compile": True}}, GPU, "triton", MissingPackageError, "pip install triton"),
+        ({"training_options": {"torch_compile_backend": "aot_eager"}}, CPU, "g++", None, ""),
+        ({"training_options": {"use_liger_kernel": True}}, GPU, "liger_kernel", MissingPackageError, r"\[liger\]"),
     ],
 )
 def test_what_lacks_is_said(
@@ -53,3 +58,15 @@ def test_who_only_answers_is_asked_for_what_concerns_answers() -> None:
     assert not check_kernels(InferArguments(dtype="bf16"), CPU, [])
     (error,) = check_kernels(InferArguments(dtype="bf16"), Hardware("cuda"), [])
     assert "does not compute in bf16" in str(error)
+
+
+def test_words_of_transformers_win(tmp_path: Path) -> None:
+    def made(**more: Any) -> Any:
+        return training_arguments(SftArguments(dtype="fp32", output_dir=str(tmp_path), torch_compile=True,
+                                               torch_compile_backend="aot_eager", **more))  # fmt: skip
+
+    assert made().layer_compiler == "aot_eager"
+    assert made(training_options={"torch_compile": False}).layer_compiler is None
+    assert made(training_options={"torch_compile_mode": "default"}).layer_compiler == "aot_eager"
+    assert made(training_options={"torch_compile_backend": "inductor"}).layer_compiler == "inductor"
+    assert made(use_liger_kernel=True, training_options={"use_liger_kernel": False}).liger_kernels is None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
+from swift.parallel.collectives import spread
+from swift.parallel.groups import imagine_group
 from tests.parallel import layers
 from tests.parallel.group import found
 
@@ -33,3 +38,15 @@ def test_two_processes_hold_one_model(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_hold_models_of_other_families(tmp_path: Path) -> None:
     check(tmp_path, *OTHERS)
+
+
+def test_what_is_spread_is_let_go() -> None:
+    tensor = torch.ones(4, requires_grad=True) * 2
+    group = imagine_group(2)
+    one, two = spread(tensor, group), spread(tensor, group)
+    assert one is two
+    (one + two).sum().backward()
+    seen = weakref.ref(one)
+    del tensor, one, two
+    gc.collect()
+    assert seen() is None
