@@ -196,6 +196,12 @@ def _with_scope(args: EvalArguments) -> list[dict[str, Any]]:
     scope.check_package()
     find_sets(args)  # which refuses what cannot be read
     tasks = scope.tasks(named_sets(args), custom_sets(args), args.eval_few_shot)
+    if not tasks:
+        raise UsageError("USAGE-03", "EvalScope has no data set to measure on", fix="--eval_dataset <benchmark>")
+    names = [task.name for task in tasks if task.name]
+    if len(set(names)) < len(names):
+        what = "--custom_eval_config gives one name to several data sets"
+        raise ConfigError("CONFIG-01", what, fix="a name for each")
     directory = results.open_directory(args.eval_output_dir, args.name)
     found = []
     for subject in find_subjects(args):

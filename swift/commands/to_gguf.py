@@ -49,7 +49,9 @@ def check_before(args: ExportArguments) -> None:
     """
     _package()
     if not (args.adapters or args.from_sharded):
-        _layout(find_source(from_checkpoint(tidy(args))))
+        args = from_checkpoint(tidy(args))
+        load_plugins(args.custom_register_path)
+        _layout(find_source(args))
 
 
 def to_gguf(args: ExportArguments) -> str:

@@ -16,6 +16,8 @@ from transformers import (
 )
 
 COLDEST = 1e-3  # below it scores are no numbers any more; the likeliest token is drawn long before
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+MIXED = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 FIRST = 1024  # candidates that are put in order before all are: a whole vocabulary takes longer to sort than to read
 PLAIN, CHOSEN = "plain", "chosen"  # the likeliest of the model's own logits; anything else
 ELSEWHERE = (
@@ -80,7 +82,7 @@ class Sampler:
             assert self.seed is not None
             self.generator = torch.Generator(scores_V.device).manual_seed(self.seed)
         probabilities_K, ids_K = candidates(scores_V, self.config)
-        return int(ids_K[drawn(probabilities_K, self.generator)])
+        return int(ids_K[drawn(probabilities_K, waits(ids_K, self.generator))])
 
     def _so_far(self, ids: Sequence[int], device: torch.device) -> Tensor:
         """The prompt and these ids, which begin with those of the last time, (1, T)."""
@@ -162,7 +164,24 @@ def _normal(weights_K: Tensor) -> Tensor:
     return weights_K / weights_K.sum()
 
 
-def drawn(probabilities_K: Tensor, generator: torch.Generator) -> Tensor:
+def waits(ids_K: Tensor, generator: torch.Generator) -> Tensor:
+    """Exponential waits of some tokens, of one number of the generator: each has its own, whoever else is there.
+
+    Paper: Fast splittable pseudorandom number generators, https://doi.org/10.1145/2714064.2660195 (SplitMix64).
+    """
+    x_K = ids_K * GOLDEN + torch.empty((), dtype=torch.long, device=ids_K.device).random_(generator=generator)
+    for shift, factor in MIXED:
+        x_K = (x_K ^ _shifted(x_K, shift)) * factor
+    x_K = x_K ^ _shifted(x_K, 31)
+    return -((_shifted(x_K, 11).double() + 0.5) * 2.0**-53).log().float()
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """To the right, with zeros from the left."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def drawn(probabilities_K: Tensor, waits_K: Tensor) -> Tensor:
     """The place of one of some tokens, drawn as often as its probability says.
 
     Each waits a time that its probability shortens, and the first is taken: what rounds otherwise beside other rows
@@ -173,5 +192,4 @@ def drawn(probabilities_K: Tensor, generator: torch.Generator) -> Tensor:
     """
     if not math.isfinite(float(probabilities_K.sum())):
         raise ValueError("the model's scores are no numbers")
-    waits_K = torch.empty_like(probabilities_K).exponential_(generator=generator)
-    return likeliest(probabilities_K / waits_K.clamp_(min=torch.finfo(waits_K.dtype).tiny))
+    return likeliest(probabilities_K / waits_K.clamp(min=torch.finfo(waits_K.dtype).tiny))

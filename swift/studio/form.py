@@ -43,7 +43,7 @@ HIDDEN = {
 """Options that no form has, and why."""
 FREE_TEXT = ("system", "model_name", "model_author", "prompt_init_text", "query")
 """Options whose text is never taken for a path."""
-CODE = {"eval_dataset": (".yaml", ".yml")}
+CODE = {"reward_funcs": (".py",), **dict.fromkeys(("eval_dataset", "dataset", "val_dataset"), (".yaml", ".yml"))}
 """By option, the endings of files that can name functions of Python to be run."""
 ENVIRONMENT = {"NPROC_PER_NODE": re.compile(r"[1-9]\d?"), "CUDA_VISIBLE_DEVICES": re.compile(r"\d+(,\d+)*")}
 """The variables a form may set, and what they may be."""
@@ -229,8 +229,9 @@ def _outside(field: Field, entered: Entered, workspace: Workspace) -> list[Swift
     texts = [str(item) for item in value] if field.widget == "choices" else [str(value)]
     if field.name in FREE_TEXT:
         return [UsageError("USAGE-02", f"--{field.name} holds a null character") for text in texts if "\0" in text]
-    code = [text for text in texts if text.strip().lower().endswith(CODE.get(field.name, ()))]
-    fix = "measure with it in a terminal"
+    ends = CODE.get(field.name, ())
+    code = [t for t in texts if any(part.strip().lower().endswith(ends) for part in (t, t.rpartition(":")[0]))]
+    fix = "use it in a terminal"
     errors: list[SwiftError] = [
         UsageError("USAGE-02", f"--{field.name} {text!r} can name Python to be run", fix=fix) for text in code
     ]

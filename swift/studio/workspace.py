@@ -126,6 +126,8 @@ class Workspace:
 
     def forget_uploads(self) -> None:
         """Delete what was uploaded long ago and never taken, as by a tab that was closed too soon."""
+        if self.uploads.resolve() != self.uploads:
+            return  # a link: what is behind it is not the studio's
         old = time.time() - KEPT_SECONDS
         for path in [*self.uploads.rglob("*")][::-1]:  # what is in a folder before the folder
             with suppress(OSError):  # a folder that is not empty, or somebody was faster

@@ -1,3 +1,4 @@
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import (
 )
 
 from swift.inference.generate import inference_stream
-from swift.inference.sampling import FIRST, PLAIN, Sampler, candidates, drawn, likeliest
+from swift.inference.sampling import FIRST, PLAIN, Sampler, candidates, drawn, likeliest, waits
 from tests.inference.fake import FakeTemplate
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -71,21 +72,37 @@ def test_the_likeliest_is_the_first_of_the_largest():
 
 def test_what_is_no_number_is_not_drawn():
     generator = torch.Generator().manual_seed(0)
-    assert {int(drawn(torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0]), generator)) for _ in range(50)} == {1, 3}
+
+    def draw(*probabilities):
+        return int(drawn(torch.tensor(probabilities), waits(torch.arange(len(probabilities)), generator)))
+
+    assert {draw(0.0, 0.5, 0.0, 0.5, 0.0) for _ in range(50)} == {1, 3}
     for bad in (torch.nan, torch.inf):
         with pytest.raises(ValueError, match="no numbers"):
-            drawn(torch.tensor([0.5, bad]), generator)
+            draw(0.5, bad)
 
 
-def test_rounding_hardly_ever_changes_what_is_drawn():
-    scores = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
-    rounded = scores + 1e-3 * torch.randn(20_000, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 20, "top_p": 0.7}, {"top_k": 0, "top_p": 0.9}, {"top_k": 0, "top_p": 1.0}]
+)
+def test_rounding_hardly_ever_changes_what_is_drawn(settings: dict):
+    scores = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    rounded = (scores + 2e-3 * torch.randn(4000, generator=torch.Generator().manual_seed(1))).bfloat16().float()
+    config = GenerationConfig(do_sample=True, temperature=1.0, **settings)
 
-    def draw(probabilities, seed):
-        return int(drawn(probabilities, torch.Generator().manual_seed(seed)))
+    def draw(values, seed):
+        return Sampler(config, seed=seed).draw(values)
 
-    both = scores.softmax(-1), rounded.softmax(-1)
-    assert sum(draw(both[0], seed) != draw(both[1], seed) for seed in range(200)) <= 2
+    assert sum(draw(scores.bfloat16().float(), seed) != draw(rounded, seed) for seed in range(200)) <= 4
+
+
+def test_waits_are_exponential_and_each_tokens_own():
+    ids = torch.arange(50_000)
+    found = waits(ids, torch.Generator().manual_seed(3)).double()
+    assert float(found.mean()) == pytest.approx(1, abs=0.02)
+    assert float((found < 0.5).double().mean()) == pytest.approx(1 - math.exp(-0.5), abs=0.01)
+    assert torch.equal(found[[7, 3]].float(), waits(ids[[7, 3]], torch.Generator().manual_seed(3)))
+    assert not torch.equal(found.float(), waits(ids, torch.Generator().manual_seed(4)))
 
 
 def test_repetition_costs():

@@ -145,8 +145,17 @@ def test_a_task_that_can_name_python_is_not_measured(workspace: Workspace) -> No
     """lm-eval imports what `!function` says in a YAML file."""
     EVALUATE.check({"eval_dataset": ["rows.jsonl", "hellaswag"]}, workspace)
     for name in ("task.yaml", "deep/TASK.YML", "task.yaml "):
-        with pytest.raises(SwiftError, match="Python"):
-            EVALUATE.check({"eval_dataset": ["rows.jsonl", name]}, workspace)
+        for option in ("eval_dataset", "dataset", "val_dataset"):
+            with pytest.raises(SwiftError, match="Python"):
+                EVALUATE.check({"eval_dataset": ["hellaswag"], option: ["rows.jsonl", name]}, workspace)
+
+
+@pytest.mark.parametrize("name", ["rewards.py:f", "rewards.py", "deep/R.PY:g"])
+def test_a_file_of_rewards_is_not_run(workspace: Workspace, name: str) -> None:
+    said = {"model_type": "demo-base", "dataset": ["a.jsonl"], "rlhf_type": "grpo"}
+    TRAIN["rlhf"].check({**said, "reward_funcs": ["math", "length"]}, workspace)
+    with pytest.raises(SwiftError, match="Python"):
+        TRAIN["rlhf"].check({**said, "reward_funcs": ["math", name]}, workspace)
 
 
 def test_only_two_variables_can_be_set() -> None:

@@ -91,6 +91,19 @@ def test_uploads_that_nobody_takes_are_forgotten(workspace: Workspace, tmp_path:
     assert outside.exists()
 
 
+def test_what_lies_behind_a_link_is_not_forgotten(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    thesis = elsewhere / "thesis.txt"
+    thesis.write_text("mine")
+    os.utime(thesis, (0, 0))
+    root = tmp_path / "brought"
+    (root / workspaces.STATE).mkdir(parents=True)
+    (root / workspaces.STATE / "uploads").symlink_to(elsewhere)
+    Workspace(root.resolve()).forget_uploads()
+    assert thesis.exists()
+
+
 def test_a_large_upload_is_refused(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspaces, "LARGEST_UPLOAD", 10)
     with pytest.raises(SwiftError, match="larger"):
