@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from swift.arguments.fields import option
 from swift.errors import UsageError
@@ -75,3 +77,17 @@ def bundled_name(said: str) -> str | None:
     """Which of our own files `--deepspeed` names: `default-zero2`, `zero2` and `zero2-offload` do; None for none."""
     name = said.removeprefix("default-")
     return name if name in BUNDLED else None
+
+
+def cuts_weights(said: str | None) -> bool:
+    """Whether `--deepspeed` asks for ZeRO-3: by a name of ours, in a JSON file or in JSON."""
+    if not said:
+        return False
+    if bundled_name(said):
+        return "zero3" in said
+    try:
+        config = json.loads(said if said.lstrip().startswith("{") else Path(said).expanduser().read_text("utf-8"))
+    except (OSError, ValueError):
+        return "zero3" in said
+    zero = config.get("zero_optimization") if isinstance(config, dict) else None
+    return isinstance(zero, dict) and str(zero.get("stage")) == "3"

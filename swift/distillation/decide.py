@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from swift.arguments import gkd
+from swift.arguments.engines import cuts_weights
 from swift.arguments.fields import options_of
 from swift.arguments.rlhf import GROUP, RLHFArguments
 from swift.decide import decide_sft
@@ -81,7 +82,10 @@ def _written_contradictions(args: RLHFArguments) -> list[SwiftError]:
     errors: list[SwiftError] = []
     if args.packing:
         errors.append(_conflict("--packing packs answers of the data, and new ones are written", "--padding_free true"))
-    if args.lmbda > 0 and (args.fsdp or "zero3" in (args.deepspeed or "")):
+    if args.max_tokens_per_batch:
+        what = "--max_tokens_per_batch counts answers of the data, and new ones are written"
+        errors.append(_conflict(what, "--batch_size 8, or --lmbda 0 without --seq_kd"))
+    if args.lmbda > 0 and (args.fsdp or cuts_weights(args.deepspeed)):
         engine = "fsdp" if args.fsdp else "deepspeed"
         what = f"--lmbda {args.lmbda:g}: who writes answers needs its whole model, which --{engine} shares"
         errors.append(_conflict(what, "--lmbda 0, or --deepspeed default-zero2"))

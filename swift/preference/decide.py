@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from swift.arguments.engines import cuts_weights
 from swift.arguments.fields import options_of
 from swift.arguments.rlhf import LOSS_TYPES, RLHFArguments
 from swift.decide import decide_loss_scale, decide_sft
@@ -111,7 +112,7 @@ def _contradictions(args: RLHFArguments) -> list[SwiftError]:
         errors.append(_conflict(f"--loss_type {args.loss_type} divides by --beta", "--beta 0.1"))
     if args.max_tokens_per_batch and not args.padding_free:
         errors.append(_conflict("--max_tokens_per_batch counts tokens without padding here", "--padding_free true"))
-    if "zero3" in (args.deepspeed or ""):
+    if cuts_weights(args.deepspeed):
         what = "--deepspeed with ZeRO-3 gathers weights for one pass of a step, and preferences take two"
         errors.append(_conflict(what, "--fsdp full_shard, or --deepspeed default-zero2"))
     if args.fsdp and args.precompute_ref_log_probs:
