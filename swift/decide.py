@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from swift.arguments.data import DataOptions, LossOptions
 from swift.arguments.effects import looked_at
-from swift.arguments.engines import read_sharding
+from swift.arguments.engines import cuts_weights, read_sharding
 from swift.arguments.fields import check_values, options_of
 from swift.arguments.heads import HEAD_OPTIONS, TASK_TYPES, HeadOptions
 from swift.arguments.heads import LOSSES as HEAD_LOSSES
@@ -371,7 +371,7 @@ def _generation_contradictions(args: SftArguments) -> list[SwiftError]:
     if decide_loss_scale(args) == "all":
         what = "--predict_with_generate asks for replies, and --loss_scale all tells them from prompts no more"
         errors.append(_conflict(what, "--loss_scale default"))
-    shared = "fsdp" if args.fsdp else "deepspeed" if "zero3" in (args.deepspeed or "") else None
+    shared = "fsdp" if args.fsdp else "deepspeed" if cuts_weights(args.deepspeed) else None
     shared = "tensor_parallel_size" if args.tensor_parallel_size > 1 else shared
     if shared:
         what = f"--predict_with_generate needs the whole model in each process, which --{shared} shares"
@@ -394,7 +394,7 @@ def engine_contradictions(args: SftArguments, hardware: Hardware) -> list[SwiftE
         return [error]
     if len(engines) > 1:
         errors.append(_conflict("--deepspeed and --fsdp both share the model", "drop one of the two"))
-    whole = sharding or "zero3" in str(args.deepspeed)
+    whole = sharding or cuts_weights(args.deepspeed)
     for reason, holds in {
         "--use_galore projects whole gradients": args.use_galore,
         "--optim muon looks at whole matrices": args.optim == "muon",
