@@ -7,9 +7,16 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+(?![\d.]))?\s*%?")
+NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+(?![\d.]))?(?:\s*%)?")
 TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 THOUGHT = re.compile(r"\s*<think>.*?</think>\s*<answer>.*?</answer>\s*", re.DOTALL)
+FRACTION = re.compile(r"(\d?)\\[dt]?frac\s*(?:\{([^{}]+)\}|(\d))\s*(?:\{([^{}]+)\}|(\d))")
+COMPUTED = re.compile(r"\\(?:sqrt|pi|cdot|times|div|pm|infty|[dt]?frac|log|ln)(?![A-Za-z])|[\^√π×·∞]")
+"""What makes more of a number than it is."""
+BEFORE = re.compile(r"[A-Za-z]_?$|[\w)}\]]\s*[-+*/]\s*$")
+AFTER = re.compile(r"[A-Za-z]|\s*[-+*/]\s*[A-Za-z({\\]")
+LONGEST = 1000
+"""Digits of a number."""
 CLOSE = Fraction(1, 1_000_000)
 
 
@@ -75,17 +82,28 @@ def result_of(text: str) -> str | None:
         marked = text.rpartition("####")[2]
     if marked is not None:
         return _boxed(marked) or marked.strip().strip("$").strip()
-    numbers = NUMBER.findall(text)
-    return numbers[-1] if numbers else (text.strip() or None)
+    text = re.sub(r"(?<=[\d})])\s+(?=\\(?:sqrt|pi|cdot|times)(?![A-Za-z]))", "", text)
+    text = re.sub(r"(\\(?:sqrt|pi|cdot|times))\s+(?=[\d{(\\])", r"\1", text)
+    numbers = list(NUMBER.finditer(text))
+    if not numbers:
+        return text.strip() or None
+    last = numbers[-1]
+    return re.split(r"[\s=]", text[: last.start()])[-1] + last[0] + re.split(r"[\s=]", text[last.end() :])[0]
 
 
 def number_of(text: str) -> Fraction | None:
-    r"""A text as a number, whatever unit or sign of money is beside it; None where it is none, or has several."""
-    text = re.sub(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", text)
-    found = NUMBER.findall(text)
-    if len(found) != 1:
+    r"""A text as a number, whatever unit or sign of money is beside it; None where it is none, several or a formula."""
+    if sum(letter.isdigit() for letter in text) > LONGEST:
         return None
-    plain = found[0].replace(",", "").replace(" ", "")
+    text = FRACTION.sub(lambda m: f"{m[1] and m[1] + ' '}{m[2] or m[3]}/{m[4] or m[5]}", text)
+    text = re.sub(r"\^\{?\\circ\}?|\\[,!;]", "", text.replace("{,}", ","))
+    text = re.sub(r"([-+])\s*\\?\$\s*", r"\1", text)
+    found = list(NUMBER.finditer(text))
+    if len(found) != 1 or COMPUTED.search(text):
+        return None
+    if BEFORE.search(text[: found[0].start()]) or AFTER.match(text, found[0].end()):
+        return None
+    plain = found[0][0].replace(",", "").replace(" ", "")
     share = plain.endswith("%")
     above, _, below = plain.rstrip("%").partition("/")
     if below and not int(below):
