@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,8 +50,8 @@ def read_prompts(args: RLHFArguments, template: Template) -> Data:
     parts: dict[str, Any] = {
         part: encode_prompts(rows, template, longest, loaded.ledger, part) for part, rows in loaded.parts()
     }
+    check_columns(rewards, parts["train"])
     for prompts in parts.values():
-        check_columns(rewards, prompts)
         prompts.times = args.num_iterations
     return Data(parts["train"], parts.get("validation"), loaded.ledger)
 
@@ -81,10 +82,11 @@ def method_of(args: RLHFArguments) -> Method:
 
 def further(args: RLHFArguments, source: ModelSource, model: torch.nn.Module, data: Data) -> Mapping[str, Any]:
     """What the trainer is given besides."""
-    method, rewards = method_of(args), rewards_of(args)
-    for reward in rewards:
-        if isinstance(reward.function, RewardModel):
-            _ = reward.function.loaded
+    method = method_of(args)
+    rewards = [
+        replace(reward, digest=reward.function.digest) if isinstance(reward.function, RewardModel) else reward
+        for reward in rewards_of(args)
+    ]
     logger.info(describe(method, rewards))
     return {
         "method": method,

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from swift.arguments.infer import InferArguments
+from swift.commands.gkd import digest_of
 from swift.commands.prepare import find_decided, load_template
 from swift.commands.score import head_of, load
 from swift.errors import DataError
 from swift.heads.answer import scores_of
 from swift.heads.kinds import Kind
 from swift.heads.rows import Text, encode_texts
+from swift.preference.reference import Reference
 from swift.templates.template import Template
 
 ROWS = 16
@@ -44,6 +46,12 @@ class RewardModel:
     def loaded(self) -> tuple[Any, Template, Kind]:
         """The model, what encodes its rows, and what reads its scores."""
         return load(self.args, self.source, self.head), load_template(self.args, self.source), self.head.kind()
+
+    @property
+    def digest(self) -> str:
+        """What tells its weights from others."""
+        adapters = digest_of(Path(self.args.ckpt_dir)) if self.args.ckpt_dir else ""
+        return Reference(self.loaded[0]).told() + adapters
 
     def __call__(self, prompts: Sequence[list[dict[str, Any]]], completions: Sequence[str]) -> list[float]:
         """The score of each answer."""

@@ -103,6 +103,7 @@ class DistillationTrainer(Seq2SeqTrainer):
             rows = [row for part in split for row in part]
             seeds = [seed_of(seed, step, place) for place in places]
             written = iter(self.answers.writer.answered(who, self.template, rows, seeds))
+            self.accelerator.wait_for_everyone()
         collate = self._training_collator()
         for batch, part in zip(batches, split, strict=True):
             made: Any = self._prepare_inputs(collate([next(written) for _ in part]))

@@ -115,6 +115,17 @@ def divergence(logps_AT: Tensor, reference_AT: Tensor) -> Tensor:
     return change_AT.exp() - change_AT - 1
 
 
+def counts_of(learnt_A: Tensor, weight_A: Tensor) -> Tensor:
+    """Of a batch: its answers, their tokens that count, and 1 if there are such.
+
+    Args:
+        learnt_A: tokens of each answer that count.
+        weight_A: 1 for every answer, 0 for one that only fills up a batch.
+    """
+    tokens = (learnt_A * weight_A).sum()
+    return torch.stack([weight_A.sum(), tokens, (tokens > 0).to(tokens)])
+
+
 def share_of_step(losses: Losses, mask_AT: Tensor, weight_A: Tensor, counts: Tensor, settings: Settings) -> Tensor:
     """What a batch adds to the loss of its step.
 
@@ -122,7 +133,7 @@ def share_of_step(losses: Losses, mask_AT: Tensor, weight_A: Tensor, counts: Ten
         losses: of its answers.
         mask_AT: 1 where there is a token that counts.
         weight_A: 1 for every answer, 0 for one that only fills up a batch.
-        counts: of the step, over all processes: answers, tokens that count, batches.
+        counts: of the step, over all processes: answers, tokens that count, batches with such.
         settings: the loss and its numbers.
     """
     answers, tokens, batches = counts.to(losses.values_AT)
@@ -135,5 +146,5 @@ def share_of_step(losses: Losses, mask_AT: Tensor, weight_A: Tensor, counts: Ten
     if settings.loss == "dr_grpo":
         return values_A.sum() / (answers * settings.longest)
     if settings.loss == "bnpo":
-        return values_A.sum() / (mask_AT.sum(1) * weight_A).sum().clamp(min=1) / batches
+        return values_A.sum() / (mask_AT.sum(1) * weight_A).sum().clamp(min=1) / batches.clamp(min=1)
     return values_A.sum() / tokens.clamp(min=1)

@@ -5,11 +5,13 @@ Letters in names: A answers, F functions.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +19,14 @@ import torch
 from torch import Tensor
 
 from swift.datasets.prompts import Prompt, Prompts
-from swift.errors import ConfigError, DataError, SwiftError, UsageError
+from swift.errors import ConfigError, SwiftError, UsageError
+from swift.log import get_logger
 from swift.registry import unknown
 from swift.reinforcement.built_in import BUILT_IN
 
+logger = get_logger()
 GIVEN = ("prompts", "completions", "completion_ids", "max_new_tokens")
 """What every function may ask for, besides the columns of the rows."""
-FAILURES = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
-    StopIteration, TypeError, ValueError,
-)  # fmt: skip
-"""What a function of the user's raises when something is wrong with it."""
 FUNCTION = "def function(completions, **columns): return [1.0 if good(text) else 0.0 for text in completions]"
 
 
@@ -58,12 +57,18 @@ class Reward:
             apply.
         weight: what its numbers are multiplied by.
         longest: how many tokens an answer may have.
+        digest: what tells it from others of its name; None of a built-in one.
     """
 
     name: str
     function: Callable[..., Any]
     weight: float = 1.0
     longest: int = 512
+    digest: str | None = None
+
+    def told(self) -> list[Any]:
+        """What a run that goes on must have the same of."""
+        return [self.name, self.weight, *([] if self.digest is None else [self.digest])]
 
     @property
     def wanted(self) -> tuple[list[str], list[str], bool]:
@@ -102,10 +107,11 @@ class Reward:
             found = self.function(**said)
         except SwiftError:
             raise
-        except FAILURES as error:
+        except (Exception, SystemExit) as error:  # of the user's own code: it may raise anything
             line = _line_of(error, self.function)
             what = f"reward function {self.name}{line}: {type(error).__name__}: {error}"
-            raise UsageError("USAGE-02", what, fix="mend the function, or run with --debug") from error
+            why = f"the answers are to {_rows_of(answers)}"
+            raise UsageError("USAGE-02", what, why=why, fix="mend the function, or run with --debug") from error
         return self._checked(found, answers)
 
     def _checked(self, found: Any, answers: Sequence[Answer]) -> list[float]:
@@ -122,11 +128,28 @@ class Reward:
             return math.nan
         if isinstance(value, np.generic | Tensor):
             value = value.item()
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        number = _float_of(value) if isinstance(value, numbers.Real) else math.nan
+        if not math.isfinite(number):
+            value = number if isinstance(value, numbers.Real) else value
             what = f"reward function {self.name} gave {str(value)[:40]!r} for an answer to {answer.prompt.where}"
             fix = "a finite number, or None where the function does not apply to the row"
             raise UsageError("USAGE-02", what, why=f"the answer is {answer.text[:60]!r}", fix=fix)
+        return number
+
+
+def _float_of(value: Any) -> float:
+    """A number; infinite where it is too large for one."""
+    try:
         return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _rows_of(answers: Sequence[Answer], most: int = 3) -> str:
+    """Which rows answers are to: the first few, and how many more there are."""
+    wheres = list(dict.fromkeys(answer.prompt.where for answer in answers))
+    more = f" and {len(wheres) - most} more" if len(wheres) > most else ""
+    return ", ".join(wheres[:most]) + more
 
 
 def _line_of(error: BaseException, function: Callable[..., Any]) -> str:
@@ -158,10 +181,14 @@ def find_rewards(
     short = [name.rpartition(":")[2] for name in names]
     told = [one if short.count(one) == 1 else name for one, name in zip(short, names, strict=True)]
     every = weights or [1.0] * len(names)
-    return [Reward(*row, longest) for row in zip(told, found, every, strict=False)]
+    return [
+        Reward(one, function, weight, longest, digest)
+        for one, (function, digest), weight in zip(told, found, every, strict=False)
+    ]
 
 
-def _find(name: str, load: Callable[[str], Any]) -> Callable[..., Any]:
+def _find(name: str, load: Callable[[str], Any]) -> tuple[Callable[..., Any], str | None]:
+    """A function, and the SHA-256 of the file that it is written in; None of a built-in one."""
     path, colon, wanted = name.rpartition(":")
     if not colon or not path.endswith(".py"):
         if name.endswith(".py"):
@@ -169,7 +196,7 @@ def _find(name: str, load: Callable[[str], Any]) -> Callable[..., Any]:
             raise UsageError("USAGE-02", f"--reward_funcs {name} does not say which function of the file", fix=fix)
         if name not in BUILT_IN:
             raise unknown("reward function", name, BUILT_IN)
-        return BUILT_IN[name]
+        return BUILT_IN[name], None
     there = vars(load(path))
     function = there.get(wanted)
     if not callable(function) or inspect.isclass(function):
@@ -178,7 +205,11 @@ def _find(name: str, load: Callable[[str], Any]) -> Callable[..., Any]:
         raise UsageError("USAGE-02", f"--reward_funcs {name}: {path} has no function {wanted}", fix=fix)
     if inspect.iscoroutinefunction(function):
         raise UsageError("USAGE-02", f"--reward_funcs {name}: it is an async function", fix=FUNCTION)
-    return function
+    inner = inspect.unwrap(function)
+    file = Path(inner.__code__.co_filename if inspect.isfunction(inner) else path)
+    if not file.is_file():
+        file = Path(path).expanduser()
+    return function, hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def check_columns(rewards: Sequence[Reward], prompts: Prompts) -> None:
@@ -207,13 +238,7 @@ def totals(scores_AF: Tensor, weights_F: Tensor) -> Tensor:
     return (scores_AF * weights_F).nansum(1).masked_fill(none_A, math.nan)
 
 
-def require_any(scores_AF: Tensor, answers: Sequence[Answer]) -> None:
-    """Make sure that something could be said of some answer.
-
-    Raises:
-        DataError: no function applies to any.
-    """
-    if scores_AF.isnan().all():
-        wheres = ", ".join(dict.fromkeys(answer.prompt.where for answer in answers[:200]))
-        what = f"no reward function applies to any answer of a step: {wheres[:200]}"
-        raise DataError("DATA-05", what, fix="a function that gives numbers for these rows")
+def warn_of_none(scores_AF: Tensor, answers: Sequence[Answer]) -> None:
+    """Say so where no function applies to any answer: nothing is learnt of them."""
+    if answers and scores_AF.isnan().all():
+        logger.warning(f"no reward function applies to any answer to {_rows_of(answers)}: nothing is learnt of them")

@@ -29,11 +29,11 @@ from swift.preference.logps import HeadLogProbs, of_logits
 from swift.preference.reference import Reference
 from swift.reinforcement import written
 from swift.reinforcement.advantages import alike, leave_one_out, relative_to_group, spread
-from swift.reinforcement.loss import Table, losses, share_of_step
+from swift.reinforcement.loss import Table, counts_of, losses, share_of_step
 from swift.reinforcement.measures import Measures
 from swift.reinforcement.method import Method
 from swift.reinforcement.order import Windows
-from swift.reinforcement.rewards import Answer, Reward, require_any, scores, totals
+from swift.reinforcement.rewards import Answer, Reward, scores, totals, warn_of_none
 from swift.reinforcement.rollout import answering, write_answers
 from swift.reinforcement.written import Batch
 from swift.trainers import saving
@@ -77,8 +77,8 @@ class ReinforcementTrainer(Seq2SeqTrainer):
         self._columns = train.names if isinstance(train, Prompts) else []
         if self.args.metric_for_best_model == "loss":
             self.args.metric_for_best_model, self.args.greater_is_better = "reward", True
-        if reference is not None and reference.model is not None:
-            reference.model.to(self.args.device)
+        if reference is not None:
+            reference.place(self.args.device)
 
     def _new_measures(self) -> Measures:
         return Measures(self.args.device, [reward.name for reward in self.rewards])
@@ -89,7 +89,7 @@ class ReinforcementTrainer(Seq2SeqTrainer):
     @cached_property
     def _run(self) -> dict[str, Any]:
         told = {f"rl_{name}": value for name, value in self.method.told().items()}
-        worth = [[reward.name, reward.weight] for reward in self.rewards]
+        worth = [reward.told() for reward in self.rewards]
         return {**super()._run, **told, "rewards": worth, "reference": self.reference and self.reference.told()}
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
@@ -120,12 +120,13 @@ class ReinforcementTrainer(Seq2SeqTrainer):
         if self._written is None or self.state.global_step % self.method.iterations == 0:
             with self.heartbeat.pause():
                 self._written = self._write(batch_samples)
+                self.accelerator.wait_for_everyone()
         counts = torch.zeros(3, dtype=self._tally.sums.dtype, device=device)
         for batch, laid in zip(batch_samples, self._written, strict=True):
             batch.update(self._prepare_inputs(laid))
             weight_A = batch["answer_weight"].to(counts)
             learnt_A = torch.bincount(batch["answer"], batch["counts"], minlength=len(weight_A)).to(counts)
-            counts += torch.stack([weight_A.sum(), (learnt_A * weight_A).sum(), torch.ones_like(counts[0])])
+            counts += counts_of(learnt_A, weight_A)
         if self.args.world_size > 1:
             counts = cast(Tensor, self.accelerator.reduce(counts, "sum"))
         if counts[0] == 0:
@@ -140,7 +141,7 @@ class ReinforcementTrainer(Seq2SeqTrainer):
         count, step = self.method.answers, self.state.global_step // self.method.iterations
         answers = write_answers(policy, self.template, prompts, self.method.sampling, count, self.args.seed, step)
         scores_AF = scores(self.rewards, answers, self._columns)
-        require_any(scores_AF, answers)
+        warn_of_none(scores_AF, answers)
         weight_A = torch.cat([batch["weight"].cpu() for batch in batches]).repeat_interleave(count).double()
         rewards_A = totals(scores_AF, torch.tensor([reward.weight for reward in self.rewards], dtype=torch.float64))
         self._measures.add_answers(answers, weight_A)
@@ -323,13 +324,18 @@ class ReinforcementTrainer(Seq2SeqTrainer):
         measures = self._new_measures()
         with self.clock.pause(), self.heartbeat.pause():
             answers = write_answers(policy, self.template, prompts, said, 1, self.args.seed, 0)
-        if answers:
-            weight_A = torch.ones(len(answers), dtype=torch.float64)
-            scores_AF = scores(self.rewards, answers, rows.names)
-            weights_F = torch.tensor([reward.weight for reward in self.rewards], dtype=torch.float64)
-            measures.add_answers(answers, weight_A)
-            measures.add_rewards(scores_AF, totals(scores_AF, weights_F), weight_A)
-        told = {f"{metric_key_prefix}_{name}": value for name, value in self._of_all(measures).items()}
+            if answers:
+                weight_A = torch.ones(len(answers), dtype=torch.float64)
+                scores_AF = scores(self.rewards, answers, list(dict.fromkeys([*self._columns, *rows.names])))
+                weights_F = torch.tensor([reward.weight for reward in self.rewards], dtype=torch.float64)
+                measures.add_answers(answers, weight_A)
+                measures.add_rewards(scores_AF, totals(scores_AF, weights_F), weight_A)
+            found = self._of_all(measures)  # in the pause: faster processes wait here
+        if "reward" not in found:
+            what = f"evaluation: no reward function applies to any of its {len(rows)} rows"
+            fix = "--val_dataset with rows that the functions know, or --evaluation_strategy no"
+            raise DataError("DATA-05", what, fix=fix)
+        told = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         return EvalLoopOutput(predictions=cast(Any, None), label_ids=None, metrics=told, num_samples=len(rows))
 
     def _of_all(self, measures: Measures) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swift.arguments.reinforcement import METHODS
 from swift.reinforcement.advantages import alike, leave_one_out, relative_to_group, spread
-from swift.reinforcement.loss import Settings, Table, losses, share_of_step
+from swift.reinforcement.loss import Settings, Table, counts_of, losses, share_of_step
 
 A, T, LONGEST = 6, 7, 11
 BETA, LOW, HIGH = 0.3, 0.15, 0.25
@@ -179,3 +179,8 @@ def test_advantages_of_rloo() -> None:
             others = [r for j, r in enumerate(row) if j != k and r == r]
             expected = row[k] - mean(others) if others and row[k] == row[k] else 0.0
             assert advantage == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_batch_without_tokens_to_learn_is_not_counted() -> None:
+    assert counts_of(torch.tensor([3.0, 2.0]), torch.tensor([1.0, 0.0])).tolist() == [1.0, 3.0, 1.0]
+    assert counts_of(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0])).tolist() == [1.0, 0.0, 0.0]

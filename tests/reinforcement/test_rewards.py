@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from swift.arguments.engines import cuts_weights
 from swift.commands.chosen import load_plugin
 from swift.datasets.prompts import Prompt, Prompts
 from swift.errors import ConfigError, NotFoundError, SwiftError, UnknownNameError, UsageError
+from swift.reinforcement.advantages import leave_one_out, relative_to_group, spread
 from swift.reinforcement.built_in import BUILT_IN, same_result
 from swift.reinforcement.rewards import Answer, Reward, check_columns, find_rewards, scores, totals
 
@@ -41,6 +44,26 @@ def answer(text: str, tokens: int = 3, **columns: Any) -> Answer:
         ("", "0", False),
         ("Paris", "Paris", True),
         ("I do not know", "4", False),
+        ("\\boxed{2}", "\\boxed{\\sqrt{2}}", False),
+        ("#### 2", "2\\pi", False),
+        ("2 \\pi", "2", False),
+        ("x^2", "2", False),
+        ("\\boxed{3}", "3x", False),
+        ("12", "\\frac12", False),
+        ("0.5", "\\frac12", True),
+        ("\\boxed{-\\frac{1}{2}}", "-0.5", True),
+        ("12", "(1,2)", False),
+        ("(1, 2)", "\\boxed{(1,2)}", False),
+        ("5", "-$5", False),
+        ("-5", "-$5", True),
+        ("90", "90^\\circ", True),
+        ("3 \\times 4", "4", False),
+        ("\\boxed{x + 2}", "2", False),
+        ("12,345 km", "12345", True),
+        ("1,23", "123", False),
+        ("47+38=85.", "85", True),
+        ("7" * 5000, "7", False),
+        ("7" * 5000, "7" * 5000, True),
     ],
 )
 def test_results_are_compared_as_what_they_are(text: str, solution: str, same: bool) -> None:
@@ -91,6 +114,10 @@ def raising(completions: list[str]) -> list[float]:
     return [1 / 0 for _ in completions]
 
 
+def odd_error(completions: list[str]) -> list[float]:
+    raise Exception("of its own")
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
@@ -100,6 +127,9 @@ def raising(completions: list[str]) -> list[float]:
         (lambda completions: [1.0, math.nan], "gave 'nan' for an answer to rows.jsonl:7"),
         (lambda completions: [1.0, "good"], "gave 'good' for an answer to rows.jsonl:7"),
         (lambda completions: np.array([1.0, np.inf]), "gave 'inf'"),
+        (lambda completions: [1.0, 10**5000], "gave 'inf'"),
+        (lambda completions: sys.exit(3), "SystemExit: 3"),
+        (odd_error, "(?s)Exception: of its own.*rows.jsonl:7"),
     ],
 )
 def test_what_is_no_reward_is_refused(function: Callable[..., Any], words: str) -> None:
@@ -119,6 +149,10 @@ def test_functions_are_found_by_name_and_in_files(tmp_path: Path) -> None:
     found = find("math", f"{path}:short", weights=(1.0, 0.5))
     assert [(reward.name, reward.weight, reward.longest) for reward in found] == [("math", 1.0, 64), ("short", 0.5, 64)]
     assert found[1]([answer("four")], []) == [-4.0]
+    before = found[1].told()
+    path.write_text(path.read_text() + "# other\n")
+    assert find("math", str(path) + ":short", weights=(1.0, 0.5))[1].told() != before
+    assert found[0].told() == ["math", 1.0]
     wrong: dict[str, tuple[type[SwiftError], str]] = {
         "mathe": (UnknownNameError, "math"),
         str(path): (UsageError, "does not say which function"),
@@ -137,3 +171,17 @@ def test_missing_columns_are_named() -> None:
         check_columns([Reward("math", BUILT_IN["math"])], prompts)
     assert "query, result" in str(caught.value)
     assert "--columns theirs=solution" in str(caught.value)
+
+
+def test_where_nothing_applies_nothing_is_learnt() -> None:
+    rewards_PG = torch.full((2, 3), math.nan).double()
+    assert not relative_to_group(rewards_PG, "group").any()
+    assert not relative_to_group(rewards_PG, "batch", spread(rewards_PG)).any()
+    assert not leave_one_out(rewards_PG).any()
+
+
+def test_zero_3_is_known_however_it_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text('{"zero_optimization": {"stage": 3}}')
+    assert all(cuts_weights(said) for said in ("default-zero3", "zero3-offload", str(path), path.read_text()))
+    assert not any(cuts_weights(said) for said in (None, "zero2", '{"zero_optimization": {"stage": 2}}', "none.json"))
