@@ -18,7 +18,7 @@ KEPT = ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps")
 def check_package() -> None:
     """Raise MissingPackageError when the harness is not installed."""
     try:
-        import lm_eval  # noqa: F401
+        import lm_eval  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         missing = f"--eval_backend lm-eval needs {error.name}"
         raise MissingPackageError("PACKAGE-01", missing, fix="pip install 'swift-finetune[eval]'") from None
@@ -30,8 +30,8 @@ def find_tasks(said: Sequence[str]) -> list[Any]:
     Raises:
         NotFoundError: there is no such file, or no task of that name.
     """
-    from lm_eval.tasks import TaskManager
-    from lm_eval.tasks._yaml_loader import load_yaml
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks._yaml_loader import load_yaml  # pyright: ignore[reportMissingImports]
 
     tasks, manager = [], None
     for text in said:
@@ -67,8 +67,8 @@ def run(
         TemporaryError: the data of a task could not be fetched.
         DataError: it was, and is not as the task says.
     """
-    import lm_eval
-    from lm_eval.models import huggingface
+    import lm_eval  # pyright: ignore[reportMissingImports]
+    from lm_eval.models import huggingface  # pyright: ignore[reportMissingImports]
 
     ask, wrap = cast(Any, lm_eval.simple_evaluate), cast(Any, huggingface.HFLM)  # their types know no arguments
     wrapped = wrap(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
