@@ -7,7 +7,7 @@ user said.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ from swift.tuners.methods import PEFT_TYPES, available_sft_types, available_tune
 A = TypeVar("A", bound=ModelOptions)
 C = TypeVar("C", bound=CheckpointOptions)
 D = TypeVar("D", bound=DataOptions)
+S = TypeVar("S", bound=SftArguments)
 
 OF_BASE = tuple(field.name for field in fields(QuantisedOptions))
 FROM_CHECKPOINT = (
@@ -77,6 +78,22 @@ SEEING_BEYOND = {
 """Tuners that rows in a pack cannot be kept apart with, and why."""
 ROWS_PER_STEP = 16
 LEARNING_RATE = {"full": 1e-5}
+
+
+def decide_beside(errors: Sequence[SwiftError], said: S, hardware: Hardware, source: ModelSource) -> S:
+    """What `decide_sft` decides; its errors are told together with those that a method of training found.
+
+    Raises:
+        ConfigError: as it does, or any of `errors`.
+    """
+    try:
+        args = decide_sft(said, hardware, source)
+    except SwiftError as error:
+        raise_all([error, *errors])
+        raise
+    raise_all(errors)
+    assert isinstance(args, type(said))
+    return args
 
 
 def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> SftArguments:

@@ -256,7 +256,8 @@ class Ledger:
         tokens = train.supervised + train.masked
         if tokens:
             share = f"{100 * train.supervised / tokens:.1f} %"
-            lines.append(f"training tokens: {tokens:,}, of which {train.supervised:,} are learnt ({share})")
+            learnt = f"of which {train.supervised:,} are learnt ({share})" if train.supervised else "of prompts alone"
+            lines.append(f"training tokens: {tokens:,}, {learnt}")
         lines += (
             [f"pieces: {', '.join(f'{count:,} {part}' for part, count in self.pieces.items())}"] if self.pieces else []
         )

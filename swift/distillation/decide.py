@@ -8,9 +8,9 @@ from swift.arguments import gkd
 from swift.arguments.engines import cuts_weights
 from swift.arguments.fields import options_of
 from swift.arguments.rlhf import GROUP, RLHFArguments
-from swift.decide import decide_sft
+from swift.decide import decide_beside
 from swift.dist import Hardware
-from swift.errors import ConfigError, SwiftError, UsageError, raise_all
+from swift.errors import ConfigError, SwiftError, UsageError
 from swift.models.source import ModelSource
 from swift.reinforcement.decide import only_for_rewards
 
@@ -45,13 +45,7 @@ def decide_gkd(said: RLHFArguments, hardware: Hardware, source: ModelSource) -> 
         ConfigError: options contradict each other or the method; all contradictions at once.
     """
     errors = [*_contradictions(said), *only_for_rewards(said)]
-    try:
-        args = decide_sft(said, hardware, source)
-    except SwiftError as error:
-        raise_all([error, *errors])
-        raise
-    raise_all(errors)
-    assert isinstance(args, RLHFArguments)
+    args = decide_beside(errors, said, hardware, source)
     return replace(args, beta=0.5 if args.beta is None else args.beta)
 
 

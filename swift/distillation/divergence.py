@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from swift.trainers.head import HALF_BOOST, HeadLoss, Rule, add_product, as_autocast, chunk_of
+from swift.trainers.head import HALF_BOOST, HeadLoss, Rule, add_product, as_autocast, chunk_of, take_gradients
 
 
 @dataclass(frozen=True)
@@ -185,13 +185,7 @@ class ChunkedDivergence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """The gradients that the forward pass made; they are used up."""
-        factor = grads[0] / ctx.boost
-        made, ctx.gradients = ctx.gradients, None
-        scaled = [
-            None if grad is None else grad.mul_(factor.to(grad.device)).to(dtype)
-            for grad, dtype in zip(made, ctx.dtypes, strict=True)
-        ]
-        return *scaled, None, None, None, None, None, None
+        return *take_gradients(ctx, grads[0]), None, None, None, None, None, None
 
 
 def _through_rule(slope_CV: Tensor, y_CV: Tensor, rule: Rule) -> Tensor:

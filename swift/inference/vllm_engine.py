@@ -322,9 +322,8 @@ def start(
         what = f"vLLM does not start with {source.path}: {brief(error)}"
         raise ConfigError("CONFIG-03", what, fix="--infer_backend pt, or another --gpu_memory_utilization") from error
     config = AutoConfig.from_pretrained(str(source.path), trust_remote_code=source.trusted, local_files_only=True)
-    config.max_position_embeddings = (
-        engine.max_model_len
-    )  # what is asked beside the other lengths, of which the least counts
+    # asked beside the other lengths, of which the least counts
+    config.max_position_embeddings = engine.max_model_len
     own = source.path / "generation_config.json"
     settings = GenerationConfig.from_pretrained(str(source.path)) if own.is_file() else GenerationConfig()
     return VllmModel(config, settings, engine, source.name, str(source.path))

@@ -7,10 +7,10 @@ from dataclasses import replace
 from swift.arguments.engines import cuts_weights
 from swift.arguments.fields import options_of
 from swift.arguments.rlhf import LOSS_TYPES, RLHFArguments
-from swift.decide import decide_loss_scale, decide_sft
+from swift.decide import decide_beside, decide_loss_scale
 from swift.dist import Hardware
 from swift.distillation.decide import only_for_gkd
-from swift.errors import ConfigError, SwiftError, UsageError, raise_all
+from swift.errors import ConfigError, SwiftError, UsageError
 from swift.models.source import ModelSource
 from swift.preference.losses import PAIR_LOSSES
 from swift.reinforcement.decide import only_for_rewards
@@ -56,13 +56,7 @@ def decide_rlhf(said: RLHFArguments, hardware: Hardware, source: ModelSource) ->
         ConfigError: options contradict each other or the method; all contradictions at once.
     """
     errors = [*_wrong_loss(said), *only_for_gkd(said), *only_for_rewards(said), *_contradictions(said)]
-    try:
-        args = decide_sft(said, hardware, source)
-    except SwiftError as error:
-        raise_all([error, *errors])
-        raise
-    raise_all(errors)
-    assert isinstance(args, RLHFArguments)
+    args = decide_beside(errors, said, hardware, source)
     method = args.rlhf_type
     rpo = args.rpo_alpha if args.rpo_alpha is not None else (0.0 if args.sft_beta is not None else 1.0)
     return replace(

@@ -6,7 +6,7 @@ hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from swift.preference.batches import INPUTS
 from swift.trainers.head import HALF_BOOST, HeadLoss, Rule, add_product, as_autocast, chunk_losses, chunk_of, stand_in
+from swift.tuners.layers import telling
 
 
 class ChunkedLogProbs(torch.autograd.Function):
@@ -151,3 +153,26 @@ def of_logits(logits_BTV: Tensor, at_N: Tensor, targets_N: Tensor, width: int) -
     targets_N = targets_N.to(flat_MV.device)
     logps_N = wide_NV.gather(1, targets_N[:, None]).squeeze(1) - wide_NV.logsumexp(dim=1)
     return logps_N, wide_NV.detach().argmax(dim=1) == targets_N
+
+
+def ask(
+    model: Any, batch: Mapping[str, Any], chunks: HeadLogProbs | None, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Any]:
+    """The log-probability of every token of a batch's answers, whether each is the likeliest, and the model's outputs.
+
+    Args:
+        model: with its tuners.
+        batch: as `inputs`, with the places `at` and the `targets` of its tokens.
+        chunks: of its head, which has the temperature already; None makes whole logits.
+        temperature: what those are divided by.
+    """
+    at_N, targets_N, width = batch["at"], batch["targets"], batch["input_ids"].shape[1]
+    inputs = {name: batch[name] for name in INPUTS if name in batch}
+    with telling(batch["labels"]):
+        if chunks is not None:
+            with chunks.predicting(at_N, targets_N, width):
+                outputs = model(**inputs, use_cache=False)
+            return *chunks.take(), outputs
+        outputs = model(**inputs, use_cache=False)
+    logits_BTV = outputs.logits if temperature == 1 else outputs.logits / temperature
+    return *of_logits(logits_BTV, at_N, targets_N, width), outputs

@@ -21,8 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from swift import dist
 from swift.errors import DataError
 from swift.preference import reference as references
-from swift.preference.batches import INPUTS
-from swift.preference.logps import HeadLogProbs, of_logits
+from swift.preference.logps import HeadLogProbs, ask
 from swift.preference.losses import PAIR_LOSSES, SINGLE_LOSSES, Pairs, Settings
 from swift.preference.reference import Reference
 from swift.preference.rows import PreferenceRows
@@ -32,7 +31,6 @@ from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.loss import Sums, cross_entropy
 from swift.trainers.stopping import StopEvaluation
 from swift.trainers.trainer import Seq2SeqTrainer
-from swift.tuners.layers import telling
 
 
 @dataclass(frozen=True)
@@ -142,16 +140,7 @@ class PreferenceTrainer(Seq2SeqTrainer):
 
     def _say(self, model: Any, batch: Mapping[str, Any], logps: HeadLogProbs | None) -> tuple[Scores, Any]:
         """What a model says of a batch, and its own outputs."""
-        at_N, targets_N, width = batch["at"], batch["targets"], batch["input_ids"].shape[1]
-        inputs = {name: batch[name] for name in INPUTS if name in batch}
-        with telling(batch["labels"]):
-            if logps is not None:
-                with logps.predicting(at_N, targets_N, width):
-                    outputs = model(**inputs, use_cache=False)
-                logps_N, right_N = logps.take()
-            else:
-                outputs = model(**inputs, use_cache=False)
-                logps_N, right_N = of_logits(outputs.logits, at_N, targets_N, width)
+        logps_N, right_N, outputs = ask(model, batch, logps)
         return Scores.of(logps_N, right_N, batch), outputs
 
     @torch.no_grad()

@@ -8,9 +8,9 @@ from swift.arguments.fields import options_of
 from swift.arguments.reinforcement import GROUP, METHODS, ReinforcementOptions
 from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
-from swift.decide import decide_loss_scale, decide_sft
+from swift.decide import decide_beside, decide_loss_scale
 from swift.dist import Hardware
-from swift.errors import ConfigError, SwiftError, UsageError, raise_all
+from swift.errors import ConfigError, SwiftError, UsageError
 from swift.models.source import ModelSource
 
 SHARED = ("rlhf_type", "loss_type", "beta", "ref_model_id_or_path", "ref_model_type", "ref_model_revision")
@@ -41,13 +41,7 @@ def decide_reinforcement(said: RLHFArguments, hardware: Hardware, source: ModelS
         ConfigError: options contradict each other or the method; all contradictions at once.
     """
     errors = [*_of_other_methods(said), *_wrong_loss(said), *_unrewarded(said), *_contradictions(said)]
-    try:
-        args = decide_sft(said, hardware, source)
-    except SwiftError as error:
-        raise_all([error, *errors])
-        raise
-    raise_all(errors)
-    assert isinstance(args, RLHFArguments)
+    args = decide_beside(errors, said, hardware, source)
     return replace(
         args,
         group_by_length=False,

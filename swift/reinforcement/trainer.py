@@ -24,8 +24,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from swift.datasets.prompts import Prompts
 from swift.errors import DataError
 from swift.log import get_logger
-from swift.preference.batches import INPUTS, Collator
-from swift.preference.logps import HeadLogProbs, of_logits
+from swift.preference.batches import Collator
+from swift.preference.logps import HeadLogProbs, ask
 from swift.preference.reference import Reference
 from swift.reinforcement import written
 from swift.reinforcement.advantages import alike, leave_one_out, relative_to_group, spread
@@ -40,7 +40,6 @@ from swift.trainers import saving
 from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.loss import IGNORED, Sums, cross_entropy
 from swift.trainers.trainer import Seq2SeqTrainer
-from swift.tuners.layers import telling
 
 logger = get_logger()
 
@@ -254,15 +253,8 @@ class ReinforcementTrainer(Seq2SeqTrainer):
 
     def _say(self, model: Any, batch: Mapping[str, Any], logps: HeadLogProbs | None) -> tuple[Tensor, Any]:
         """The log-probability of every token of a batch's answers, at the temperature; and the model's own outputs."""
-        at_N, targets_N, width = batch["at"], batch["targets"], batch["input_ids"].shape[1]
-        inputs = {name: batch[name] for name in INPUTS if name in batch}
-        with telling(batch["labels"]):
-            if logps is not None:
-                with logps.predicting(at_N, targets_N, width):
-                    outputs = model(**inputs, use_cache=False)
-                return logps.take()[0], outputs
-            outputs = model(**inputs, use_cache=False)
-            return of_logits(outputs.logits / self.method.temperature, at_N, targets_N, width)[0], outputs
+        logps_N, _, outputs = ask(model, batch, logps, self.method.temperature)
+        return logps_N, outputs
 
     # The loss
 

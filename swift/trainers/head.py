@@ -102,15 +102,19 @@ class ChunkedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """The gradients that the forward pass made; they are used up."""
-        factor = grads[0] / ctx.boost
-        made, ctx.gradients = ctx.gradients, None
-        if made is None:
-            raise RuntimeError("the chunked loss can be gone back through once only")
-        scaled = [
-            None if grad is None else grad.mul_(factor.to(grad.device)).to(dtype)
-            for grad, dtype in zip(made, ctx.dtypes, strict=True)
-        ]
-        return *scaled, None, None, None, None
+        return *take_gradients(ctx, grads[0]), None, None, None, None
+
+
+def take_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+    """The gradients that a forward pass made of hidden states, head and bias, times what comes in; once only."""
+    made, ctx.gradients = ctx.gradients, None
+    if made is None:
+        raise RuntimeError("the chunked loss can be gone back through once only")
+    factor = grad / ctx.boost
+    return [
+        None if one is None else one.mul_(factor.to(one.device)).to(dtype)
+        for one, dtype in zip(made, ctx.dtypes, strict=True)
+    ]
 
 
 def chunk_losses(x_CV: Tensor, targets_C: Tensor, rule: Rule, learns: bool) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from swift.arguments.fields import options_of
-from swift.arguments.rlhf import RLHFArguments
-from swift.arguments.values import spelt
 from swift.distillation.answers import draw
 from swift.errors import ConfigError
 from tests.distillation.conftest import Run
-from tests.preference.conftest import furthest, weights_of
+from tests.preference.conftest import furthest, in_two, weights_of
 from tests.tiny import save_tiny
 
 SEED = 1  # of its first three steps the first has answers of the data
@@ -91,20 +85,7 @@ def test_two_processes_are_one(engine: dict[str, Any], run: Run, whole: dict[str
     if "deepspeed" in engine:
         pytest.importorskip("deepspeed")
     one = run(seed=SEED) if "fsdp" in engine else whole
-    saved = json.loads((one["place"] / "sft_args.json").read_text())
-    names = options_of(RLHFArguments)
-    said = {
-        **{name: value for name, value in saved.items() if name in names and value != names[name].default},
-        "batch_size": 4,
-        "eval_batch_size": 3,
-        "output_dir": str(tmp_path),
-        **engine,
-    }
-    words = [word for name, value in said.items() for word in spelt(name, value)]
-    env = {**os.environ, "NPROC_PER_NODE": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-m", "swift.cli", "gkd", *words], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [json.loads(line) for line in (tmp_path / "logging.jsonl").read_text().splitlines()]
+    lines = in_two("gkd", one, tmp_path, batch_size=4, eval_batch_size=3, **engine)
     other = {
         "weights": weights_of(str(tmp_path / "checkpoint-3")),
         "losses": [line["loss"] for line in lines if "loss" in line],

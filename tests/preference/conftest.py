@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from swift.arguments.fields import options_of
+from swift.arguments.rlhf import RLHFArguments
+from swift.arguments.values import spelt
 from swift.checkpoint import SHARDS
 from swift.commands.rlhf import rlhf_main
 
@@ -85,3 +91,16 @@ def furthest(one: dict[str, Any], other: dict[str, Any]) -> float:
     """The largest difference of two runs' weights."""
     assert one["weights"].keys() == other["weights"].keys()
     return max(float((one["weights"][name] - value).abs().max()) for name, value in other["weights"].items())
+
+
+def in_two(command: str, one: dict[str, Any], place: Path, **more: Any) -> list[dict[str, Any]]:
+    """What is logged where two processes do what a run did, with other options, into `place`."""
+    saved = json.loads((one["place"] / "sft_args.json").read_text())
+    names = options_of(RLHFArguments)
+    said = {name: value for name, value in saved.items() if name in names and value != names[name].default}
+    said |= {"output_dir": str(place), **more}
+    words = [word for name, value in said.items() for word in spelt(name, value)]
+    env = {**os.environ, "NPROC_PER_NODE": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-m", "swift.cli", command, *words], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in (place / "logging.jsonl").read_text().splitlines()]

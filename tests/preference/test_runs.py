@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from swift.arguments.fields import options_of
-from swift.arguments.rlhf import RLHFArguments
-from swift.arguments.values import spelt
 from swift.errors import ConfigError
 from swift.trainers.plots import series
-from tests.preference.conftest import Run, furthest, weights_of
+from tests.preference.conftest import Run, furthest, in_two, weights_of
 
 METRICS = {"rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected"}
 PAIRED = {"dpo": {}, "orpo": {}, "simpo": {"label_smoothing": 0.1}, "cpo": {"loss_type": "hinge"}}
@@ -170,20 +164,7 @@ def test_two_processes_are_one(
     if engine.startswith("zero"):
         pytest.importorskip("deepspeed")
     one = whole[method]
-    saved = json.loads((one["place"] / "sft_args.json").read_text())
-    names = options_of(RLHFArguments)
-    said = {
-        **{name: value for name, value in saved.items() if name in names and value != names[name].default},
-        "batch_size": 4,
-        "eval_batch_size": 3,
-        "output_dir": str(tmp_path),
-        **ENGINES[engine],
-    }
-    words = [word for name, value in said.items() for word in spelt(name, value)]
-    env = {**os.environ, "NPROC_PER_NODE": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-m", "swift.cli", method, *words], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    other = [json.loads(line) for line in (tmp_path / "logging.jsonl").read_text().splitlines()]
+    other = in_two(method, one, tmp_path, batch_size=4, eval_batch_size=3, **ENGINES[engine])
     assert furthest(one, {"weights": weights_of(str(tmp_path / "checkpoint-3"))}) < 2e-6
     for name in ("loss", "eval_loss", "rewards/margins", "eval_rewards/margins", "eval_logps/chosen"):
         expected = [line[name] for line in one["log_history"] if name in line]

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from swift.arguments.fields import options_of
-from swift.arguments.rlhf import RLHFArguments
-from swift.arguments.values import spelt
 from swift.commands.rlhf import rlhf_main
 from swift.errors import ConfigError, DataError
-from tests.preference.conftest import furthest, weights_of
+from tests.preference.conftest import furthest, in_two, weights_of
 from tests.reinforcement.conftest import Run
 
 METRICS = {
@@ -140,19 +134,7 @@ def test_full_training_is_measured_against_a_copy(run: Run) -> None:
 @pytest.mark.parametrize("said", [{"beta": 0.1}, {"scale_rewards": "batch", "loss_type": "dapo"}])
 def test_two_processes_are_one(said: dict[str, Any], run: Run, tmp_path: Path) -> None:
     one = run(**said, max_steps=4)  # the last step has two of four prompts
-    saved = json.loads((one["place"] / "sft_args.json").read_text())
-    names = options_of(RLHFArguments)
-    told = {
-        **{name: value for name, value in saved.items() if name in names and value != names[name].default},
-        "batch_size": 2,
-        "eval_batch_size": 2,
-        "output_dir": str(tmp_path),
-    }
-    words = [word for name, value in told.items() for word in spelt(name, value)]
-    env = {**os.environ, "NPROC_PER_NODE": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-m", "swift.cli", "grpo", *words], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [json.loads(line) for line in (tmp_path / "logging.jsonl").read_text().splitlines()]
+    lines = in_two("grpo", one, tmp_path, batch_size=2, eval_batch_size=2)
     assert furthest(one, {"weights": weights_of(str(tmp_path / "checkpoint-4"))}) < 2e-6
     for name in ("loss", "reward", "reward_std", "rewards/odd/std", "frac_reward_zero_std", "entropy"):
         expected = [line[name] for line in one["log_history"] if name in line]

@@ -78,6 +78,9 @@ def test_a_line_of_progress() -> None:
         progress.describe({"eval_loss": 2.0, "eval_acc": 0.25}, state) == "step 10/70  eval loss 2.0000  eval acc 0.250"
     )
     assert progress.describe({"eval_loss": 2.0}, TrainerState()) == "eval loss 2.0000"
+    assert progress.describe({"loss": 0.0, "reward": 0.5}, TrainerState()) == "loss 0.0000  reward 0.500"
+    assert progress.describe({"eval_reward": 0.75}, TrainerState()) == "eval reward 0.750"  # it has no loss
+    assert progress.describe({"loss": 1.0, "rewards/margins": 2.0}, TrainerState()) == "loss 1.0000  margin 2.000"
     assert progress.describe({"train_runtime": 1.0}, state) is None
 
 
