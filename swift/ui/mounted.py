@@ -20,6 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from swift.errors import UnavailableError
+from swift.ui.door import Door
 from swift.ui.serving import Passwords, address_of, may_enter
 
 FONT = ("ui-sans-serif", "system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
@@ -111,6 +112,7 @@ class Mounted:
     ) -> None:
         self.listening, self.url = listening, address_of(listening)
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        app.add_middleware(Door)
         app.add_middleware(Guard)
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
         gr.mount_gradio_app(
