@@ -30,7 +30,7 @@ class Step:
     Attributes:
         weights: all parameters and buffers.
         trained: gradients of all that trains.
-        masters: float32 copies of half-precision weights that train, which only a sharded optimiser keeps.
+        masters: float32 copies of half-precision weights that train, which only DeepSpeed's optimisers keep.
         optimiser: the optimiser's states; None where they are not known.
         layer: the weights of the largest layer.
         moments: how gradients, activations and logits go with each other.
@@ -111,7 +111,9 @@ def _at(step: Step, moment: Moment, sharding: str, processes: int) -> Memory:
         return whole
     if sharding == "ddp":
         return replace(whole, communication=step.trained)
-    split = replace(whole, optimiser=_share(states + step.masters, processes))
+    if sharding != "fsdp":  # DeepSpeed's moments are those of its float32 copies
+        states = round(states * (1 + step.masters / max(2 * step.trained, 1))) + step.masters
+    split = replace(whole, optimiser=_share(states, processes))
     if sharding == "zero1":
         return split
     split = replace(split, gradients=_share(whole.gradients, processes), communication=min(step.trained, step.layer))

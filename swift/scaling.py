@@ -175,8 +175,8 @@ DECODERS = (
 def step_of(model: Decoder, tokens: int, sharding: str, rank: int | None = None, bits: int = 16) -> Step:
     """What a step of one process needs, in bfloat16 with gradient checkpointing.
 
-    Weights that do not train take `bits`. The optimiser is Adam: where it is sharded it keeps float32 copies and
-    moments (12 bytes), else the weights' own precision (4 bytes); LoRA's parameters are float32 (4, 4 and 8 bytes).
+    Weights that do not train take `bits`. The optimiser is Adam: DeepSpeed's keeps float32 copies and moments (12
+    bytes), others the weights' own precision (4 bytes); LoRA's parameters are float32 (4, 4 and 8 bytes).
 
     Args:
         model: its shape.
@@ -189,7 +189,7 @@ def step_of(model: Decoder, tokens: int, sharding: str, rank: int | None = None,
     trained = model.parameters if full else model.lora(rank)
     sharded = sharding in SHARDED
     weights = 2 * model.parameters if full else model.parameters * bits // 8 + 4 * trained
-    states = (8 if sharded else 4) if full else 8
+    states = 4 if full else 8
     kept = 2 * tokens * model.hidden * model.layers + INNER * tokens * model.hidden
     logits = 4 * min(tokens, CHUNK) * model.vocabulary
     gradients = (2 if full else 4) * trained
@@ -197,7 +197,7 @@ def step_of(model: Decoder, tokens: int, sharding: str, rank: int | None = None,
     return Step(
         weights=weights,
         trained=gradients,
-        masters=4 * trained if full and sharded else 0,
+        masters=4 * trained if full else 0,
         optimiser=states * trained,
         layer=2 * model.layer,
         moments=(Moment(gradients, kept, logits),),

@@ -40,7 +40,8 @@ def write_report(args: SftArguments, trainer: Seq2SeqTrainer, ledger: Ledger) ->
     assert model is not None
     run = Path(args.output_dir)
     resumed = None if args.resume_only_model else args.resume_from_checkpoint
-    last = checkpoint.latest(run) or resumed  # a run that was over when it went on has written none
+    others = not dist.is_main()  # one process checks the checkpoint and tidies up
+    last = checkpoint.latest(run, fast=others, look_only=others) or resumed  # None is new where a run was over before
     best = state.best_model_checkpoint or (str(last) if last else None)
     report = {
         "last_model_checkpoint": str(last) if last else None,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -22,6 +25,7 @@ from swift.models.source import ModelSource
 logger = get_logger()
 ADAPTER_BYTES = 64 << 20
 LONGEST_SHOWN = 120
+SHARED_SECONDS = 10.0
 STATES_PER_WEIGHT = 3  # the weight and Adam's two moments
 
 
@@ -49,6 +53,41 @@ def _begun(args: SftArguments) -> dict[str, Any]:
     if found is None:
         return {}
     return {"output_dir": run, "resume_from_checkpoint": str(found), "resume_only_model": False}
+
+
+def check_shared(args: SftArguments) -> None:
+    """Refuse to train on machines of which some see another directory than the main process: all write checkpoints.
+
+    Raises:
+        OutputError: the run's directory is not on a disk that all machines share.
+    """
+    if dist.world_size() == dist.local_world_size():
+        return
+    box = [f".shared-{uuid.uuid4().hex}"]
+    if dist.is_main():
+        Path(args.output_dir, box[0]).touch()
+    torch.distributed.broadcast_object_list(box)
+    path = Path(args.output_dir, box[0])
+    found: list[Any] = [None] * dist.world_size()
+    torch.distributed.all_gather_object(found, (_appears(path), socket.gethostname()))
+    if dist.is_main():
+        path.unlink()
+    without = sorted({host for seen, host in found if not seen})
+    if without:
+        raise OutputError(
+            "OUTPUT-01",
+            f"--output_dir: {args.output_dir} of the first machine is not to be seen on {', '.join(without)}",
+            why="all machines write each checkpoint together",
+            fix="name a directory on a disk that they share",
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there within the seconds that a network disk may need."""
+    until = time.monotonic() + SHARED_SECONDS
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    return path.exists()
 
 
 def plan_run(args: SftArguments, source: ModelSource, *, look_only: bool = False) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from swift.commands.prepare import load_plugins, load_template
 from swift.commands.ready import Data, find_inputs, new_ids, spell_out
 from swift.commands.receipt import write_receipt
 from swift.commands.report import save_arguments, write_report
-from swift.commands.run import check_disk, choose_run, no_empty_run, what_is_saved
+from swift.commands.run import check_disk, check_shared, choose_run, no_empty_run, what_is_saved
 from swift.commands.scarce import memory_explained
 from swift.commands.task import Task
 from swift.datasets.lazy import LazyDataset
@@ -78,6 +78,7 @@ def train(said: SftArguments, task: Task, words: Sequence[str] | None = None) ->
     args = replace(args, **choose_run(args, source))
     held = storage.held(args.output_dir) if dist.is_main() else nullcontext()
     with no_empty_run(args), held, memory_explained(args, source, hardware):
+        check_shared(args)
         return _train(args, source, task)
 
 

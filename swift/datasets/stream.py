@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -79,7 +79,14 @@ class Stream(IterableDataset[Example]):
         options: those that the examples depend on besides, by name.
 
     Where the template's truncation strategy is "split", rows come in pieces of its `max_length`.
+
+    Attributes:
+        begun: the step of training with which this run began, and how many examples were given before.
+        pulse: is called now and then while examples are made, which may take long before the first of a block is there.
     """
+
+    begun = (0, 0)
+    pulse: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -199,6 +206,7 @@ class Stream(IterableDataset[Example]):
     def _encoded(self, rows: Sequence[Drawn]) -> Iterator[tuple[Event, list[Example]]]:
         """What became of every row, and it encoded where it can be trained on, in pieces where rows are split."""
         for start in range(0, len(rows), ENCODED_AT_ONCE):
+            self.pulse()
             batch = rows[start : start + ENCODED_AT_ONCE]
             good = [row for *_, row in batch if isinstance(row, dict)]
             errors: list[tuple[int, DataError]] = []

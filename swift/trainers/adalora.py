@@ -62,6 +62,9 @@ class Ranks(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Update the importance with the gradients, which are still there, and shrink the ranks."""
+        for name, parameter in self.model.named_parameters():
+            if "lora_" in name and parameter.grad is not None:  # in fp16 a step that overflows is left out, not its call
+                parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         step, last = state.global_step + 1, state.max_steps - self.config.tfinal
         if step <= last:
             if step == last and not self.allocator.exp_avg_ipt:  # a run of one step

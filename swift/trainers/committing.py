@@ -103,8 +103,11 @@ class CommittingTrainer(EngineTrainer):
     def _stream_goes_on(self, found: Path | None) -> Iterator[None]:
         """Let a stream of rows find its own place, where others are read again up to it."""
         skips = self.args.ignore_data_skip
-        if isinstance(self.train_dataset, Stream) and found is not None and not skips:
-            go_on(self.train_dataset, found)
+        if isinstance(self.train_dataset, Stream) and found is not None:
+            if skips:
+                self.train_dataset.begun = checkpoint.step_of(found) or 0, 0
+            else:
+                go_on(self.train_dataset, found)
             self.args.ignore_data_skip = True
         try:
             yield
@@ -224,7 +227,8 @@ class CommittingTrainer(EngineTrainer):
             if self.ranks is not None and self.args.should_save:
                 self.ranks.save(stage)
             if isinstance(self.train_dataset, Stream) and self.args.should_save:
-                write_state(self.train_dataset, examples_of(self.args, self.state.global_step), stage)
+                examples = examples_of(self.args, self.state.global_step, self.train_dataset.begun)
+                write_state(self.train_dataset, examples, stage)
         if self.args.should_save:
             stateful = [
                 cb for cb in [*self.callback_handler.callbacks, self.control] if isinstance(cb, ExportableState)

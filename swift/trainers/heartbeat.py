@@ -56,6 +56,11 @@ class Heartbeat(TrainerCallback):
         """Nothing more is to come."""
         watch.beat(os.environ, self.step, None)
 
+    def tick(self) -> None:
+        """Rows are being made for the next batch."""
+        if self._began is not None:
+            self._beat()
+
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Expect nothing of this worker inside the block, such as while it saves."""

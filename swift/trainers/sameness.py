@@ -133,7 +133,7 @@ def differences(
 ) -> list[str]:
     """In what a run differs from the one that wrote a checkpoint, one phrase each; see `check_same_run`."""
     manifest = storage.read_manifest(directory)
-    then, now = manifest.get("run", {}), _as_json(now)
+    then, now = ({"tensor_parallel_size": 1} | facts for facts in (manifest.get("run", {}), _as_json(now)))
     names = [name for name in now if (name in then or name in ALWAYS) and (data_too or name not in OF_DATA)]
     if now.get("lr_scheduler_type") == "constant" and "adalora" not in _kinds(options):
         names = [name for name in names if name != "length"]  # no step depends on how many there are

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from swift import storage
+from swift import checkpoint, storage
 from swift.datasets.stream import Stream
 from swift.errors import DataError
 
@@ -25,13 +25,20 @@ class FollowStream(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After every step: the epoch is the share of the steps, also after going on from a checkpoint."""
-        self.stream.settle(examples_of(args, state.global_step))
+        self.stream.settle(examples_of(args, state.global_step, self.stream.begun))
         state.epoch = state.global_step / state.max_steps
 
 
-def examples_of(args: TrainingArguments, steps: int) -> int:
-    """How many examples all processes together take in so many steps."""
-    return steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+def examples_of(args: TrainingArguments, step: int, begun: tuple[int, int]) -> int:
+    """How many examples of a stream all processes together have taken after a step.
+
+    Args:
+        args: the arguments of the run.
+        step: the step.
+        begun: the step with which this run began, and how many they were then: batches may have been others before.
+    """
+    first, examples = begun
+    return examples + (step - first) * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def write_state(stream: Stream, examples: int, directory: Path) -> None:
@@ -55,6 +62,7 @@ def go_on(stream: Stream, directory: Path) -> None:
             fix="--ignore_data_skip starts the stream anew",
         ) from None
     stream.from_state(state)
+    stream.begun = checkpoint.step_of(directory) or 0, state["examples"]
 
 
 def without_draws(loader: DataLoader) -> DataLoader:

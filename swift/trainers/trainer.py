@@ -175,6 +175,7 @@ class Seq2SeqTrainer(CommittingTrainer):
             self.add_callback(self._lisa)
         if isinstance(self.train_dataset, Stream):
             self.add_callback(FollowStream(self.train_dataset))
+            self.train_dataset.pulse = self.heartbeat.tick
         self.ranks = find_ranks(self.model)
         if self.ranks is not None:
             self.add_callback(self.ranks)
