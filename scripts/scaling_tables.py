@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from swift.scaling import DECODERS, Cluster, Decoder, Link, fewest, row  # noqa: E402
+from swift.scaling import DECODERS, Cluster, Decoder, Link, Way, fewest, row  # noqa: E402
 
 PAGE = ROOT / "docs" / "scaling.md"
 PART = re.compile(r"(<!-- tables -->\n).*(<!-- end of tables -->)", re.DOTALL)
@@ -19,8 +19,15 @@ EACH = 8  # GPUs of a machine
 INSIDE, BETWEEN = Link(300 * GB, 5e-6), Link(400 * GB, 15e-6)  # of a GPU; of a machine, all its cards together
 FLOPS = 0.4 * 989e12
 TOKENS = 4096
-WAYS: tuple[tuple[str, int | None, int], ...] = (("all", None, 16), ("LoRA 16", 16, 16), ("QLoRA 16", 16, 4))
-SHARDINGS = ("ddp", "zero1", "zero2", "zero3")
+TRAINS: tuple[tuple[str, int | None, int], ...] = (("all", None, 16), ("LoRA 16", 16, 16), ("QLoRA 16", 16, 4))
+ENGINES = {
+    "ddp": ("ddp", 1),
+    "zero1": ("zero1", 1),
+    "zero2": ("zero2", 1),
+    "zero3": ("zero3", 1),
+    "tensor 8": ("ddp", 8),
+}
+"""How processes share, and how many hold one model."""
 
 
 def cluster(processes: int) -> Cluster:
@@ -35,31 +42,39 @@ def memory_table(model: Decoder) -> list[str]:
         f"| what trains | engine | {' | '.join(f'{n} GPUs' if n > 1 else '1 GPU' for n in counts)} | fewest of 80 GiB |"
     ]
     lines += ["|" + "---|" * (len(counts) + 3)]
-    for name, rank, bits in WAYS:
-        for sharding in SHARDINGS:
-            if bits < 16 and sharding != "ddp":  # quantised weights are not cut
+    for name, rank, bits in TRAINS:
+        for engine, (sharding, degree) in ENGINES.items():
+            if bits < 16 and engine != "ddp":  # quantised weights are not cut
                 continue
-            sizes = [row(model, sharding, cluster(n), TOKENS, FLOPS, rank, bits).memory.total / GIB for n in counts]
-            shown = " | ".join(f"**{size:.0f}**" if size * GIB <= GPU else f"{size:.0f}" for size in sizes)
-            least = fewest(model, sharding, GPU, TOKENS, rank, bits)
-            lines.append(f"| {name} | {sharding} | {shown} | {least or '–'} |")
+            way = Way(sharding, rank, bits, degree)
+            shown = " | ".join(needs(model, way, count) for count in counts)
+            lines.append(f"| {name} | {engine} | {shown} | {fewest(model, way, GPU, TOKENS) or '–'} |")
     return lines
+
+
+def needs(model: Decoder, way: Way, count: int) -> str:
+    """GiB of each of so many GPUs; nothing where they are too few to hold a model together."""
+    if count < way.degree:
+        return ""
+    size = row(model, way, cluster(count), TOKENS, FLOPS).memory.total
+    return f"**{size / GIB:.0f}**" if size <= GPU else f"{size / GIB:.0f}"
 
 
 def traffic_table(model: Decoder) -> list[str]:
     """What each GPU sends, and how long a step takes."""
     lines = ["| what trains | engine | GPUs | sent by each | sending | computing | step | of the time computing |"]
     lines += ["|" + "---|" * 8]
-    for name, rank, bits in WAYS[:2]:
-        for sharding in ("ddp", "zero3"):
+    for name, rank, bits in TRAINS[:2]:
+        for engine in ("ddp", "zero3", "tensor 8"):
+            sharding, degree = ENGINES[engine]
             for count in (8, 64):
-                found = row(model, sharding, cluster(count), TOKENS, FLOPS, rank, bits)
+                found = row(model, Way(sharding, rank, bits, degree), cluster(count), TOKENS, FLOPS)
                 if found.memory.total > GPU:
                     continue
                 cost = found.cost
                 low, high = (f"{100 * share:.0f}" for share in cost.efficiency)
                 lines.append(
-                    f"| {name} | {sharding} | {count} | {found.traffic.bytes / GB:.2f} GB | {cost.send:.3f} s | "
+                    f"| {name} | {engine} | {count} | {found.sent / GB:.2f} GB | {cost.wait + cost.send:.3f} s | "
                     f"{cost.compute:.2f} s | {cost.best:.2f}–{cost.worst:.2f} s | {low}–{high} % |"
                 )
     return lines

@@ -107,7 +107,7 @@ def _at(step: Step, moment: Moment, sharding: str, processes: int) -> Memory:
     states = step.optimiser or 0
     gaps = round(GAPS * (moment.activations + moment.logits)) + BUFFERS
     whole = Memory(step.weights, moment.gradients, states, moment.activations, moment.logits, 0, gaps)
-    if processes < 2 or sharding == "none":
+    if sharding == "none" or (processes < 2 and not sharding.startswith("zero")):  # DeepSpeed alone is DeepSpeed, too
         return whole
     if sharding == "ddp":
         return replace(whole, communication=step.trained)

@@ -14,8 +14,10 @@ from swift.estimate import Memory, Moment, Step, memory_of
 BUCKET = 25 << 20  # bytes of gradients that DDP sends at once
 SHARDED = ("zero1", "zero2", "zero3", "fsdp")
 CHUNK = 1024  # tokens whose logits are there at a time
-INNER = 34  # bytes of activations of one layer for a token and a hidden unit, in half precision, with fused attention
-"""See https://arxiv.org/abs/2205.05198, section 4.1."""
+ALL_LOGITS = 12  # bytes of each logit where none are left out: themselves and their gradients, in both precisions
+INNER, INNER_CUT = 10, 24
+"""Bytes of activations of one layer for a token and a hidden unit, in half precision, with fused attention: what every
+process has, and what those that hold the layer divide. See https://arxiv.org/abs/2205.05198, section 4.2.1."""
 
 
 @dataclass(frozen=True)
@@ -148,21 +150,29 @@ class Decoder:
     vocabulary: int
 
     @property
+    def keys(self) -> int:
+        """The width of all keys of a token."""
+        return self.hidden * self.kv_heads // self.heads
+
+    @property
     def layer(self) -> int:
         """Parameters of one layer."""
-        keys = self.hidden * self.hidden * self.kv_heads // self.heads
-        return 2 * self.hidden**2 + 2 * keys + 3 * self.hidden * self.inner + 2 * self.hidden
+        return self.hidden * (2 * self.hidden + 2 * self.keys + 3 * self.inner + 2)
 
     @property
     def parameters(self) -> int:
         """All of them."""
         return self.layers * self.layer + 2 * self.vocabulary * self.hidden + self.hidden
 
-    def lora(self, rank: int) -> int:
-        """Parameters of LoRA on every linear layer but the head."""
-        keys = self.hidden * self.kv_heads // self.heads
-        attention = 4 * self.hidden + 2 * (self.hidden + keys)
-        return self.layers * rank * (attention + 3 * (self.hidden + self.inner))
+    def held(self, degree: int) -> int:
+        """Parameters of each of so many processes that hold it together: all but norms are cut."""
+        norms = (2 * self.layers + 1) * self.hidden
+        return norms + (self.parameters - norms) // degree
+
+    def lora(self, rank: int, degree: int = 1) -> int:
+        """Parameters of LoRA on every linear layer but the head, of which one side of each layer is cut."""
+        cut = 2 * self.hidden + 2 * self.keys + 3 * self.inner
+        return self.layers * rank * (7 * self.hidden + cut // degree)
 
 
 DECODERS = (
@@ -172,78 +182,104 @@ DECODERS = (
 )
 
 
-def step_of(model: Decoder, tokens: int, sharding: str, rank: int | None = None, bits: int = 16) -> Step:
-    """What a step of one process needs, in bfloat16 with gradient checkpointing.
+@dataclass(frozen=True)
+class Way:
+    """What trains, and how processes share it.
 
-    Weights that do not train take `bits`. The optimiser is Adam: DeepSpeed's keeps float32 copies and moments (12
-    bytes), others the weights' own precision (4 bytes); LoRA's parameters are float32 (4, 4 and 8 bytes).
-
-    Args:
-        model: its shape.
-        tokens: of a batch.
+    Attributes:
         sharding: as `traffic_of` has it.
         rank: LoRA's; None trains everything.
         bits: of each weight that does not train.
+        degree: how many processes hold one model, with each layer cut between them.
     """
-    full = rank is None
-    trained = model.parameters if full else model.lora(rank)
-    sharded = sharding in SHARDED
-    weights = 2 * model.parameters if full else model.parameters * bits // 8 + 4 * trained
-    states = 4 if full else 8
-    kept = 2 * tokens * model.hidden * model.layers + INNER * tokens * model.hidden
-    logits = 4 * min(tokens, CHUNK) * model.vocabulary
+
+    sharding: str
+    rank: int | None = None
+    bits: int = 16
+    degree: int = 1
+
+
+def step_of(model: Decoder, tokens: int, way: Way) -> Step:
+    """What a step of one process needs, in bfloat16 with gradient checkpointing.
+
+    Weights that do not train take `way.bits`. The optimiser is Adam: DeepSpeed's keeps float32 copies and moments (12
+    bytes), others the weights' own precision (4 bytes); LoRA's parameters are float32 (4, 4 and 8 bytes).
+    """
+    held, full = model.held(way.degree), way.rank is None
+    trained = held if way.rank is None else model.lora(way.rank, way.degree)
     gradients = (2 if full else 4) * trained
     passes = 8 if full else 6  # 2 forward, 2 again, 2 for inputs, 2 for weights, operations for each weight and token
+    sent, calls = _sums(model, tokens, way)
     return Step(
-        weights=weights,
+        weights=2 * held if full else held * way.bits // 8 + 4 * trained,
         trained=gradients,
         masters=4 * trained if full else 0,
-        optimiser=states * trained,
-        layer=2 * model.layer,
-        moments=(Moment(gradients, kept, logits),),
-        flops=passes * model.parameters * tokens,
+        optimiser=(4 if full else 8) * trained,
+        layer=2 * model.layer // way.degree,
+        moments=_moments(model, tokens, gradients, way.degree),
+        flops=passes * model.parameters * tokens // way.degree,
         moved=0,
         updated=0,
+        sent=sent,
+        calls=calls,
     )
+
+
+def _moments(model: Decoder, tokens: int, gradients: int, degree: int) -> tuple[Moment, ...]:
+    """When memory is fullest: in the last layer's backward pass; where all logits are there, with them too."""
+    inputs = 2 * tokens * model.hidden * model.layers
+    inside = (INNER + INNER_CUT // degree) * tokens * model.hidden
+    if degree == 1:
+        return (Moment(gradients, inputs + inside, 4 * min(tokens, CHUNK) * model.vocabulary),)
+    return Moment(gradients, inputs + inside, 0), Moment(0, inputs, ALL_LOGITS * tokens * model.vocabulary)
+
+
+def _sums(model: Decoder, tokens: int, way: Way) -> tuple[int, int]:
+    """Bytes and calls of what the processes that hold one model send each other for a batch.
+
+    A layer waits for two sums forward, two back, and again for those of the second forward pass of which something
+    needs to be known: not the last, where everything trains. LoRA sums its `rank` numbers of a token likewise.
+    """
+    if way.degree == 1:
+        return 0, 0
+    part, sums, small = (way.degree - 1) / way.degree, (5 if way.rank is None else 6), (9 if way.rank else 0)
+    hidden = 2 * tokens * model.hidden * (model.layers * sums + 2)
+    ranks = 2 * tokens * (way.rank or 0) * model.layers * small
+    logits = 2 * tokens * model.vocabulary
+    return round(part * (2 * (hidden + ranks) + logits)), model.layers * (sums + small) + 3
 
 
 @dataclass(frozen=True)
 class Row:
     """A line of the tables: who shares how, and what each process needs and sends."""
 
-    sharding: str
+    way: Way
     processes: int
     memory: Memory
-    traffic: Traffic
+    sent: int
     cost: Cost
 
 
-def row(
-    model: Decoder, sharding: str, cluster: Cluster, tokens: int, flops: float, rank: int | None = None, bits: int = 16
-) -> Row:
+def row(model: Decoder, way: Way, cluster: Cluster, tokens: int, flops: float) -> Row:
     """What training a model takes on a cluster, with one batch of `tokens` to a process and step.
 
     Args:
         model: its shape.
-        sharding: as `traffic_of` has it.
-        cluster: where.
+        way: what trains, and how it is shared.
+        cluster: where; the processes that hold a model are next to each other.
         tokens: of a batch.
         flops: that a process does in a second, as it is in training.
-        rank: LoRA's; None trains everything.
-        bits: of each weight that does not train.
     """
-    step = step_of(model, tokens, sharding, rank, bits)
-    traffic = traffic_of(step, sharding, cluster.processes, layers=model.layers)
-    cost = Cost(step.flops / flops, traffic.seconds(cluster))
-    return Row(sharding, cluster.processes, memory_of(step, sharding, cluster.processes), traffic, cost)
+    step, models = step_of(model, tokens, way), cluster.processes // way.degree
+    one, others = cluster.split(way.degree)
+    traffic, within = traffic_of(step, way.sharding, models, layers=model.layers), tensor_traffic(step)
+    cost = Cost(step.flops / flops, traffic.seconds(others), within.seconds(one))
+    return Row(way, cluster.processes, memory_of(step, way.sharding, models), traffic.bytes + within.bytes, cost)
 
 
-def fewest(
-    model: Decoder, sharding: str, memory: int, tokens: int, rank: int | None = None, bits: int = 16
-) -> int | None:
+def fewest(model: Decoder, way: Way, memory: int, tokens: int) -> int | None:
     """The smallest power of two of processes, up to 1024, in whose `memory` bytes each a step fits; None for none."""
-    for power in range(11):
-        step = step_of(model, tokens, sharding, rank, bits)
-        if memory_of(step, sharding, 2**power).total <= memory:
-            return 2**power
-    return None
+    step = step_of(model, tokens, way)
+    counts = (2**power for power in range(11))
+    fitting = (n for n in counts if n >= way.degree and memory_of(step, way.sharding, n // way.degree).total <= memory)
+    return next(fitting, None)

@@ -30,7 +30,7 @@ def test_the_height_is_the_larger_of_the_two_moments() -> None:
     assert parts["gaps"] >= BUFFERS
 
 
-@pytest.mark.parametrize("sharding", ["none", "ddp", "zero1", "zero2", "zero3", "fsdp"])
+@pytest.mark.parametrize("sharding", ["none", "ddp", "fsdp"])
 def test_one_process_shares_nothing(sharding: str) -> None:
     assert memory_of(STEP, sharding, 1) == memory_of(STEP)
 
@@ -42,11 +42,20 @@ def test_each_stage_splits_what_it_says() -> None:
     )
     assert (whole.weights, whole.gradients, whole.optimiser, whole.communication) == (1000, 800, 1600, 0)
     assert ddp == replace(whole, communication=800)
-    assert (one.weights, one.gradients, one.optimiser) == (1000, 800, (1600 + 400) / 4)
-    assert (two.weights, two.gradients, two.optimiser) == (1000, 200, 500)
-    assert (three.weights, three.gradients, three.optimiser, three.communication) == (250, 200, 500, 200)
-    assert three == fsdp
+    assert (one.weights, one.gradients, one.optimiser) == (1000, 800, (1600 * 1.25 + 400) / 4)
+    assert (two.weights, two.gradients, two.optimiser) == (1000, 200, 600)
+    assert (three.weights, three.gradients, three.optimiser, three.communication) == (250, 200, 600, 200)
+    assert three == replace(fsdp, optimiser=600)
+    assert fsdp.optimiser == 1600 / 4
     assert {memory.activations for memory in (whole, ddp, one, two, three)} == {5000}
+
+
+@pytest.mark.parametrize(("sharding", "of_each"), [("none", 4), ("ddp", 4), ("zero1", 12), ("zero3", 12), ("fsdp", 4)])
+def test_only_deepspeed_keeps_half_precision_weights_in_float32(sharding: str, of_each: int) -> None:
+    step = replace(STEP, trained=2 * 10**6, masters=4 * 10**6, optimiser=4 * 10**6)
+    shares = 1 if sharding in ("none", "ddp") else 4
+    assert memory_of(step, sharding, 4).optimiser == of_each * 10**6 / shares
+    assert memory_of(step, sharding, 1).optimiser == of_each * 10**6
 
 
 def test_time_is_work_over_speed() -> None:

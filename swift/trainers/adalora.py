@@ -63,7 +63,7 @@ class Ranks(TrainerCallback):
     ) -> None:
         """Update the importance with the gradients, which are still there, and shrink the ranks."""
         for name, parameter in self.model.named_parameters():
-            if "lora_" in name and parameter.grad is not None:  # in fp16 a step that overflows is left out, not its call
+            if "lora_" in name and parameter.grad is not None:  # not finite after a step that fp16's scaler left out
                 parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         step, last = state.global_step + 1, state.max_steps - self.config.tfinal
         if step <= last:

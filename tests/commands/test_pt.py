@@ -147,6 +147,21 @@ def test_it_goes_on_to_the_bit(here: Path, how: dict[str, Any]) -> None:
     assert again["dataset_info"] == whole["dataset_info"]
 
 
+def test_where_a_stream_stands_is_what_was_learnt_of_it(here: Path) -> None:
+    common = {**COMMON, **STREAM, "evaluation_strategy": "no", "save_steps": 2, "save_total_limit": -1}
+    given = []
+    for number, said in enumerate((
+        {},
+        {"ignore_data_skip": True},
+        {"batch_size": 3, "allow_inexact_resume": True},
+    )):  # fmt: skip
+        on = {"resume_from_checkpoint": f"out/checkpoint-{2 * number}"} if number else {}
+        pt_main(**{**common, "output_dir": "out", "max_steps": 2 * number + 2, **on, **said})
+        state = json.loads((here / "out" / f"checkpoint-{2 * number + 2}" / "data_state.json").read_text())
+        given.append(state["examples"])
+    assert given == [4, 4, 4 + 2 * 3]
+
+
 def test_what_cannot_be_is_said_first(here: Path) -> None:
     for words, message in {
         ("isolate_documents=False", "packing=False"): "--isolate_documents false lets documents run on in packs",

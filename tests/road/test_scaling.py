@@ -10,11 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from scripts import scaling_tables
 from swift.estimate import Moment, Step
-from swift.scaling import DECODERS, Cluster, Cost, Link, Traffic, fewest, row, step_of, traffic_of
+from swift.parallel.groups import imagine_group
+from swift.parallel.lora import cut_lora
+from swift.parallel.plan import cut_model
+from swift.scaling import DECODERS, Cluster, Cost, Decoder, Link, Traffic, Way, fewest, row, step_of, traffic_of
+from swift.trainers.arguments import Seq2SeqTrainingArguments
+from swift.trainers.loss import cross_entropy
+from swift.trainers.simulated import Batch, simulate
 from tests.documents import ROOT
 
 STEP = Step(1000, 400, 0, 0, 100, (Moment(400, 0, 0),), 0, 0, 0)
@@ -68,14 +75,40 @@ def test_shapes_are_those_of_models(model: object) -> None:
 def test_what_is_cut_takes_less() -> None:
     seven = DECODERS[0]
     totals = {
-        sharding: row(seven, sharding, Cluster(64, 8, Link(1e9), Link(1e9)), 4096, 1e14).memory.total
+        sharding: row(seven, Way(sharding), Cluster(64, 8, Link(1e9), Link(1e9)), 4096, 1e14).memory.total
         for sharding in ("ddp", "zero1", "zero2", "zero3")
     }
     assert totals["zero1"] > totals["zero2"] > totals["zero3"]
     assert totals["ddp"] > totals["zero2"]
-    assert fewest(seven, "zero3", 80 << 30, 4096) is not None
-    assert fewest(seven, "ddp", 1 << 30, 4096) is None
-    assert step_of(seven, 1, "ddp", rank=16, bits=4).weights < step_of(seven, 1, "ddp", rank=16).weights
+    assert fewest(seven, Way("zero3"), 80 << 30, 4096) is not None
+    assert fewest(seven, Way("ddp"), 1 << 30, 4096) is None
+    assert fewest(seven, Way("ddp", degree=8), 80 << 30, 4096) == 8
+    assert step_of(seven, 1, Way("ddp", 16, bits=4)).weights < step_of(seven, 1, Way("ddp", 16)).weights
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_a_cut_shape_holds_and_sends_what_a_cut_model_does(rank: int | None) -> None:
+    shape, degree, tokens = Decoder("small", 3, 64, 160, 8, 4, 512), 4, 48
+    config = LlamaConfig(
+        num_hidden_layers=shape.layers, hidden_size=shape.hidden, intermediate_size=shape.inner, dtype="bfloat16",
+        vocab_size=shape.vocabulary, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = cut_model(AutoModelForCausalLM.from_config(config), imagine_group(degree))
+        if rank:
+            model = cut_lora(get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear")))
+    args = Seq2SeqTrainingArguments(output_dir="unused", report_to="none", bf16=True, gradient_checkpointing=True)
+    batch = Batch(rows=1, tokens=tokens, supervised=tokens - 1, padded=False)
+    found = simulate(model, batch, args, cross_entropy, lambda m: torch.optim.AdamW(trained(m)))
+    said = step_of(shape, tokens, Way("ddp", rank, degree=degree))
+    buffers, counters = sum(b.numel() * b.element_size() for b in model.buffers()), 4 * len(trained(model))
+    assert (said.weights, said.trained, said.sent) == (found.weights - buffers, found.trained, found.sent)
+    assert (said.calls, said.optimiser) == (found.calls, (found.optimiser or 0) - counters)
+
+
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """What learns in it."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def test_the_page_has_these_tables() -> None:

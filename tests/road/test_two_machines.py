@@ -114,3 +114,13 @@ def test_an_error_of_one_machine_ends_both(here: Path, hosts: None) -> None:
     assert [node.returncode for node in nodes] == [66, 66], said
     assert "missing.jsonl" in said[0]
     assert "(rank 1 of 2)" in said[0]
+
+
+def test_machines_that_share_no_disk_are_told_before_they_train(here: Path, hosts: None) -> None:
+    (here / "own").mkdir()
+    apart = ["unshare", "--mount", "bash", "-c", 'mount -t tmpfs none own && exec "$@"', "apart"]
+    nodes = [script("on", "0", *words("own/run", 4)), script("on", "1", *apart, *words("own/run", 4))]
+    said = [node.communicate(timeout=600)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [73, 73], said
+    assert "own/run of the first machine is not to be seen on" in said[0]
+    assert not list((here / "own").rglob("checkpoint-*"))

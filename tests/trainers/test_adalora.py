@@ -62,6 +62,16 @@ def test_ranks_end_at_the_target(in_folder: bool, tfinal: int) -> None:
     assert sum(map(sum, ranks.config.rank_pattern.values())) == 2 * layers
 
 
+def test_an_overflow_of_fp16_leaves_the_importance_finite() -> None:
+    model, ranks = tuned()
+    state: Any = SimpleNamespace(global_step=0, max_steps=8)
+    ranks.on_train_begin(state, state, state)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan")) if parameter.requires_grad else None
+    ranks.on_optimizer_step(state, state, state)
+    assert all(torch.isfinite(tensor).all() for tensor in ranks.allocator.exp_avg_ipt.values())
+
+
 def test_a_run_of_one_step() -> None:
     model, ranks = tuned()
     train(model, ranks, 1)

@@ -202,6 +202,15 @@ def test_how_the_model_computes_counts(tmp_path: Path, said: dict[str, Any]) -> 
     assert differences(tmp_path / "checkpoint-1", {}, options=SftArguments()) == []
 
 
+@pytest.mark.parametrize(("then", "now"), [(2, None), (None, 2)])
+def test_into_how_many_parts_layers_are_cut_counts(tmp_path: Path, then: int | None, now: int | None) -> None:
+    facts = [{} if degree is None else {"tensor_parallel_size": degree} for degree in (then, now)]
+    with storage.staged_directory(tmp_path / "checkpoint-1", {"run": facts[0]}) as stage:
+        (stage / "x").touch()
+    assert differences(tmp_path / "checkpoint-1", facts[1]) == [f"tensor_parallel_size was {then or 1}, is {now or 1}"]
+    assert differences(tmp_path / "checkpoint-1", facts[0]) == []
+
+
 @pytest.mark.parametrize(
     "name", ["optimizer.pt", pytest.param("scheduler.pt", marks=pytest.mark.slow), "rng_state.pth"]
 )

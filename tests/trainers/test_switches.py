@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from swift.trainers.order import order_of
 from tests.trainers.rows import Rows, lora, trainer_of
 
 ROWS = 8
@@ -85,6 +86,15 @@ def test_the_order_of_batches_is_said(
     with caplog.at_level(logging.INFO):
         trainer_of(lora(), tmp_path, Rows(ROWS), **{**PLAIN, **said}).get_train_dataloader()
     assert [record.getMessage() for record in caplog.records if line in record.getMessage()]
+
+
+def test_looking_at_the_order_copies_no_row(tmp_path: Path) -> None:
+    class Large(Rows):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise AssertionError("the rows are copied")
+
+    loader = trainer_of(lora(), tmp_path, Large(ROWS), **PLAIN).get_train_dataloader()
+    assert order_of(loader) == order_of(loader)
 
 
 def test_a_model_in_training_is_told_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
