@@ -249,7 +249,8 @@ def dispatch(words: list[str], debug: bool = False) -> int:
     cls = load(command.arguments)
     argv = _with_names(command, argv)
     if "--help" in argv or "-h" in argv:
-        _say(command_help(name, cls, command.about or first_line(cls), command.word, command.words))
+        about = command.about or first_line(cls)
+        _say(command_help(name, cls, about, command.word, command.words, command.rest))
         return 0
     plan = dist.plan_launch(os.environ) if command.distributed else None
     quiet = plan is not None or not dist.is_main()

@@ -205,14 +205,20 @@ def remove(directory: Path | str) -> None:
         shutil.rmtree(trash, ignore_errors=True)
 
 
-def sweep(parent: Path | str) -> None:
-    """Tidy what killed processes left in `parent`: stages and trash go, a directory that was being replaced returns."""
+def sweep(parent: Path | str, only: str | None = None) -> None:
+    """Tidy what killed processes left in `parent`: stages and trash go, a directory that was being replaced returns.
+
+    Args:
+        parent: the directory that holds them. A process of another machine or container looks killed from here, so it
+            has to be `held`, or one that only this user's runs write into.
+        only: the name whose remains are tidied, where `parent` is anybody's; None is every name.
+    """
     if not Path(parent).is_dir():
         return
     for path in sorted(Path(parent).iterdir()):
         prefix = next((mark for mark in (STAGE, TRASH, OLD) if path.name.startswith(mark)), None)
         name, _, pid = path.name.removeprefix(prefix or "").rpartition("-")
-        if prefix is None or not pid.isdigit() or _alive(int(pid)):
+        if prefix is None or only not in (None, name) or not pid.isdigit() or _alive(int(pid)):
             continue
         if prefix == OLD and not path.with_name(name).exists():
             path.rename(path.with_name(name))

@@ -53,6 +53,7 @@ CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
     "small, DPO, full": ("small", [*FULL, "--rlhf_type", "dpo", "--batch_size", "2"]),
     "small, ORPO, LoRA": ("small", [*LORA, "--rlhf_type", "orpo", "--batch_size", "2"]),
     "small, KTO, LoRA": ("small", [*LORA, "--rlhf_type", "kto"]),
+    "small, GKD, LoRA": ("small", [*LORA, "--rlhf_type", "gkd", "--lmbda", "0"]),
     "big-vocab, LoRA": ("big-vocab", LORA),
     "big-vocab, LoRA, whole logits": ("big-vocab", [*LORA, "--fused_cross_entropy", "false"]),
     "big-vocab, full": ("big-vocab", FULL),
@@ -61,7 +62,7 @@ CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
 
 def rows_of(more: list[str]) -> str:
     """The rows that a configuration learns from, by name."""
-    if "--rlhf_type" not in more:
+    if "--rlhf_type" not in more or "gkd" in more:
         return "rows"
     return "labels" if "kto" in more else "pairs"
 
@@ -79,6 +80,7 @@ def options(place: Path, model: str, more: list[str]) -> list[str]:
         "dataset_test_ratio": 0,
         "gradient_checkpointing": "false",
     }
+    said |= {"teacher_model": place / model} if "gkd" in more else {}
     said |= {name.removeprefix("--"): value for name, value in zip(more[::2], more[1::2], strict=True)}
     return [word for name, value in said.items() for word in (f"--{name}", str(value))]
 
@@ -122,16 +124,11 @@ def one(run: str, place: Path) -> dict[str, Any]:
 
 
 def said_of(words: list[str]) -> dict[str, Any]:
-    """What is said beforehand: memory, by `--dry_run` where `swift estimate` does not know the method, and seconds."""
+    """What is said beforehand of memory and seconds."""
     from swift.arguments.estimate import EstimateArguments
     from swift.arguments.reading import parse
-    from swift.arguments.rlhf import RLHFArguments
-    from swift.commands.dry_run import dry_run
     from swift.commands.estimate import estimate_main
 
-    if "--rlhf_type" in words:
-        parts = dry_run(parse(RLHFArguments, words, quiet=True))["size"]["memory"]
-        return {"predicted": {**parts, "total": sum(parts.values())}, "seconds": None}
     found = estimate_main(parse(EstimateArguments, [*words, "--json"], quiet=True))
     return {"predicted": found["memory"], "seconds": found["seconds_per_step"]}
 
@@ -193,8 +190,6 @@ def times(found: dict[str, dict[str, Any]]) -> list[str]:
     """Lines of the table of seconds."""
     lines = ["| run | predicted s a step | measured | ratio |", "|---|---|---|---|"]
     for run, one in found.items():
-        if one["seconds"] is None:
-            continue
         lines.append(f"| {run} | {one['seconds']:.2f} | {one['took']:.2f} | {one['seconds'] / one['took']:.2f} |")
     return lines
 

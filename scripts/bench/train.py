@@ -66,9 +66,23 @@ def words(count: int) -> list[str]:
 def make_assets(place: Path, models: list[str], rows: int) -> None:
     """A tokenizer, `rows` chats with lengths as chats have them, and the models, all from seeds."""
     import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = make_data(place, rows)
+    for name in models:
+        torch.manual_seed(0)
+        heads = {"num_attention_heads": HEADS[name], "num_key_value_heads": HEADS[name] // 2}
+        ids = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None}
+        config = Qwen2Config(**SHAPES[name], **heads, **ids, tie_word_embeddings=True, max_position_embeddings=4096)
+        Qwen2ForCausalLM(config).save_pretrained(place / name)
+        tokenizer.save_pretrained(place / name)
+
+
+def make_data(place: Path, rows: int) -> Any:
+    """The tokenizer of `rows` chats, which are written to `place`."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerFast
 
     draw, vocabulary = random.Random(1), words(4000)
     weights = [1 / (k + 3) for k in range(len(vocabulary))]
@@ -93,13 +107,7 @@ def make_assets(place: Path, models: list[str], rows: int) -> None:
             chat = [("user", text(length * share)), ("assistant", text(length * (1 - share)))]
             line = {"messages": [{"role": role, "content": content} for role, content in chat]}
             file.write(json.dumps(line) + "\n")
-    for name in models:
-        torch.manual_seed(0)
-        heads = {"num_attention_heads": HEADS[name], "num_key_value_heads": HEADS[name] // 2}
-        ids = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None}
-        config = Qwen2Config(**SHAPES[name], **heads, **ids, tie_word_embeddings=True, max_position_embeddings=4096)
-        Qwen2ForCausalLM(config).save_pretrained(place / name)
-        tokenizer.save_pretrained(place / name)
+    return tokenizer
 
 
 # The probe, the same in every process

@@ -108,7 +108,7 @@ MUTANTS = {
         f"{COMMITTING}another_machine_is_refused",
     ),
     "training goes on with what is not finite": Mutant(
-        "trainers/trainer.py", "if not math.isfinite(self._tally.loss):", "if self._tally is None:",
+        "trainers/ahead.py", "if not math.isfinite(value):", "if value is None:",
         f"{TRAINER}a_number_that_is_not_finite_stops_the_run",
     ),
     "an adapter's names and shapes are not compared": Mutant(
@@ -132,7 +132,7 @@ MUTANTS = {
         "tests/trainers/test_stopping.py::test_what_a_scheduler_repeats_changes_nothing",
     ),
     "a step is divided by the tokens of its last batch": Mutant(
-        "trainers/trainer.py", "torch.stack([weight.to(**wide) for weight in weights]).sum()", "weights[-1].to(**wide)",
+        "trainers/trainer.py", "torch.stack(weights).sum()", "weights[-1]",
         f"{TRAINER}a_step_is_one_step_however_it_is_split[False]",
     ),
     "rows that fill up a batch are learnt": Mutant(

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swift.arguments.fields import option
-from swift.arguments.sft import SftArguments
+from swift.arguments.rlhf import GONE, GROUP, TYPES, RLHFArguments
 
 SHARDING = ("none", "ddp", "zero1", "zero2", "zero3", "fsdp")
 """What processes split: nothing, rows alone (ddp), optimiser states too, gradients too, weights too."""
 
 
 @dataclass(kw_only=True)
-class EstimateArguments(SftArguments):
-    """Predict the memory, by part, and the time that a run of `swift sft` would take; no weights are loaded."""
+class EstimateArguments(RLHFArguments):
+    """Predict the memory, by part, and the time that a run of `swift sft` or `rlhf` takes; no weights are loaded."""
+
+    rlhf_type: str | None = option(  # type: ignore[assignment]
+        None, group=GROUP, choices=TYPES, gone=GONE, help="The method of `swift rlhf`.", none="a run of `swift sft`"
+    )
 
     sharding: str | None = option(
         None,

@@ -37,11 +37,17 @@ def width() -> int:
     return max(NARROWEST, min(found, WIDEST))
 
 
-def command_help(name: str, cls: type, about: str, word: str | None = None, words: str | None = None) -> str:
-    """The help of one command: what it does, then its options by topic; `word` and `words` need no name."""
+def command_help(
+    name: str, cls: type, about: str, word: str | None = None, words: str | None = None, rest: str | None = None
+) -> str:
+    """The help of one command: what it does, then its options by topic.
+
+    Three options need no name: `word` comes right after the command, `words` after that, `rest` after `--`.
+    """
     groups = grouped(cls)
     usage = f"{values(options_of(cls)[word])}" if word else "[run.yaml] [--option value ...]"
     usage += f" [{words.upper()}] [--option value ...]" if words else ""
+    usage += f" -- {rest.upper()} ..." if rest else ""
     lines = [*_wrap(about), "", f"usage: swift {name} {usage}"]
     lines += [] if word else ["", *_wrap(HOW)]
     for group, infos in groups.items():

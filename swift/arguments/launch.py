@@ -17,11 +17,13 @@ class LaunchArguments:
         None,
         group="Job",
         choices=SCHEDULERS,
-        help="The scheduler: an sbatch script, a PyTorchJob, a task of SkyPilot or a program for Ray.",
+        help="For which scheduler: a script for sbatch, a PyTorchJob, a task of SkyPilot, or a program that Ray runs.",
         none="it has to be said",
     )
     command: list[str] = option(
-        [], group="Job", help="What every machine runs: all words after `--`, such as `-- sft --config run.yaml`."
+        [],
+        group="Job",
+        help="What every machine runs: all words after `--`, such as `-- sft --config run.yaml`.",
     )
     nodes: int = option(1, group="Job", minimum=1, maximum=65535, help="Machines.")
     processes: int | None = option(
@@ -45,6 +47,8 @@ class LaunchArguments:
         None, group="Job", help="Container image; Kubeflow needs one.", none="the machine itself"
     )
     setup: list[str] = option(
-        [], group="Job", help='Lines of shell that go before, such as ". .venv/bin/activate"; of Ray, nothing.'
+        [],
+        group="Job",
+        help='Lines of shell that each machine runs first, such as ". .venv/bin/activate"; not with ray.',
     )
     output: str | None = option(None, group="Output", help="The file to write.", none="standard output")

@@ -23,6 +23,7 @@ LOSS_TYPES = {
 """The losses of every method; the first is its own."""
 GROUP = "Preference"
 REWARD, DISTILLATION = "rm", "gkd"
+TYPES = (*LOSS_TYPES, *METHODS, REWARD, DISTILLATION)
 
 GONE = {
     "ppo": (
@@ -40,7 +41,7 @@ class RLHFArguments(DistillationOptions, ReinforcementOptions, RolloutOptions, S
     rlhf_type: str = option(
         "dpo",
         group=GROUP,
-        choices=(*LOSS_TYPES, *METHODS, REWARD, DISTILLATION),
+        choices=TYPES,
         gone=GONE,
         help="The method; grpo and rloo learn from rewards, rm is a reward model, gkd learns from a teacher.",
     )

@@ -51,7 +51,7 @@ def prepare(said: DataArguments) -> dict[str, Any]:
     if not said.output:
         raise UsageError("USAGE-03", "--output is missing", fix="swift data prepare <data set> --output <directory>")
     output = Path(said.output).expanduser()
-    storage.sweep(output.absolute().parent)
+    storage.sweep(output.resolve().parent, output.resolve().name)
     if output.exists() and not cache.is_kept(output) and not (output.is_dir() and not any(output.iterdir())):
         raise OutputError("OUTPUT-01", f"--output {said.output} holds other files", fix="name another directory")
     args, template = decided(as_training(said))

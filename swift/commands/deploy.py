@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 logger = get_logger()
 KEY = "SWIFT_API_KEY"
+NOT_USED = (
+    "query", "tools", "dataset", "val_dataset", "show_dataset_sample", "save_result", "result_dir",
+    "overwrite_generation_config",
+)  # fmt: skip
 
 
 def deploy_main(
@@ -40,7 +44,7 @@ def deploy_main(
         ConfigError: the server would be open to others without a key, or the model cannot be served.
         UnavailableError: the port is in use.
     """
-    args = tidy(read_arguments(DeployArguments, said, **options))
+    args = used(tidy(read_arguments(DeployArguments, said, **options)))
     key = read_key(args)
     check_open(args, key)
     server = load_server()
@@ -63,6 +67,15 @@ def deploy_main(
         return served
     served.run()
     return None
+
+
+def used(args: DeployArguments) -> DeployArguments:
+    """The options of a server; what is said and does nothing here is named in a line."""
+    plain = DeployArguments()
+    unused = [f"--{name}" for name in NOT_USED if getattr(args, name) != getattr(plain, name)]
+    if unused:
+        logger.warning(f"a server has no use for {', '.join(unused)}: its callers say what they ask")
+    return replace(args, **{name: getattr(plain, name) for name in NOT_USED})
 
 
 def read_key(args: DeployArguments) -> str | None:

@@ -24,7 +24,7 @@ from swift.arguments.values import spelt
 from swift.commands.chat import say
 from swift.commands.dry_run_text import describe
 from swift.commands.estimate import sharding_of
-from swift.commands.estimates import Schedule, Size, batches_of, schedule, size_of, with_beside
+from swift.commands.estimates import Schedule, Size, batches_of, schedule, size_of
 from swift.commands.pictures import wants_colour
 from swift.commands.prepare import load_plugins, load_template
 from swift.commands.ready import Data, find_inputs, new_ids, spell_out
@@ -177,8 +177,8 @@ def _estimate(found: Rehearsal, training: Seq2SeqTrainingArguments) -> None:
         batch = task.batch(found.args, batches_of(found.args, found.source, training, train))
         models = found.processes // found.args.tensor_parallel_size
         sharding = sharding_of(found.args, None, models)
-        size = size_of(found.args, found.source, training, batch, sharding, models)
-        found.size = with_beside(size, task.beside(found.args, found.source))
+        lesson = task.lesson(found.args, found.source)
+        found.size = size_of(found.args, found.source, training, batch, sharding, models, lesson)
 
 
 def _check_resumed(found: Rehearsal, training: Seq2SeqTrainingArguments, checkpoint: Path, data: Data) -> None:

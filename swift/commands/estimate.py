@@ -13,13 +13,15 @@ import torch
 from swift import dist
 from swift.arguments.estimate import EstimateArguments
 from swift.arguments.fields import options_of
+from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
 from swift.commands.chat import say
 from swift.commands.estimate_text import describe
-from swift.commands.estimates import Batches, Schedule, Size, batches_of, schedule, size_of, unknown_size
+from swift.commands.estimates import Batches, Schedule, Size, batches_of, schedule, size_of
 from swift.commands.prepare import load_plugins, load_template
-from swift.commands.ready import find_inputs, new_ids, read_data, spell_out
-from swift.decide import decide_sft, tidy
+from swift.commands.ready import find_inputs, new_ids, spell_out
+from swift.commands.task import task_of
+from swift.decide import tidy
 from swift.dist import Hardware
 from swift.errors import ConfigError, UsageError
 from swift.estimate import Speed, seconds_of
@@ -126,13 +128,14 @@ def estimate_main(said: EstimateArguments) -> dict[str, Any]:
         SwiftError: the options, the model or the data are not such that a run could start.
     """
     load_plugins(said.custom_register_path)
-    names = options_of(SftArguments)
-    asked = tidy(SftArguments(**{name: getattr(said, name) for name in names}))
+    kind = RLHFArguments if said.rlhf_type else SftArguments
+    asked = tidy(kind(**{name: getattr(said, name) for name in options_of(kind)}))
+    task = task_of(asked)
     source = find_inputs(asked)
     processes = said.processes or processes_asked(said.tensor_parallel_size)
     hardware = replace(detect_hardware(), world_size=processes)
-    args = decide_sft(spell_out(asked), hardware, source)
-    unknown = unknown_size(args, source)
+    args = task.decide(spell_out(asked), hardware, source)
+    unknown = task.unsized(args, source)
     if unknown is not None:
         raise ConfigError("CONFIG-02", f"nothing is estimated here: {unknown}")
     found = estimate_run(args, source, hardware, said)
@@ -190,7 +193,7 @@ def estimate_run(
     training = training_arguments(args)
     batches, plan = _batches(args, source, training, models)
     sharding = sharding_of(args, said.sharding if said else None, models)
-    found = size_of(args, source, training, batches.largest, sharding, models)
+    found = _size(args, source, training, batches, sharding, models)
     speed = _speed(args, hardware, said)
     seconds = None
     if found.step is not None:
@@ -205,6 +208,19 @@ def estimate_run(
         within = tensor_traffic(found.step, accumulated)
     processes = hardware.world_size
     return Estimate(found, batches, seconds, speed, plan, processes, degree, sharding, free, cluster, traffic, within)
+
+
+def _size(
+    args: SftArguments,
+    source: ModelSource,
+    training: Seq2SeqTrainingArguments,
+    batches: Batches,
+    sharding: str,
+    models: int,
+) -> Size:
+    """What the largest batch needs, as it goes through the model."""
+    task = task_of(args)
+    return size_of(args, source, training, task.batch(args, batches), sharding, models, task.lesson(args, source))
 
 
 def cluster_of(hardware: Hardware, said: EstimateArguments) -> Cluster:
@@ -232,7 +248,7 @@ def _batches(
         return batches_of(args, source, training, None), None
     template = load_template(args, source)
     new_ids(args, template)
-    train = read_data(replace(args, dry_run=True), template).train
+    train = task_of(args).read(replace(args, dry_run=True), template).train
     return batches_of(args, source, training, train), schedule(training, train, processes)
 
 
@@ -252,7 +268,7 @@ def advice(args: SftArguments, source: ModelSource, found: Estimate) -> Iterator
     for flag, changed, batches in _changes(args, found.batches):
         training = training_arguments(changed)
         models = found.processes // found.degree
-        other = size_of(changed, source, training, batches.largest, found.sharding, models)
+        other = _size(changed, source, training, batches, found.sharding, models)
         if other.step is None or other.memory is None or other.memory.total >= found.size.memory.total:
             continue
         seconds = seconds_of(other.step, found.speed, training.gradient_accumulation_steps, batches.share)

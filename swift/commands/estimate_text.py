@@ -29,8 +29,8 @@ def describe(found: Estimate, args: SftArguments, others: list[tuple[str, int, f
 
 def memory_lines(found: Estimate, args: SftArguments) -> list[str]:
     """Memory by part, for the largest batch."""
-    memory, largest = found.size.memory, found.batches.largest
-    if memory is None:
+    memory, largest = found.size.memory, found.size.batch
+    if memory is None or largest is None:
         return [f"memory: not estimated, {found.size.unknown}"]
     many = f"each of {found.processes} processes ({shares(found)})" if found.processes > 1 else "the process"
     looked = "the largest batch" if found.batches.known else "a batch as large as the options allow"

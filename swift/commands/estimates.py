@@ -33,7 +33,7 @@ from swift.trainers.batches import GROUPED, Grouped, TokenBatches, lengths_of
 from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, find_loss
 from swift.trainers.optim import any_optimizer
-from swift.trainers.simulated import Batch, UnknownStepError, simulate
+from swift.trainers.simulated import NOTHING, Batch, Lesson, UnknownStepError, simulate
 from swift.trainers.trainer import Seq2SeqTrainer
 
 ADAM = ("adamw_torch", "adamw_torch_fused")  # two moments as large as the gradient
@@ -192,7 +192,7 @@ def batches_of(
     sizes = np.asarray([len(rows) * lengths[rows].max() for rows in taken])
     rows = taken[int(sizes.argmax())]
     longest = int(lengths[rows].max())
-    learnt = sum(label != IGNORED for row in rows.tolist() for label in train[row]["labels"][1:])
+    learnt = int(sum(label != IGNORED for row in rows.tolist() for label in train[row]["labels"][1:]))
     packed = isinstance(train, PackedDataset)
     padded = not packed and bool((lengths[rows] != longest).any())
     return Batches(Batch(len(rows), longest, max(learnt, 1), padded), float(sizes.mean() / sizes.max()), known=True)
@@ -225,6 +225,7 @@ def size_of(
     batch: Batch | None = None,
     sharding: str = "none",
     processes: int = 1,
+    lesson: Lesson = NOTHING,
 ) -> Size:
     """Count the model with its tuner on, built without weights; the targets of the tuner are looked up in it.
 
@@ -235,6 +236,7 @@ def size_of(
         batch: the shape that a step is gone through with; None goes through none.
         sharding: how processes share, as `swift.estimate.memory_of` has it.
         processes: how many train together, each with rows of its own.
+        lesson: what a step does besides learning its own tokens; another model in it is counted, whole.
 
     Raises:
         SwiftError: the model's config or the tuner's options do not fit.
@@ -261,26 +263,32 @@ def size_of(
     )
     saved = _whole_bytes(every) if args.sft_type == "full" else whole_gradients
     if batch is not None:
-        size = _with_step(size, model, training, batch, sharding, processes)
+        size = _with_step(size, model, training, batch, sharding, processes, lesson)
     states = 0 if training.save_only_model else size.optimiser_bytes
     if states is not None:
         size = replace(size, checkpoint_bytes=saved + round(states * whole_gradients / max(gradients, 1)))
-    return size
+    return size if lesson.other is None else _with_beside(size, _bytes(lesson.other.parameters()))
 
 
-def with_beside(size: Size, count: int) -> Size:
-    """The same with so many bytes of other models, which each process holds whole."""
+def _with_beside(size: Size, count: int) -> Size:
+    """The same with so many bytes of another model, which each process holds whole."""
     memory = size.memory and replace(size.memory, weights=size.memory.weights + count)
     return replace(size, weight_bytes=size.weight_bytes + count, memory=memory)
 
 
 def _with_step(
-    size: Size, model: nn.Module, training: Seq2SeqTrainingArguments, batch: Batch, sharding: str, processes: int
+    size: Size,
+    model: nn.Module,
+    training: Seq2SeqTrainingArguments,
+    batch: Batch,
+    sharding: str,
+    processes: int,
+    lesson: Lesson,
 ) -> Size:
     choose = Seq2SeqTrainer.get_optimizer_cls_and_kwargs
     try:
         loss = find_loss(training.loss_name)
-        step = simulate(model, batch, training, loss, lambda tuned: any_optimizer(training, tuned, choose))
+        step = simulate(model, batch, training, loss, lambda tuned: any_optimizer(training, tuned, choose), lesson)
     except (UnknownStepError, UnknownNameError) as error:
         return replace(size, batch=batch, unknown=" ".join(str(error).split())[:LONGEST_REASON])
     if step.optimiser is None:

@@ -12,21 +12,23 @@ import torch
 
 from swift.arguments.pt import sees_rows_apart
 from swift.arguments.rlhf import RLHFArguments
-from swift.commands.estimates import unknown_size
 from swift.commands.prepare import find_source
 from swift.commands.ready import Data, load_base, read_data
 from swift.commands.task import Task
 from swift.distillation.answers import Writer
 from swift.distillation.decide import decide_gkd
-from swift.distillation.divergence import Settings
+from swift.distillation.divergence import HeadDivergence, SaidByHead, Settings, TeacherLoss
 from swift.distillation.teacher import Teacher, check_vocabulary
 from swift.distillation.trainer import Answers, DistillationTrainer
 from swift.inference.settings import generation_config
 from swift.log import get_logger
-from swift.models.load import load_tokenizer
+from swift.models.load import TORCH_DTYPES, load_tokenizer
+from swift.models.outline import outline_model
 from swift.models.source import ModelSource
 from swift.templates.template import Template
+from swift.trainers.head import Rule
 from swift.trainers.packs import check_rows_apart
+from swift.trainers.simulated import Asked, Lesson
 from swift.tuners import Swift
 
 logger = get_logger()
@@ -62,17 +64,21 @@ def further(args: RLHFArguments, source: ModelSource, model: torch.nn.Module, da
         adapters = digest_of(Path(args.teacher_adapters))
     if sees_rows_apart(args):
         check_rows_apart(taught, "packing" if args.packing else "padding_free")
-    sizes = {rows_of_head(source), rows_of_head(where)}
-    vocabulary = min(sizes) if len(sizes) > 1 else None
-    assert args.beta is not None
-    settings = Settings(args.beta, args.distill_temperature, vocabulary)
+    settings = settings_of(args, source, where)
     writer = Writer(generation_config(args), args.eval_batch_size or args.batch_size)
     logger.info(f"teacher: {where.path}; {describe(args)}")
     return {
-        "teacher": Teacher(taught, adapters, vocabulary),
+        "teacher": Teacher(taught, adapters, settings.vocabulary),
         "settings": settings,
         "answers": Answers(args.lmbda, args.seq_kd, writer),
     }
+
+
+def settings_of(args: RLHFArguments, source: ModelSource, teacher: ModelSource) -> Settings:
+    """What is compared, of decided options: tokens that both models know."""
+    sizes = {rows_of_head(source), rows_of_head(teacher)}
+    assert args.beta is not None
+    return Settings(args.beta, args.distill_temperature, min(sizes) if len(sizes) > 1 else None)
 
 
 def digest_of(directory: Path) -> str:
@@ -89,9 +95,18 @@ def describe(args: RLHFArguments) -> str:
     return f"loss: {kind}{warm}; answers: {args.lmbda:.0%} of the steps its own, else {others}"
 
 
-def unsized(args: RLHFArguments, source: ModelSource) -> str | None:
-    """Why memory and disk cannot be estimated."""
-    return unknown_size(args, source) or "a step with a teacher is none that is gone through here"
+def asks_teacher(args: RLHFArguments, source: ModelSource) -> Lesson:
+    """The teacher is asked about every batch, and the divergence from it learnt; writing answers is left out."""
+    where = teacher_source(args)
+    teacher = outline_model(where, TORCH_DTYPES[args.dtype])
+    settings = settings_of(args, source, where)
+
+    def divergence(head: torch.nn.Linear, told: Asked | None) -> HeadDivergence:
+        assert told is not None
+        said = SaidByHead(told.hidden_NG, told.head, Rule(), settings.vocabulary)
+        return HeadDivergence(head, Rule(), TeacherLoss(settings, said))
+
+    return Lesson(1, teacher, reads=False, loss=divergence)
 
 
 GKD = Task(
@@ -102,5 +117,5 @@ GKD = Task(
     trainer=lambda model: DistillationTrainer,
     further=further,
     of_verb=("rlhf_type",),
-    unsized=unsized,
+    lesson=asks_teacher,
 )

@@ -72,8 +72,8 @@ def slurm(job: Job) -> str:
 
 def kubeflow(job: Job) -> str:
     """A PyTorchJob of Kubeflow's training operator, which names the master and numbers the machines."""
-    limits: dict[str, Any] = {"nvidia.com/gpu": job.gpus} if job.gpus else {}
-    limits |= {"cpu": job.cpus} if job.cpus else {}
+    limits = {"nvidia.com/gpu": str(job.gpus)} if job.gpus else {}
+    limits |= {"cpu": str(job.cpus)} if job.cpus else {}
     limits |= {"memory": f"{job.memory}G"} if job.memory else {}
     script = job.script("export NODE_RANK=$RANK", "unset RANK WORLD_SIZE")
     container = {

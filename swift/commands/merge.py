@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from swift.arguments.export import ExportArguments
 from swift.arguments.infer import CheckpointOptions, InferArguments
 from swift.commands import merge_files
 from swift.commands.chosen import from_checkpoint, load_plugins
+from swift.commands.replacing import check_gives_way
 from swift.decide import tidy
 from swift.errors import ConfigError, DataError, UsageError
 from swift.log import get_logger
@@ -60,6 +62,23 @@ class Merge:
         return Combination(args.combination_type, args.combination_density, args.combination_rank)
 
     @property
+    def read(self) -> tuple[Path, ...]:
+        """The directories that it reads."""
+        return self.source.path, self.checkpoint, *self.others
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifest of the merged model says of it: another merge has others."""
+        directories = (self.checkpoint, *self.others)
+        return {
+            "base": str(self.source.path),
+            "adapters": [f"{one}:{weight}" for one, weight in zip(directories, self.weights, strict=True)],
+            "written": max(map(_written, directories)),
+            "combination": asdict(self.how) if self.others else None,
+            "dtype": self.args.dtype,
+        }
+
+    @property
     def plain(self) -> bool:
         """Whether it is one checkpoint as it is, with nothing to combine."""
         return not self.others and self.weights == (1.0,)
@@ -75,13 +94,15 @@ def merge_lora(
     Raises:
         UsageError: no checkpoint is named.
         DataError: the checkpoint holds no adapter, or merging would not be equal to the unmerged model.
+        OutputError: the output is something else, or holds what is read.
     """
     merge = _decide(args, device_map)
     output = merge.output
     if output.exists() and not (replace_if_exists or (isinstance(args, ExportArguments) and args.replace_if_exists)):
-        _check_existing(output, merge.source)
+        _check_existing(merge)
         logger.info(f"already merged: {output} (--replace_if_exists true merges anew)")
         return str(output)
+    check_gives_way(output, *merge.read)
     why = _quantised(merge) or _why_not(merge)
     if why is None:
         try:
@@ -92,7 +113,7 @@ def merge_lora(
     if not merge.plain:
         raise ConfigError("MERGE-01", f"adapters with weights are merged by rows, and {why}", fix="merge one of them")
     logger.info(f"merging in the model: {why}")
-    named("swift.commands.merge_model:merge")(merge.args, merge.source, merge.checkpoint, output)
+    named("swift.commands.merge_model:merge")(merge.args, merge.source, merge.checkpoint, output, merge.facts)
     return str(output)
 
 
@@ -124,6 +145,13 @@ def _decide(args: InferArguments | ExportArguments, device_map: str | None) -> M
     return Merge(wanted, source, directory, others, weights, _output_of(wanted, directory))
 
 
+def _written(checkpoint: Path) -> int:
+    """When the adapters of a directory were last written, in nanoseconds: many a script trains into the same one."""
+    names = (layout.SAFE_WEIGHTS_FILE, layout.WEIGHTS_FILE, layout.CONFIG_FILE)
+    files = [file for folder in layout.folders(checkpoint).values() for file in map(folder.joinpath, names)]
+    return max(file.stat().st_mtime_ns for file in files if file.is_file())
+
+
 def _weighted(word: str) -> tuple[str, float]:
     """`directory:0.7` -> the directory and its weight, 1 where none is said."""
     directory, _, weight = word.rpartition(":")
@@ -138,14 +166,25 @@ def _output_of(args: CheckpointOptions, checkpoint: Path) -> Path:
     return Path(said).expanduser().resolve() if said else checkpoint.with_name(f"{checkpoint.name}-merged")
 
 
-def _check_existing(output: Path, source: ModelSource) -> None:
-    """Refuse a merged model that is damaged or was merged into another base."""
+def _check_existing(merge: Merge) -> None:
+    """Refuse what is in the place of the merged model and is damaged, or another merge's."""
+    output = merge.output
     problems = storage.verify(output)
-    what = f"is damaged: {problems[0]}" if problems else None
-    if not problems and (base := storage.read_manifest(output).get("base")) != str(source.path):
-        what = f"was merged into {base}, not into {source.path}"
+    what = f"is damaged: {problems[0]}" if problems else _other_merge(merge, storage.read_manifest(output))
     if what:
+        check_gives_way(output, *merge.read)
         raise DataError("MERGE-01", f"{output} exists and {what}", fix="--replace_if_exists true")
+
+
+def _other_merge(merge: Merge, there: Mapping[str, Any]) -> str | None:
+    """What a merged model was made of, where that is not what is asked for; older ones say only their base."""
+    wanted = merge.facts
+    if there.get("base") != wanted["base"]:
+        return f"was merged into {there.get('base')}, not into {wanted['base']}"
+    other = next((name for name, value in wanted.items() if there.get(name, value) != value), None)
+    if other == "written":
+        return "was merged before the adapters were written anew"
+    return f"was merged with {other} {there[other]}, not {wanted[other]}" if other else None
 
 
 def _quantised(merge: Merge) -> str | None:
@@ -186,10 +225,10 @@ def _stream(merge: Merge) -> None:
         _check_base(merge, base, adapter)
     dtype = tensors.named_dtype(merge.args.dtype) if merge.args.dtype != "AUTO" else None
     wanted = plan.make(base, several, dtype, new_tokens.read(merge.checkpoint))
-    storage.sweep(merge.output.parent)
+    storage.sweep(merge.output.parent, merge.output.name)
     storage.check_free(merge.output.parent, int(HEADROOM * wanted.bytes))
     digests: dict[str, str] = {}
-    with storage.staged_directory(merge.output, {"base": str(source.path)}, digests) as stage:
+    with storage.staged_directory(merge.output, merge.facts, digests) as stage:
         done = stream.write(wanted, stage, merge.how)
         digests |= done.digests
         merge_files.write(merge.args, source, merge.checkpoint, stage, wanted, done)

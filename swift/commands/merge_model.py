@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from swift.commands import merge_files
 from swift.commands.chosen import read_saved
 from swift.commands.merge import REPORT
 from swift.commands.prepare import add_saved_rows, add_saved_tokens, quiet_libraries, use_chat_template
+from swift.commands.replacing import check_gives_way
 from swift.errors import ConfigError, DataError, brief
 from swift.heads.files import Head, write_recipe
 from swift.heads.model import loading, settle
@@ -46,8 +48,10 @@ class Equality:
     agreement: float
 
 
-def merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, output: Path) -> None:
-    """Load the model with its adapters, merge them in it, and write it to `output`.
+def merge(
+    args: CheckpointOptions, source: ModelSource, checkpoint: Path, output: Path, facts: Mapping[str, Any]
+) -> None:
+    """Load the model with its adapters, merge them in it, and write it to `output`, with `facts` in its manifest.
 
     Raises:
         DataError: nothing can be merged, or the merged model answers differently.
@@ -74,11 +78,12 @@ def merge(args: CheckpointOptions, source: ModelSource, checkpoint: Path, output
         told["verified"] |= _loss_of_dequantising(args, source, checkpoint, merged, len(tokenizer))
     rest = tuners_left(tuned)
     if rest:
+        check_gives_way(_place_of_rest(output), source.path, checkpoint)
         gone = [name for name in files.folders(checkpoint) if name not in rest]
         tuned = _load(args, source, checkpoint, device, gone)
         Swift.merge_and_unload(tuned)
         merged = tuned.model.to(dtype)
-    with storage.staged_directory(output, {"base": str(source.path)}) as stage:
+    with storage.staged_directory(output, facts) as stage:
         merged.save_pretrained(stage)
         tokenizer.save_pretrained(stage)
         _save_side_files(args, source, checkpoint, stage)
@@ -152,9 +157,13 @@ def tuners_left(tuned: Any) -> list[str]:
     return [name for name in tuned.adapters if tuned.owned(name)] if isinstance(tuned, SwiftModel) else []
 
 
+def _place_of_rest(output: Path) -> Path:
+    return output.with_name(f"{output.name}-tuners")
+
+
 def _save_rest(args: CheckpointOptions, merged: Any, checkpoint: Path, output: Path, rest: list[str]) -> None:
     """Write `<output>-tuners`: what no weights can hold, as a checkpoint for the merged model."""
-    directory = output.with_name(f"{output.name}-tuners")
+    directory = _place_of_rest(output)
     tuned = Swift.from_pretrained(merged, str(checkpoint), rest, allow_other_base=True)
     assert isinstance(tuned, SwiftModel)
     saved = read_saved(checkpoint) or to_json(args)

@@ -24,6 +24,7 @@ from swift.commands.prepare import (
     load_template,
     read_saved,
 )
+from swift.commands.replacing import check_gives_way
 from swift.datasets.info import register_infos
 from swift.datasets.load import load_datasets
 from swift.decide import OF_BASE, decide_template, tidy
@@ -119,13 +120,17 @@ def quantize(said: ExportArguments) -> str:
             "seconds": round(seconds, 1),
             "bytes": _weights(stage),
             "bytes_before": source.weight_bytes,
-            "calibrated_on": {"dataset": args.dataset, "rows": rows.calibrated, "blocks": len(rows.blocks)},
+            "calibrated_on": _calibrated_on(args, rows) if method in CALIBRATED else None,
             **_compared(rows, before, after),
         }
         storage.write_json(stage / REPORT, report)
     logger.info(_line(report))
     logger.info(f"quantised model: {output}")
     return str(output)
+
+
+def _calibrated_on(args: ExportArguments, rows: Rows) -> dict[str, Any]:
+    return {"dataset": args.dataset, "rows": rows.calibrated, "blocks": len(rows.blocks)}
 
 
 def _whole(said: ExportArguments) -> ExportArguments:
@@ -152,7 +157,8 @@ def _check_place(args: ExportArguments, output: Path, source: ModelSource, bits:
     if output.exists() and not args.replace_if_exists:
         fix = "--replace_if_exists true, or --quant_output_dir elsewhere"
         raise OutputError("OUTPUT-01", f"{output} exists", fix=fix)
-    storage.sweep(output.parent)
+    check_gives_way(output, source.path)
+    storage.sweep(output.parent, output.name)
     text = source.config.get("text_config") or source.config
     width = saved_dtype(source).itemsize
     tables = 2 * width * int(text.get("vocab_size") or 0) * int(text.get("hidden_size") or 0)

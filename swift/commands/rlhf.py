@@ -30,7 +30,7 @@ from swift.preference.rows import PreferenceRows
 from swift.preference.sharing import why_not_shared
 from swift.preference.trainer import Method, PreferenceTrainer
 from swift.templates.template import Template
-from swift.trainers.simulated import Batch
+from swift.trainers.simulated import Batch, Lesson
 
 logger = get_logger()
 
@@ -172,12 +172,19 @@ def answers_at_once(args: RLHFArguments, batches: Batches) -> Batch:
     return replace(rows, rows=2 * rows.rows, supervised=2 * rows.supervised, padded=True)
 
 
-def reference_bytes(args: RLHFArguments, source: ModelSource) -> int:
-    """What a reference takes that is a model of its own."""
-    if not needs_reference(args) or not (is_whole(args) or names_reference(args)):
-        return 0
-    model = outline_model(named_reference(args) if names_reference(args) else source, TORCH_DTYPES[args.dtype])
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+def asks_reference(args: RLHFArguments, source: ModelSource) -> Lesson:
+    """How often the reference is asked about a batch, and which model it is where it is one of its own.
+
+    KTO asks it, and the model that trains, about answers to other prompts too.
+    """
+    if not needs_reference(args):
+        return Lesson()
+    divergence = args.loss_type == "kto"
+    passes = int(divergence) if args.precompute_ref_log_probs else 1 + 2 * divergence
+    if not (is_whole(args) or names_reference(args)):
+        return Lesson(passes)
+    where = named_reference(args) if names_reference(args) else source
+    return Lesson(passes, outline_model(where, TORCH_DTYPES[args.dtype]))
 
 
 RLHF = Task(
@@ -191,5 +198,5 @@ RLHF = Task(
     before=know_reference,
     of_verb=("rlhf_type",),
     batch=answers_at_once,
-    beside=reference_bytes,
+    lesson=asks_reference,
 )

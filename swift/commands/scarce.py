@@ -10,8 +10,8 @@ import torch
 from swift import dist
 from swift.arguments.sft import SftArguments
 from swift.commands.estimate import advice, estimate_run
-from swift.commands.estimates import unknown_size
 from swift.commands.pictures import size
+from swift.commands.task import task_of
 from swift.dist import Hardware
 from swift.errors import InternalError, SwiftError, brief
 from swift.models.source import ModelSource
@@ -51,7 +51,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _explained(args: SftArguments, source: ModelSource, hardware: Hardware) -> tuple[str | None, str]:
     """What a process needs by part, and the flags that lower it most; None and a rule where no estimate can be made."""
-    if unknown_size(args, source) is not None:
+    if task_of(args).unsized(args, source) is not None:
         return None, FIX
     try:
         found = estimate_run(args, source, hardware)

@@ -24,7 +24,7 @@ from swift.dist import Hardware
 from swift.models.source import ModelSource
 from swift.parallel.lora import cut_lora
 from swift.templates.template import Template
-from swift.trainers.simulated import Batch
+from swift.trainers.simulated import NOTHING, Batch, Lesson
 from swift.trainers.tensor_parallel import trainer_of
 from swift.trainers.trainer import Seq2SeqTrainer
 
@@ -53,9 +53,9 @@ def largest(args: Any, batches: Batches) -> Batch:
     return batches.largest
 
 
-def nothing_beside(args: Any, source: ModelSource) -> int:
-    """There is one model."""
-    return 0
+def no_lesson(args: Any, source: ModelSource) -> Lesson:
+    """One model learns its tokens."""
+    return NOTHING
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Task:
         of_verb: options that short names of the command set.
         unsized: why memory and disk of a run cannot be estimated; None where they can.
         batch: what goes through the model at once.
-        beside: bytes of other models that a process holds whole.
+        lesson: what a step does besides, for the same estimate.
     """
 
     verb: str
@@ -91,7 +91,7 @@ class Task:
     of_verb: tuple[str, ...] = ()
     unsized: Callable[[Any, ModelSource], str | None] = unknown_size
     batch: Callable[[Any, Batches], Batch] = largest
-    beside: Callable[[Any, ModelSource], int] = nothing_beside
+    lesson: Callable[[Any, ModelSource], Lesson] = no_lesson
 
 
 TASKS: dict[str, tuple[type[SftArguments], str]] = {

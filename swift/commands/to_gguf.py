@@ -19,6 +19,7 @@ from swift.commands import merge_files
 from swift.commands.chosen import from_checkpoint, load_plugins
 from swift.commands.gguf_tokenizer import THEIRS, write_tokenizer
 from swift.commands.prepare import find_source, load_template
+from swift.commands.replacing import check_gives_way
 from swift.commands.verify_merge import PROBES, agreement, difference, logits
 from swift.decide import decide_template, tidy
 from swift.errors import ConfigError, DataError, MissingPackageError, UsageError
@@ -75,7 +76,8 @@ def to_gguf(args: ExportArguments) -> str:
         raise ConfigError(
             "CONFIG-02", f"{output} exists already", fix="--replace_if_exists true, or another --output_dir"
         )
-    storage.sweep(output.parent)
+    check_gives_way(output, source.path)
+    storage.sweep(output.parent, output.name)
     name = f"{source.path.name}-{kind}.gguf"
     with storage.staged_directory(output, {"base": str(source.path)}) as stage:
         began = time.monotonic()

@@ -9,6 +9,7 @@ from typing import Any
 
 from swift import checkpoint, storage
 from swift.arguments.export import ExportArguments
+from swift.commands.replacing import check_gives_way
 from swift.errors import DataError, NotFoundError, OutputError
 from swift.log import get_logger
 from swift.models.files import check_tokenizer, read_config
@@ -43,8 +44,10 @@ def unshard(args: ExportArguments) -> str:
     output = Path(args.output_dir or f"{directory}-model").expanduser().resolve()
     if output.exists() and not args.replace_if_exists:
         raise OutputError("OUTPUT-01", f"{output} exists", fix="--replace_if_exists true, or another --output_dir")
+    check_gives_way(output, directory)
+    storage.sweep(output.parent, output.name)
     model = assemble(directory, args.trust_remote_code)
-    with storage.staged_directory(output) as stage:
+    with storage.staged_directory(output, {"base": str(directory)}) as stage:
         model.save_pretrained(str(stage))
         for path in directory.iterdir():
             rest = path.is_file() and path.name not in OF_TRAINING and not path.name.startswith("rng_state")

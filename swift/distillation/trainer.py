@@ -54,6 +54,8 @@ class DistillationTrainer(Seq2SeqTrainer):
         options: the other arguments of `Seq2SeqTrainer`.
     """
 
+    places_batches = False
+
     def __init__(self, *args: Any, teacher: Teacher, settings: Settings, answers: Answers, **options: Any) -> None:
         self.teacher, self.settings, self.answers = teacher, settings, answers
         self.divergence = TeacherLoss(settings)

@@ -38,6 +38,8 @@ class HeadTrainer(Seq2SeqTrainer):
         options: the other arguments of `Seq2SeqTrainer`.
     """
 
+    places_batches = False
+
     def __init__(self, *args: Any, kind: Kind, head: files.Head, **options: Any) -> None:
         self.kind, self.head = kind, head
         self._seen: list[Seen] = []

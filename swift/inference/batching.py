@@ -198,6 +198,8 @@ class Batching(Stepwise):
         come: list[Generation] = []
         with self._lock:
             while self._waiting and len(come) < free:
+                if not self.knows(self._waiting[0].request.adapter):
+                    break  # it went since this step began: the next one ends whoever waits for it
                 if come and not self._cache.slots and self.cache_tokens is None:
                     break  # what a token takes is known after the first
                 longest = max(longest, _final_length(self._waiting[0]))
@@ -326,8 +328,8 @@ class Batching(Stepwise):
             inputs["attention_mask"] = torch.ones((len(rows), columns), dtype=torch.long, device=device)
         if "position_ids" in self._takes:
             places_BN = places_BT[:, -new:].clamp(min=0)
-            if guesses is not None:  # what fills up behind a guess must not stand beyond the model's length
-                ends_B1 = torch.tensor([[row.length + len(guess)] for row, guess in zip(rows, guesses, strict=True)])
+            if guesses is not None:  # nothing may stand beyond the model's length
+                ends_B1 = torch.tensor([[_end(row, guess)] for row, guess in zip(rows, guesses, strict=True)])
                 places_BN = places_BN.minimum(ends_B1)
             inputs["position_ids"] = places_BN.to(device)
         if "logits_to_keep" in self._takes:
@@ -407,6 +409,11 @@ def _sampler(generation: Generation) -> Sampler:
         frequency=request.frequency,
         bias=request.bias,
     )
+
+
+def _end(row: _Row, guess: Sequence[int]) -> int:
+    """The last position that a row asks for; one that has ended asks for none, and what is read for it fills up."""
+    return row.length + len(guess) if row.live else 0
 
 
 def _final_length(generation: Generation) -> int:

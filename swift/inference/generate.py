@@ -30,7 +30,7 @@ from swift.templates.encoding import Template
 
 logger = get_logger()
 ROWS = 1_000_003  # more than a data set has, so that the rows of two seeds have no seed in common
-WINDOW = 256  # rows that are sorted by length together
+BATCHES = 4  # whose rows are sorted by length together: as many answers may wait for an earlier one
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def generate_batch(
     answers: dict[int, Answer] = {}
     following = first
     numbered = enumerate(rows, first)
-    asked = _requests(model, template, numbered, generation_config, stop_words, seed, numbers, answers)
+    window = BATCHES * batch_size
+    asked = _requests(model, template, numbered, window, generation_config, stop_words, seed, numbers, answers)
     for generation in engine.run(asked):
         number, turn = numbers.pop(id(generation.request))
         answers[number] = _answer(generation, turn)
@@ -239,14 +240,15 @@ def _requests(
     model: Any,
     template: Template,
     numbered: Iterator[tuple[int, Mapping[str, Any]]],
+    size: int,
     said: GenerationConfig | None,
     stop_words: Sequence[str] | None,
     seed: int | None,
     numbers: dict[int, tuple[int, Turn]],
     answers: dict[int, Answer],
 ) -> Iterator[Request]:
-    """Requests for the rows, of each window the longest first; what does not fit is answered at once."""
-    while window := list(islice(numbered, WINDOW)):
+    """Requests for the rows, the longest first of each `size` of them; what does not fit is answered at once."""
+    while window := list(islice(numbered, size)):
         turns = [(number, make_turn(template, row)) for number, row in window]
         for number, turn in sorted(turns, key=lambda item: -len(item[1].prompt_ids)):
             length = len(turn.prompt_ids)

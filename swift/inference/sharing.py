@@ -9,12 +9,17 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+NOT_PLAIN = (
+    "swift_type", "use_dora", "modules_to_save", "target_parameters", "alora_invocation_tokens", "arrow_config",
+    "kasa_config", "layer_replication", "trainable_token_indices",
+)  # fmt: skip
+"""Fields of a LoRA's config with which it changes more than its own rows, or cannot be told apart from others."""
+
 
 def plain_lora(config: dict[str, Any]) -> bool:
     """Whether an adapter of this config changes nothing of the model but what it adds in its own rows."""
-    others = ("swift_type", "use_dora", "modules_to_save", "target_parameters", "alora_invocation_tokens")
     plain = str(config.get("peft_type")).rpartition(".")[2] == "LORA" and config.get("bias") in (None, "none")
-    return plain and not any(config.get(name) for name in others)
+    return plain and not any(config.get(name) for name in NOT_PLAIN)
 
 
 @torch.inference_mode()

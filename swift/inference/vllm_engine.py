@@ -24,6 +24,7 @@ from swift.errors import ConfigError, DataError, MissingPackageError, UsageError
 from swift.inference.constraint import GrammarConstraint
 from swift.inference.engine import BASE, Generation, Stepwise, TokenLogprobs
 from swift.inference.sampling import Sampler
+from swift.inference.sharing import plain_lora
 from swift.log import get_logger
 from swift.models.source import ModelSource, with_weights
 from swift.tuners import files
@@ -141,7 +142,7 @@ class VllmEngine(Stepwise):
             raise ConfigError("CONFIG-02", what, fix="--vllm_enable_lora true, or --merge_lora true")
         folder = next(iter(files.folders(path).values()), None)
         config = files.read_json(folder / files.CONFIG_FILE) if folder else {}
-        if folder is None or str(config.get("peft_type")) != "LORA" or config.get("use_dora"):
+        if folder is None or not plain_lora(config):
             raise DataError("CKPT-02", f"{path} is not a plain LoRA, which is all that vLLM puts beside a model",
                             fix=f"swift export --ckpt_dir {path} --merge_lora true")  # fmt: skip
         if config["r"] > self.rank:
@@ -177,6 +178,8 @@ class VllmEngine(Stepwise):
         """Hand over as many as vLLM answers at once; those that it refuses have failed."""
         refused = []
         while self._waiting and len(self._running) < self.slots:
+            if not self.knows(self._waiting[0].request.adapter):
+                break  # it went since this step began: the next one ends whoever waits for it
             with self._lock:
                 generation = self._waiting.popleft()
             number, request = str(next(self._numbers)), generation.request

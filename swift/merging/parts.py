@@ -103,6 +103,8 @@ def _lora(adapter: Adapter, base: Names, path: str, values: Values, shape: tuple
     if isinstance(start, str) and (start.startswith("pissa") or start.lower() == "olora"):
         if "niter" in start:
             raise NeedsModel(f"{start} draws its start at random")
+        if adapter.config.get("use_dora"):
+            raise NeedsModel(f"{start} with DoRA")
         return FromStart(first_RI, second_OR, scale, start, turned)
     if adapter.config.get("use_dora"):
         return Dora(first_RI, second_OR, scale, values["lora_magnitude_vector"], turned)
@@ -131,8 +133,12 @@ def _turned(
         raise DataError("CKPT-02", what, fix="merge it into the model that it was trained on")
     if table or len(fits) == 1:
         return fits[-1]
-    conv = base.config.get("model_type") in CONV1D and not path.endswith(("lm_head", "score"))
-    return conv and adapter.config.get("fan_in_fan_out", True) is not False
+    return _conv1d(base, path)
+
+
+def _conv1d(base: Names, path: str) -> bool:
+    """Whether a layer keeps its weight as (in, out): what the config says is of the layer that PEFT adapted last."""
+    return base.config.get("model_type") in CONV1D and not path.endswith(("lm_head", "score"))
 
 
 def _scale(adapter: Adapter, path: str, rank: int) -> float:
@@ -172,7 +178,7 @@ def _alpha(adapter: Adapter, path: str) -> float:
 def _ia3(adapter: Adapter, base: Names, path: str, values: Values, shape: tuple[int, ...]) -> Update:
     factors = values["ia3_l"]
     outputs = factors.shape[1] == 1
-    if base.config.get("model_type") in CONV1D and not path.endswith("lm_head"):
+    if _conv1d(base, path):
         factors, outputs = factors.T.contiguous(), not outputs
     _shaped(adapter, path, factors, (shape[0], 1) if outputs else (1, shape[1]))
     return Scaled(factors)
@@ -183,7 +189,7 @@ def _vera(adapter: Adapter, base: Names, path: str, values: Values, shape: tuple
         raise NeedsModel("VeRA without its projections draws them for the model")
     first_RI, second_OR = (whole(adapter.shared[name]) for name in ("vera_A", "vera_B"))
     scales_O, scales_R = values["vera_lambda_b"], values["vera_lambda_d"]
-    turned = shape[0] != len(scales_O)
+    turned = _conv1d(base, path)
     inside = shape[0] if turned else shape[1]
     _shaped(adapter, path, scales_O, (shape[1] if turned else shape[0],))
     return LowRank(scales_R[:, None] * first_RI[:, :inside], scales_O[:, None] * second_OR[: len(scales_O)], 1, turned)

@@ -100,7 +100,14 @@ class Base:
         text = config.get("text_config")
         told = config.get("tie_word_embeddings", text.get("tie_word_embeddings") if isinstance(text, dict) else None)
         self.head = next((name for name in self.names if name in HEADS), None)
-        self.tied = self.embedding is not None and (self.head is None or told is True)
+        self.tied = self.embedding is not None and (self.head is None or (told is True and self._stored_twice()))
+
+    def _stored_twice(self) -> bool:
+        """Whether the head's tensor is the embedding's: transformers ties what is in the files only then."""
+        table, head = self.names[str(self.embedding)], self.names[str(self.head)]
+        return table.shape == head.shape and all(
+            torch.equal(table.rows(*block), head.rows(*block)) for block in tensors.blocks(table)
+        )
 
     def find(self, name: str) -> str | None:
         """The name in the files of what the model calls `name`; None where there is no such tensor."""
@@ -173,7 +180,21 @@ def make(
     for adapter in several:
         _plan_one(plan, base, adapter)
         _check_complete(base, adapter)
+    if base.tied and base.head is not None and not plan.untied:
+        _drop_stale(plan, base.embedding, base.head)
     return plan
+
+
+def _drop_stale(plan: Plan, embedding: str | None, head: str) -> None:
+    """Leave out a head that is stored beside the embedding it is tied to, when that one changes: one is enough."""
+    table = plan.find(str(embedding))
+    if table is None or not (table.changes or table.replaced or table.new_rows or table.shape != table.source.shape):
+        return
+    file = next(file for file, items in plan.items.items() if head in items)
+    del plan.items[file][head]
+    plan.headers.pop(file, None)
+    if not plan.items[file]:
+        del plan.items[file]
 
 
 def _renamed(name: str) -> str:
@@ -243,7 +264,7 @@ def _plan_one(plan: Plan, base: Base, adapter: Adapter) -> None:
         else:
             replaced[place] = stored
     for path, stored in adapter.tokens.items():
-        place = base.find(f"{path}.weight") or (base.embedding if base.is_head(f"{path}.weight") else None)
+        place = base.embedding if base.is_head(f"{path}.weight") else base.find(f"{path}.weight")
         if place is None:
             unknown.append(path)
         else:
@@ -292,7 +313,7 @@ def _place(plan: Plan, base: Base, adapter: Adapter, name: str, replacing: bool 
     )
     touched = (found is not None and found == base.embedding) or base.is_head(name)
     if not base.tied or not touched or kept:
-        return base.embedding if base.is_head(name) and base.head is None else found
+        return base.embedding if base.is_head(name) else found
     return _untie(plan, base, name)
 
 
@@ -301,10 +322,11 @@ def _untie(plan: Plan, base: Base, name: str) -> str:
     assert base.embedding is not None
     head = base.head or next((one for one in HEADS if one == name), HEADS[0])
     if not plan.untied:
-        file = next(file for file, items in plan.items.items() if base.embedding in items)
-        item = plan.items[file][base.embedding]
-        if plan.find(head) is None:
-            plan.items[file][head] = Item(item.source, item.dtype, item.shape, new_rows=item.new_rows)
+        place = base.embedding if plan.find(head) is None else head
+        file = next(file for file, items in plan.items.items() if place in items)
+        table, source = plan.find(base.embedding), plan.items[file][place].source
+        assert table is not None
+        plan.items[file][head] = Item(source, table.dtype, table.shape, new_rows=table.new_rows)
         plan.untied = True
     return head if name in HEADS else base.embedding
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -42,9 +44,10 @@ def prepare_packages(method: str | None) -> None:
 def quiet_quantisers() -> None:
     """Keep gptqmodel's banner and notes, which it prints on stdout wherever PEFT looks for it, out of the answers."""
     if importlib.util.find_spec("logbar"):
-        from logbar import LogBar  # pyright: ignore[reportMissingImports]
+        with contextlib.redirect_stdout(io.StringIO()):  # where it begins with an empty line
+            from logbar import LogBar  # pyright: ignore[reportMissingImports]
 
-        LogBar.shared().setLevel(logging.CRITICAL)
+            LogBar.shared().setLevel(logging.CRITICAL)
         logging.getLogger("tokenicer").setLevel(logging.ERROR)
 
 

@@ -13,13 +13,12 @@ from swift import hub
 from swift.errors import NotFoundError, UsageError
 from swift.log import get_logger
 from swift.models import MODELS, ModelRecord, find_by_arch, find_by_hub_id
-from swift.models.files import check_tokenizer, check_weights, read_config
+from swift.models.files import check_tokenizer, check_weights, read_config, weight_files
 from swift.models.quantisation import check_packages, either_spelling, method_of
 from swift.models.remote_code import check_remote_code, check_unchanged
 
 logger = get_logger()
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class ModelSource:
 
     @property
     def weight_bytes(self) -> int:
-        """How much disk its weight files take; 0 when they are not downloaded yet."""
-        return sum(path.stat().st_size for pattern in WEIGHTS for path in self.path.glob(pattern))
+        """How much disk the files take that its weights are read from; 0 when they are not downloaded yet."""
+        return sum(path.stat().st_size for path in weight_files(self.path) if path.is_file())
 
 
 def find_model(

@@ -27,6 +27,7 @@ from swift.preference.reference import Reference
 from swift.preference.rows import PreferenceRows
 from swift.preference.scores import Scores, Totals
 from swift.trainers import saving
+from swift.trainers.engines import DEEPSPEED
 from swift.trainers.head import HeadLoss, find_head_loss
 from swift.trainers.loss import Sums, cross_entropy
 from swift.trainers.stopping import StopEvaluation
@@ -98,6 +99,8 @@ class PreferenceTrainer(Seq2SeqTrainer):
         reference: what changes are measured against; None where nothing is.
         options: the other arguments of `Seq2SeqTrainer`.
     """
+
+    places_batches = False
 
     def __init__(self, *args: Any, method: Method, reference: Reference | None = None, **options: Any) -> None:
         self.method, self.reference = method, reference
@@ -225,6 +228,8 @@ class PreferenceTrainer(Seq2SeqTrainer):
         whole = s.share * loss / num_items_in_batch[0] + s.nll * cross / num_items_in_batch[1]
         self._count(scores, inputs, whole.detach() * num_items_in_batch[1], divergence)
         whole = whole * self.accelerator.num_processes + self._balance_loss(outputs)
+        if self._logps is not None and self.engine == DEEPSPEED:
+            whole = whole + 0.0 * outputs.logits.sum()  # ZeRO-3 follows outputs back, as DDP does
         if self.ranks is not None and not self._evaluating:
             whole = whole + self.ranks.orthogonality() / self.current_gradient_accumulation_steps
         return (whole, outputs) if return_outputs else whole

@@ -56,6 +56,8 @@ class ReinforcementTrainer(Seq2SeqTrainer):
         options: the other arguments of `Seq2SeqTrainer`.
     """
 
+    places_batches = False
+
     def __init__(
         self,
         *args: Any,

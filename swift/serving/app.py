@@ -200,10 +200,16 @@ class Api:
             yield {**head, "choices": [choice], "usage": used}
 
 
+class Exposition(PlainTextResponse):
+    """Numbers for Prometheus, which reads the version of their format."""
+
+    media_type = "text/plain; version=0.0.4"
+
+
 def make_app(api: Api) -> FastAPI:
     """The application; `guard.Guard` goes around it."""
     app = plain_app()
-    app.get("/metrics", response_class=PlainTextResponse)(api.metrics)
+    app.get("/metrics", response_class=Exposition)(api.metrics)
     app.get("/v1/models")(api.models)
     app.get("/v1/models/{name:path}")(api.model)  # a name may have slashes
     app.post("/v1/chat/completions")(api.chat)

@@ -96,8 +96,8 @@ class Asking:
         forced: Sequence[Tool] = (),
     ) -> list[Request]:
         adapter = self.adapters.find(body.model)
-        self._refuse_long(row, longest)
         try:
+            self._refuse_long(row, longest)
             turn = make_turn(self.template, row)
         except SwiftError as error:
             raise ApiError(400, error.what, param="tools" if error.what.startswith("tools") else "messages") from None

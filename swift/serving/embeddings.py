@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import PlainTextResponse
+from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from swift.arguments.deploy import DeployArguments
 from swift.errors import SwiftError
 from swift.inference.embedding import EmbeddingService, shortened
 from swift.log import get_logger
-from swift.serving.app import SECONDS_TO_CHECK, plain_app
+from swift.serving.app import SECONDS_TO_CHECK, Exposition, plain_app
 from swift.serving.measures import Measures
 from swift.serving.protocol import ApiError, EmbeddingRequest
 
@@ -51,7 +52,7 @@ class EmbeddingApi:
             raise ApiError(404, what, param="model", code="model_not_found")
         return {"id": name, "object": "model", "created": self.created, "owned_by": self.args.owned_by}
 
-    async def embeddings(self, body: EmbeddingRequest, request: Request) -> dict[str, Any]:
+    async def embeddings(self, body: EmbeddingRequest, request: Request) -> Response:
         """POST /v1/embeddings."""
         self._model(body.model)
         rows, started = await run_in_threadpool(self._rows, body), time.perf_counter()
@@ -59,17 +60,11 @@ class EmbeddingApi:
         size = len(vectors[0])
         if body.dimensions is not None and body.dimensions > size:
             raise ApiError(400, f"vectors of this model have {size} dimensions", param="dimensions")
-        if body.dimensions is not None:
-            vectors = [shortened(vector_D[None], body.dimensions)[0] for vector_D in vectors]
         tokens = sum(map(len, rows))
         self.measures.wrote(tokens, 0)
         self.measures.took(time.perf_counter() - started)
-        data = [
-            {"object": "embedding", "index": k, "embedding": written(vector_D, body.encoding_format)}
-            for k, vector_D in enumerate(vectors)
-        ]
-        used = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return {"object": "list", "data": data, "model": body.model, "usage": used}
+        text = await run_in_threadpool(listing, vectors, body, tokens)
+        return Response(text, media_type="application/json")
 
     def _rows(self, body: EmbeddingRequest) -> list[list[int]]:
         embedder = self.service.embedder
@@ -115,13 +110,26 @@ class EmbeddingApi:
 def make_app(api: EmbeddingApi) -> FastAPI:
     """The application; `guard.Guard` goes around it."""
     app = plain_app()
-    app.get("/metrics", response_class=PlainTextResponse)(api.metrics)
+    app.get("/metrics", response_class=Exposition)(api.metrics)
     app.get("/v1/models")(api.models)
     app.get("/v1/models/{name:path}")(api.model)
     app.post("/v1/embeddings")(api.embeddings)
     app.post("/v1/chat/completions")(_no_text)
     app.post("/v1/completions")(_no_text)
     return app
+
+
+def listing(vectors: Sequence[Tensor], body: EmbeddingRequest, tokens: int) -> str:
+    """The JSON of an answer, made vector by vector: the thread that answers everybody has its turn between two."""
+    if body.dimensions is not None:
+        vectors = [shortened(vector_D[None], body.dimensions)[0] for vector_D in vectors]
+    data = [
+        json.dumps({"object": "embedding", "index": k, "embedding": written(vector_D, body.encoding_format)})
+        for k, vector_D in enumerate(vectors)
+    ]
+    used = {"prompt_tokens": tokens, "total_tokens": tokens}
+    rest = json.dumps({"object": "list", "model": body.model, "usage": used})
+    return f'{{"data": [{", ".join(data)}], {rest[1:]}'
 
 
 def written(vector_D: Tensor, how: str) -> list[float] | str:

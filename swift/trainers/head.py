@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from swift.trainers.loss import IGNORED, Sums, TokenLoss, smoothing_of, sums_of
+from swift.trainers.loss import IGNORED, Places, Sums, TokenLoss, smoothing_of, sums_of
 from swift.tuners.layers import telling
 
 CHUNK_ELEMENTS = 2**24  # logits that exist at a time: 64 MiB in float32
@@ -182,10 +182,18 @@ class HeadLoss:
         self.sums: Sums | None = None
 
     @contextmanager
-    def learning(self, labels_BT: Tensor, scale_BT: Tensor | None = None) -> Iterator[None]:
-        """Let one call of the model inside the block leave its sums in `sums`; its logits are of no use."""
+    def learning(
+        self, labels_BT: Tensor, scale_BT: Tensor | None = None, places: Places | None = None
+    ) -> Iterator[None]:
+        """Let one call of the model inside the block leave its sums in `sums`; its logits are of no use.
+
+        Args:
+            labels_BT: -100 where nothing is learnt.
+            scale_BT: the weight of each label; None is 1.
+            places: of what predicts a label; None looks for them.
+        """
         self.sums = None
-        with stand_in(self.head, lambda hidden_BTH: self._learn(hidden_BTH, labels_BT, scale_BT)):
+        with stand_in(self.head, lambda hidden_BTH: self._learn(hidden_BTH, labels_BT, scale_BT, places)):
             yield
 
     def take(self) -> Sums:
@@ -194,13 +202,14 @@ class HeadLoss:
         assert sums is not None, "the model did not call its head"
         return sums
 
-    def _learn(self, hidden_BTH: Tensor, labels_BT: Tensor, scale_BT: Tensor | None) -> Tensor:
+    def _learn(self, hidden_BTH: Tensor, labels_BT: Tensor, scale_BT: Tensor | None, places: Places | None) -> Tensor:
         targets_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED).to(hidden_BTH.device)
         on_BT = targets_BT != IGNORED
-        hidden_NH, targets_N = hidden_BTH[:, -labels_BT.shape[1] :][on_BT], targets_BT[on_BT]
+        at: Any = on_BT if places is None else tuple(place.to(hidden_BTH.device) for place in places)
+        hidden_NH, targets_N = hidden_BTH[:, -labels_BT.shape[1] :][at], targets_BT[at]
         weights_N = None
         if scale_BT is not None:
-            weights_N = F.pad(scale_BT[:, 1:], (0, 1)).to(hidden_BTH.device)[on_BT]
+            weights_N = F.pad(scale_BT[:, 1:], (0, 1)).to(hidden_BTH.device)[at]
         loss, right_N = self.summed(hidden_NH, targets_N, weights_N)
         self.sums = sums_of(loss, right_N, on_BT, weights_N)
         return loss.to(hidden_BTH.dtype).expand(len(labels_BT), 1, 1)  # DDP follows outputs back to what is used

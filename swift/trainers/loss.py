@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,22 +108,31 @@ def total_weight(labels_BT: Tensor, scale_BT: Tensor | None = None) -> Tensor:
     return on_BS.sum() if scale_BT is None else scale_BT[:, 1:][on_BS].sum()
 
 
+Places = tuple[Tensor, Tensor]
+"""Where the supervised of a batch's tokens are, row by row: rows_N and columns_N."""
+
+
 def sum_losses(
-    logits_BKV: Tensor, targets_BK: Tensor, loss: TokenLoss = cross_entropy, weights_BK: Tensor | None = None
+    logits_BKV: Tensor,
+    targets_BK: Tensor,
+    loss: TokenLoss = cross_entropy,
+    weights_BK: Tensor | None = None,
+    places: Places | None = None,
 ) -> Sums:
     """Sum `loss` over the targets that are not -100, in float32 (float64 stays).
 
     Shapes: logits_BKV[:, k] is what predicts targets_BK[:, k], which weighs weights_BK[:, k], 1 without weights: the
-    caller has shifted them already.
+    caller has shifted them already. `places` are those of the targets that are not -100; None looks for them.
     """
     on_BK = targets_BK != IGNORED
-    logits_NV, targets_N = logits_BKV[on_BK], targets_BK[on_BK]
+    at: Any = on_BK if places is None else tuple(place.to(logits_BKV.device) for place in places)
+    logits_NV, targets_N = logits_BKV[at], targets_BK[at]
     wide_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
     with torch.no_grad():
         right_N = logits_NV.argmax(dim=-1) == targets_N
     losses_N, weights_N = loss(wide_NV, targets_N), None
     if weights_BK is not None:
-        weights_N = weights_BK[on_BK].to(losses_N)
+        weights_N = weights_BK[at].to(losses_N)
         losses_N = losses_N * weights_N
     return sums_of(losses_N.sum(), right_N, on_BK, weights_N)
 
@@ -133,8 +143,7 @@ def sums_of(loss: Tensor, right_N: Tensor, on_BK: Tensor, weights_N: Tensor | No
     Shapes: on_BK is true for supervised tokens; right_N says of each, in order, whether the model would have said it;
     weights_N what it weighs, 1 without weights.
     """
-    right_BK = torch.ones_like(on_BK)
-    right_BK[on_BK] = right_N
+    right_BK = torch.ones_like(on_BK).masked_scatter_(on_BK, right_N)
     tokens, rows_B = on_BK.sum(), on_BK.any(dim=1)
     weight = tokens if weights_N is None else weights_N.sum()
     correct_rows = (right_BK.all(dim=1) & rows_B).sum()

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from swift.parallel.plan import group_of
 from swift.trainers import saving
 from swift.trainers.arguments import OwnTrainingArguments
 from swift.trainers.fused_lora import fused_lora
-from swift.trainers.head import HeadLoss, Rule, whole_logits
+from swift.trainers.head import HeadLoss, Rule, stand_in, whole_logits
 from swift.trainers.loss import TokenLoss, sum_losses
 from swift.tuners.layers import telling
 
@@ -62,12 +62,49 @@ class Batch:
     padded: bool = True
 
 
+class AnyHeadLoss(Protocol):
+    """Makes what takes the place of a head's logits, of the head and of what another model says."""
+
+    def __call__(self, head: nn.Linear, told: Asked | None) -> HeadLoss:
+        """The loss of a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model says without learning: hidden states of what is learnt, and the head that reads them."""
+
+    hidden_NG: Tensor
+    head: nn.Linear
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a step does besides learning its own tokens.
+
+    Attributes:
+        passes: how often a model is asked about a batch before it is learnt.
+        other: which, on the meta device; None is the model that trains.
+        reads: whether those that are asked say log-probabilities at once; else their states are kept for the loss.
+        loss: the loss of the batch; None is the cross-entropy.
+    """
+
+    passes: int = 0
+    other: nn.Module | None = None
+    reads: bool = True
+    loss: AnyHeadLoss | None = None
+
+
+NOTHING = Lesson()
+
+
 def simulate(
     model: nn.Module,
     batch: Batch,
     args: OwnTrainingArguments,
     loss: TokenLoss,
     optimizer: Callable[[nn.Module], Optimizer],
+    lesson: Lesson = NOTHING,
 ) -> Step:
     """What a step of training `model` on such a batch needs. The model is of no use afterwards.
 
@@ -77,6 +114,7 @@ def simulate(
         args: whether activations are computed twice, and which functions are fused.
         loss: what each token's loss is.
         optimizer: makes the optimiser of the model.
+        lesson: what else is done; the weights of another model are not counted.
 
     Raises:
         UnknownStepError: shapes alone do not tell.
@@ -84,8 +122,8 @@ def simulate(
     try:
         with warnings.catch_warnings(), FakeTensorMode():
             warnings.simplefilter("ignore")
-            return _simulate(model, batch, args, loss, optimizer)
-    except SwiftError:
+            return _simulate(model, batch, args, loss, optimizer, lesson)
+    except (SwiftError, UnknownStepError):
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise UnknownStepError(f"{type(error).__name__}: {error}") from error
@@ -97,6 +135,7 @@ def _simulate(
     args: OwnTrainingArguments,
     loss: TokenLoss,
     optimizer: Callable[[nn.Module], Optimizer],
+    lesson: Lesson,
 ) -> Step:
     _without_numbers(model)
     base: Any = saving.base_of(model)
@@ -109,6 +148,9 @@ def _simulate(
     ledger = Ledger(base.config.get_text_config(decoder=True).vocab_size, batch)
     group = group_of(base)
     ledger.keep([*model.parameters(), *model.buffers(), *_tensors_of(updater)])
+    if lesson.other is not None:
+        _without_numbers(lesson.other.requires_grad_(False))
+        ledger.keep([*lesson.other.parameters(), *lesson.other.buffers()])
     accumulates = args.gradient_accumulation_steps > 1
     for parameter in trained:
         parameter.grad = torch.empty_like(parameter) if accumulates else None
@@ -118,7 +160,7 @@ def _simulate(
             if parameter.grad is not None:
                 ledger.call(ledger.track(parameter.grad), GRADIENTS)
         with _autocast(args):
-            total = _loss(model, base, batch, args, loss)
+            total = _loss(model, base, batch, args, loss, lesson)
         total.backward()
         del total
         sent = [] if group is None else list(group.sent)
@@ -180,19 +222,50 @@ def _tensors_of(optimizer: Optimizer | None) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def _loss(model: Any, base: Any, batch: Batch, args: OwnTrainingArguments, loss: TokenLoss) -> Tensor:
+def _loss(model: Any, base: Any, batch: Batch, args: OwnTrainingArguments, loss: TokenLoss, lesson: Lesson) -> Tensor:
     """The loss as the trainer makes it."""
     ids_BT = torch.zeros(batch.rows, batch.tokens, dtype=torch.long)
     mask_BT = torch.ones_like(ids_BT) if batch.padded else None
     inputs = {"input_ids": ids_BT, "attention_mask": mask_BT, "use_cache": False}
     with telling(ids_BT):
         if args.fused_cross_entropy and whole_logits(base, loss) is None:
-            head = HeadLoss(base.get_output_embeddings(), Rule())
+            told = None
+            for _ in range(lesson.passes):
+                told = _ask(lesson.other or model, inputs, lesson.reads)
+            own = base.get_output_embeddings()
+            head = HeadLoss(own, Rule()) if lesson.loss is None else lesson.loss(own, told)
             with head.learning(ids_BT):
                 model(**inputs)
             return head.take().loss / 1
+        if lesson.loss is not None:
+            raise UnknownStepError("whole logits of two models are not gone through")
+        asked: Any = lesson.other or model
+        with torch.no_grad():
+            for _ in range(lesson.passes):
+                asked(**inputs)
         logits_BTV = model(**inputs).logits[:, -batch.tokens :]
         return sum_losses(logits_BTV, ids_BT, loss).loss / 1
+
+
+@torch.no_grad()
+def _ask(model: Any, inputs: dict[str, Any], reads: bool) -> Asked | None:
+    """Let a model say something of a batch without learning; its states, unless it says all it has to."""
+    ids_BT = inputs["input_ids"]
+    base: Any = saving.base_of(model)
+    head = base.get_output_embeddings()
+    if reads:
+        with HeadLoss(head, Rule()).learning(ids_BT):
+            model(**inputs)
+        return None
+    kept: list[Tensor] = []
+
+    def keep(hidden_BTG: Tensor) -> Tensor:
+        kept.append(hidden_BTG[:, -ids_BT.shape[1] :][ids_BT == ids_BT])
+        return hidden_BTG.new_zeros(len(hidden_BTG), 1, 1)
+
+    with stand_in(head, keep):
+        model(**inputs)
+    return Asked(kept[0], head)
 
 
 @contextmanager

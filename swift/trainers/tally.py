@@ -51,9 +51,9 @@ class Tally:
             self.sums[len(new) :].index_add_(0, numbers_B, padding_B.to(self.sums))
 
     @property
-    def loss(self) -> float:
+    def loss(self) -> torch.Tensor:
         """The summed loss of this process."""
-        return float(self.sums[0])
+        return self.sums[0]
 
     def reduced(self, accelerator: Accelerator, copies: int = 1) -> dict[str, Any]:
         """The sums over all processes, by name; `paddings` are those of each data set.
@@ -77,7 +77,7 @@ def count_tokens(inputs: Mapping[str, Any]) -> torch.Tensor:
     if mask is not None:
         return mask.sum()
     if positions_BT is None:
-        return torch.tensor(inputs["input_ids"].numel())
+        return inputs["input_ids"].new_full((), inputs["input_ids"].numel())
     columns_T = torch.arange(1, positions_BT.shape[1] + 1, device=positions_BT.device)
     return (columns_T * (positions_BT > 0)).amax(dim=1).sum()
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,23 +26,24 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from transformers.training_args import OptimizerNames
 
-from swift import checkpoint, dist, storage, watch
+from swift import dist, storage, watch
 from swift.arguments.sft import SftArguments
 from swift.datasets.encode import DATASET_NUMBER
 from swift.datasets.stream import Stream
-from swift.errors import ConfigError, DataError, InternalError, MissingPackageError
+from swift.errors import ConfigError, MissingPackageError
 from swift.log import get_logger
 from swift.trainers import loss as losses
 from swift.trainers import metrics, predicting, saving
 from swift.trainers.adalora import find_ranks
+from swift.trainers.ahead import AheadTrainer
 from swift.trainers.arguments import OwnTrainingArguments, Seq2SeqTrainingArguments, check_steps
 from swift.trainers.batches import GROUPED, Grouped, Measured, TokenBatches, by_length, lengths_of
 from swift.trainers.callbacks import EarlyStopping, LogFile, SaveLast, find_callbacks
-from swift.trainers.committing import CommittingTrainer
 from swift.trainers.engines import DEEPSPEED, FSDP
 from swift.trainers.fused_lora import fused_lora
 from swift.trainers.head import HeadLoss, find_head_loss, stand_in
 from swift.trainers.heartbeat import Heartbeat
+from swift.trainers.known import masks_told
 from swift.trainers.liger import use_liger
 from swift.trainers.lisa import Lisa
 from swift.trainers.loss import IGNORED, TokenLoss
@@ -64,7 +65,7 @@ SCALE = "loss_scale"  # the column of weights, one for each token
 LOG_FILE = "logging.jsonl"
 
 
-class Seq2SeqTrainer(CommittingTrainer):
+class Seq2SeqTrainer(AheadTrainer):
     """Trains a causal language model, whole or through a tuner.
 
     The loss of an optimiser step is the sum over all its supervised tokens, of every process and every accumulated
@@ -289,7 +290,7 @@ class Seq2SeqTrainer(CommittingTrainer):
             MissingPackageError: it is of a package that is not installed.
         """
         try:
-            return CommittingTrainer.get_optimizer_cls_and_kwargs(args, model)
+            return AheadTrainer.get_optimizer_cls_and_kwargs(args, model)
         except ImportError as error:
             name = OptimizerNames(args.optim).value
             raise MissingPackageError("PACKAGE-01", f"--optim {name}: {error}") from None
@@ -319,17 +320,18 @@ class Seq2SeqTrainer(CommittingTrainer):
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
         self._mask_repeats(batch_samples[-1])
-        wide = {"device": device, "dtype": self._tally.sums.dtype}
-        weights = [losses.total_weight(batch["labels"], batch.get(SCALE)) for batch in batch_samples]
-        count = torch.stack([weight.to(**wide) for weight in weights]).sum()
+        dtype = self._tally.sums.dtype
+        weights = [losses.total_weight(batch["labels"], batch.get(SCALE)).to(dtype) for batch in batch_samples]
+        count = torch.stack(weights).sum()
+        here = count.is_cpu and self.args.world_size == 1
+        if here and count == 0 and not self._evaluating:
+            self._nothing_to_learn(self.state.global_step + 1)
+        if count.is_cpu:
+            count = torch.full((), float(count), dtype=dtype, device=device)
         if self.args.world_size > 1:
             count = cast(Tensor, self.accelerator.reduce(count, "sum"))
-        if count == 0 and not self._evaluating:
-            raise DataError(
-                "DATA-05",
-                f"step {self.state.global_step + 1}: none of its rows has a token to learn",
-                fix="drop rows whose answer is empty or cut off",
-            )
+        if not here and not self._evaluating:
+            self._judge_tokens(count)
         return _divisor(count).float()
 
     def _mask_repeats(self, batch: dict[str, Tensor]) -> None:
@@ -369,9 +371,10 @@ class Seq2SeqTrainer(CommittingTrainer):
         labels_BT, scale_BT, numbers_B = inputs["labels"], inputs.get(SCALE), inputs.get(DATASET_NUMBER)
         inputs = {name: value for name, value in inputs.items() if name not in ("labels", SCALE, DATASET_NUMBER)}
         head = None if self._wants_all_logits else self._head_loss
-        with telling(labels_BT):
+        known = self.known
+        with telling(labels_BT), masks_told(known):
             if head is not None:
-                with head.learning(labels_BT, scale_BT):
+                with head.learning(labels_BT, scale_BT, known and (known.rows_N, known.columns_N)):
                     outputs = model(**inputs)
                 sums = head.take()
             else:
@@ -400,7 +403,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         self, model: nn.Module, inputs: dict[str, Any], labels_BT: Tensor, scale_BT: Tensor | None
     ) -> tuple[Any, losses.Sums]:
         """The model's outputs and the sums of their loss, through logits that are all there at once."""
-        positions_K = losses.supervised_positions(labels_BT)
+        known = self.known
+        positions_K = losses.supervised_positions(labels_BT) if known is None else known.kept_K
         if self._keeps_positions and not self._wants_all_logits:
             outputs = model(**inputs, logits_to_keep=positions_K)
             logits_BKV = outputs.logits
@@ -409,7 +413,8 @@ class Seq2SeqTrainer(CommittingTrainer):
             logits_BKV = outputs.logits[:, -labels_BT.shape[1] :][:, positions_K]
         targets_BK = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)[:, positions_K].to(logits_BKV.device)
         weights_BK = None if scale_BT is None else F.pad(scale_BT[:, 1:], (0, 1))[:, positions_K].to(logits_BKV.device)
-        return outputs, losses.sum_losses(logits_BKV, targets_BK, self.token_loss, weights_BK)
+        places = known and (known.rows_N, known.numbers_N)
+        return outputs, losses.sum_losses(logits_BKV, targets_BK, self.token_loss, weights_BK, places)
 
     def _balance_loss(self, outputs: Any) -> Tensor | float:
         """What a mixture of experts that routes unevenly pays, when its config asks for that."""
@@ -427,21 +432,8 @@ class Seq2SeqTrainer(CommittingTrainer):
         else:
             norm = super()._get_grad_norm(model, grad_norm)
         scaled = self.accelerator.scaler is not None  # the fp16 scaler skips steps whose gradient overflows
-        if not math.isfinite(self._tally.loss):
-            self._stop("the loss", self.state.global_step + 1)
-        if norm is not None and not scaled and not math.isfinite(norm):
-            self._stop("the gradient", self.state.global_step + 1)
+        self._judge(self._tally.loss, None if scaled else norm)
         return norm
-
-    def _stop(self, what: str, step: int) -> NoReturn:
-        saved = checkpoint.committed(self.args.output_dir)
-        good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
-        raise InternalError(
-            "RUN-01",
-            f"step {step}: {what} is not finite: training stops",
-            why=good,
-            fix="lower --learning_rate, or use --dtype bf16 or fp32",
-        )
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Operations of one batch, forward and backward: 6 for each weight, without embeddings, and token."""

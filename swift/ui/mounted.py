@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -20,12 +22,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from swift.errors import UnavailableError
+from swift.serving import guard
 from swift.ui.door import Door
 from swift.ui.serving import Passwords, address_of, may_enter
 
 FONT = ("ui-sans-serif", "system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 SECONDS_TO_CLOSE = 3
+MOST_CONNECTIONS = 512
+SLOWEST = 64 << 10  # bytes in a second, beside the seconds that every request has
 # Nothing is loaded from elsewhere, whatever a model writes or a data set holds: a picture in an answer would tell its
 # server of it.
 HEADERS = {
@@ -46,13 +51,19 @@ App = Callable[[Message, Any, Any], Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware: another site's page is refused, so is what no page asks for; every answer has `HEADERS`."""
+    """ASGI middleware: another site's page is refused, so is what no page asks for, and who sends too slowly.
+
+    Every answer has `HEADERS`.
+    """
 
     def __init__(self, app: App) -> None:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
         """Pass on, or refuse; and add to the first message of a response."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        body, started = Body(receive), False
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -60,21 +71,51 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *extra]}
             await send(message)
 
-        asked = scope["type"] == "http"
-        refused = asked and (not is_own(dict(scope["headers"])) or UNUSED.search(scope["path"]) is not None)
+        async def unless_late(message: Message) -> None:
+            nonlocal started
+            started = started or not body.late
+            if started:
+                await with_headers(message)
+
+        if not is_own(dict(scope["headers"])) or UNUSED.search(scope["path"]):
+            return await refuse(403, "the page of another site, or nothing that a page here asks for", with_headers)
         with suppress(ClientDisconnect):  # a tab that was closed while a file was on its way
-            await (refuse if refused else self.app)(scope, receive, with_headers)
+            await self.app(scope, body, unless_late)
+        if body.late and not started:
+            await refuse(408, "the request did not come in time", with_headers)
 
 
-async def refuse(scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
-    """An ASGI application that answers 403."""
-    await send({"type": "http.response.start", "status": 403, "headers": []})
-    await send(
-        {
-            "type": "http.response.body",
-            "body": b"refused: the page of another site, or nothing that a page here asks for",
-        }
-    )
+class Body:
+    """The `receive` of a request that hangs up on who sends too slowly.
+
+    Args:
+        receive: the server's own.
+    """
+
+    def __init__(self, receive: Callable[[], Awaitable[Message]]) -> None:
+        self.receive, self.begun = receive, time.monotonic()
+        self.size, self.whole, self.late = 0, False, False
+
+    async def __call__(self) -> Message:
+        """What comes next."""
+        if self.whole:
+            return await self.receive()
+        left = self.begun + guard.SECONDS_TO_SEND + self.size / SLOWEST - time.monotonic()
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
+                message = await self.receive()
+        except TimeoutError:
+            self.late = True
+            return {"type": "http.disconnect"}
+        self.size += len(message.get("body", b""))
+        self.whole = not message.get("more_body")
+        return message
+
+
+async def refuse(status: int, why: str, send: Callable[[Message], Awaitable[None]]) -> None:
+    """Answer with an error, and hang up."""
+    await send({"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": f"refused: {why}".encode()})
 
 
 def is_own(headers: Mapping[bytes, bytes]) -> bool:
@@ -137,9 +178,11 @@ class Mounted:
         blocks.has_launched = True
         config = uvicorn.Config(
             app,
+            http=guard.PromptProtocol,
             log_config=None,
             log_level=logging.WARNING,
             access_log=False,
+            limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=SECONDS_TO_CLOSE,
         )
         self.server = uvicorn.Server(config)

@@ -119,6 +119,9 @@ def test_small_verbs_import_little(words: list[str]) -> None:
 
 def test_a_command_that_takes_a_word_says_which(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"usage: swift schema {'|'.join(CLASSES)}\n" in shown("schema", "--help", capsys=capsys)
+    assert "usage: swift launch [run.yaml] [--option value ...] -- COMMAND ...\n" in shown(
+        "launch", "--help", capsys=capsys
+    )
     assert main(["completion"]) == 2
     assert "fix: give one of: bash, zsh, fish" in capsys.readouterr().err
     assert main(["completion", "tcsh"]) == 2

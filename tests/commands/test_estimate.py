@@ -60,6 +60,39 @@ def test_processes_share_as_is_said(here: Path, capsys: pytest.CaptureFixture[st
     assert zero["memory"]["optimiser"] * 2 == pytest.approx(alone["memory"]["optimiser"], abs=2)
 
 
+def test_preferences_and_teachers_are_gone_through_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Answers go through in pairs; references and teachers are asked, and lie there where they are other models."""
+    pairs = [{"query": f"what is {k}?", "response": "one", "rejected_response": "two"} for k in range(12)]
+    labels = [{"query": row["query"], "response": "one", "label": True} for row in pairs]
+
+    def of(method: str, *more: str) -> dict[str, Any]:
+        write_jsonl(here / "chat.jsonl", labels if method == "kto" else pairs)
+        return estimated(capsys, "--rlhf_type", method, "--gradient_checkpointing", "false", *more)
+
+    orpo, dpo, known = of("orpo"), of("dpo"), of("dpo", "--precompute_ref_log_probs", "true")
+    assert orpo["memory"] == dpo["memory"] == known["memory"]
+    assert orpo["step"]["flops"] == known["step"]["flops"]
+    assert dpo["seconds_per_step"] > orpo["seconds_per_step"]
+    assert dpo["step"]["flops"] / orpo["step"]["flops"] == pytest.approx(3 / 2, abs=0.1)  # no gradients of the base
+    alone, copied = of("orpo", "--sft_type", "full"), of("dpo", "--sft_type", "full")
+    assert copied["memory"]["weights"] - alone["memory"]["weights"] == 4 * alone["parameters"]
+    assert copied["step"]["flops"] / alone["step"]["flops"] == pytest.approx(4 / 3, abs=0.1)
+    asked, kept = of("kto"), of("kto", "--precompute_ref_log_probs", "true")
+    learnt = kept["step"]["flops"] * 2 / 3  # once to measure the divergence, and twice to learn
+    assert (asked["step"]["flops"] - kept["step"]["flops"]) / learnt == pytest.approx(1, abs=0.1)
+    taught = of("gkd", "--teacher_model", "my-model", "--lmbda", "0")
+    plain = estimated(capsys, "--gradient_checkpointing", "false")
+    assert taught["memory"]["weights"] - plain["memory"]["weights"] == 4 * alone["parameters"]
+    assert taught["memory"]["logits"] > 2 * plain["memory"]["logits"]
+    assert taught["step"]["flops"] / plain["step"]["flops"] == pytest.approx(3 / 2, abs=0.15)
+
+
+def test_answers_of_unknown_length_are_not_estimated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--rlhf_type", "grpo", "--reward_funcs", "math", "--num_generations", "3"]
+    assert main(["estimate", *RUN, *FAST, *words]) == 78
+    assert "how long answers become" in capsys.readouterr().err
+
+
 def test_a_model_alone_is_enough(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", *RUN[:2], *FAST, "--max_length", "64", "--batch_size", "2"]) == 0
     text = capsys.readouterr().out

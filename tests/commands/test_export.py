@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from swift.commands import merge, merge_model
 from swift.commands.export import export_main, merge_lora_main
 from swift.commands.merge import merge_lora
 from swift.commands.merge_model import merge_checked
-from swift.errors import ConfigError, DataError, MissingPackageError, UsageError
+from swift.errors import ConfigError, DataError, MissingPackageError, OutputError, UsageError
 from swift.llm import ExportArguments, InferArguments
 from swift.models import quantisation
 from swift.tuners import Swift
@@ -110,7 +112,7 @@ def test_what_cannot_be_merged(checkpoint: Path, tiny_dir: Path, monkeypatch: py
         merge_lora(InferArguments())
     with pytest.raises(DataError, match="no LoRA in it"):
         merge_lora(InferArguments(ckpt_dir=str(tiny_dir)))
-    quantised = SimpleNamespace(config={"quantization_config": {"quant_method": "gptq"}}, name="q")
+    quantised = SimpleNamespace(config={"quantization_config": {"quant_method": "gptq"}}, name="q", path=tiny_dir)
     monkeypatch.setattr(merge, "find_model", lambda *args, **options: quantised)
     with pytest.raises(ConfigError, match="is quantised"):
         merge_lora(export(checkpoint, tiny_dir))
@@ -156,3 +158,76 @@ def test_export_wants_something_to_do(checkpoint: Path, tiny_dir: Path) -> None:
 def test_export_takes_words(checkpoint: Path, tiny_dir: Path) -> None:
     export_main(["--ckpt_dir", str(checkpoint), "--model_id_or_path", str(tiny_dir), "--merge_lora", "true"])
     assert checkpoint.with_name("lora-merged").is_dir()
+
+
+def listing(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("over", ["run", "run/base", "run/lora", "run/notes", "run/other"])
+def test_what_no_export_wrote_is_never_replaced(over: str, adapter: Path, tiny_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(adapter, run / "lora")
+    shutil.copytree(tiny_dir, run / "base")
+    with storage.staged_directory(run / "other", {"step": 5}) as stage:  # as training commits a checkpoint
+        (stage / "model.safetensors").write_bytes(b"of another run")
+    (run / "notes").write_text("mine")
+    before = listing(run)
+    said = export(run / "lora", run / "base", output_dir=str(tmp_path / over))
+    for merging in (lambda: merge_lora(said), lambda: merge_lora(said, replace_if_exists=True)):
+        with pytest.raises(OutputError, match="is not replaced") as caught:
+            merging()
+        assert "replace_if_exists" not in str(caught.value.fix)
+    assert listing(run) == before
+
+
+def test_a_merged_model_that_was_trained_into_is_not_replaced(checkpoint: Path, tiny_dir: Path) -> None:
+    merged = Path(merge_lora(export(checkpoint, tiny_dir)))
+    (merged / "infer_result").mkdir()
+    (merged / "infer_result" / "rows.jsonl").write_text("{}")
+    assert merge_lora(export(checkpoint, tiny_dir), replace_if_exists=True) == str(merged)
+    (merged / "v0" / "checkpoint-1").mkdir(parents=True)
+    (merged / "v0" / "checkpoint-1" / "adapter_model.safetensors").write_bytes(b"trained")
+    before = listing(merged)
+    assert merge_lora(export(checkpoint, tiny_dir)) == str(merged)  # what is there is used as before
+    with pytest.raises(OutputError, match="no export wrote v0/checkpoint-1"):
+        merge_lora(export(checkpoint, tiny_dir), replace_if_exists=True)
+    assert listing(merged) == before
+
+
+def test_only_what_a_merge_of_this_name_left_is_tidied(checkpoint: Path, tiny_dir: Path) -> None:
+    ours, others = checkpoint.parent / ".tmp-lora-merged-2000000000", []
+    for name in (".tmp-checkpoint-100-2000000000", ".old-notes-2000000000", ".tmp-x-20240101"):
+        others.append(checkpoint.parent / name)
+    for place in (ours, *others):
+        place.mkdir()
+        (place / "file").touch()
+    merge_lora(export(checkpoint, tiny_dir))
+    assert not ours.exists()
+    assert all((place / "file").is_file() for place in others)
+
+
+def test_another_merge_of_the_same_name_is_not_taken_for_this_one(
+    checkpoint: Path, tiny_dir: Path, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "out")
+    first = export(checkpoint, tiny_dir, output_dir=output)
+    merge_lora(first)
+    shutil.copytree(checkpoint, tmp_path / "second")
+    pair = [f"{checkpoint}:0.7", f"{tmp_path / 'second'}:0.3"]
+    others = [
+        (export(checkpoint, tiny_dir, output_dir=output, ckpt_dir=None, adapters=pair), "adapters"),
+        (export(checkpoint, tiny_dir, output_dir=output, ckpt_dir=None, adapters=[f"{checkpoint}:0.5"]), "adapters"),
+        (export(checkpoint, tiny_dir, output_dir=output, dtype="fp16"), "dtype"),
+    ]
+    for said, told in others:
+        with pytest.raises(DataError, match=f"was merged with {told}"):
+            merge_lora(said)
+    merge_lora(others[0][0], replace_if_exists=True)
+    merge_lora(others[0][0])
+    with pytest.raises(DataError, match="was merged with combination"):
+        merge_lora(replace(others[0][0], combination_type="ties"))
+    merge_lora(first, replace_if_exists=True)
+    os.utime(checkpoint / "adapter_model.safetensors", ns=(0, 2 * 10**18))
+    with pytest.raises(DataError, match="written anew"):
+        merge_lora(first)

@@ -158,11 +158,39 @@ def test_what_others_are_told() -> None:
     pod = yaml.safe_load(FORMATS["kubeflow"](job_of(said(**options, emit="kubeflow"))))
     (role,) = pod["spec"]["pytorchReplicaSpecs"].values()
     spec = role["template"]["spec"]
-    assert spec["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 8, "cpu": 32, "memory": "500G"}
+    assert spec["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "8", "cpu": "32", "memory": "500G"}
     assert spec["nodeSelector"] == {"nvidia.com/gpu.product": "H100"}
     program = FORMATS["ray"](job_of(said(gpus=8, cpus=32, memory=500, emit="ray")))
     assert "EACH = {'CPU': 32, 'GPU': 8, 'memory': 500000000000}" in program
     compile(program, "job.py", "exec")
+
+
+FULL = {"nodes": 3, "gpus": 8, "gpu_type": "H100", "cpus": 32, "memory": 500, "image": "a/b:c", "setup": [". env.sh"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, FULL])
+def test_skypilot_itself_takes_its_task(options: dict[str, Any]) -> None:
+    sky = pytest.importorskip("sky")
+    text = FORMATS["skypilot"](job_of(said(**options, emit="skypilot")))
+    task = sky.Task.from_yaml_config(yaml.safe_load(text))
+    (asked,) = task.resources
+    assert task.num_nodes == options.get("nodes", 1)
+    assert asked.accelerators == {options.get("gpu_type", "A100"): options.get("gpus", 1)}
+    assert task.run.startswith("set -euo pipefail")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"image": "a/b:c"}, FULL])
+def test_the_models_of_kubeflow_know_every_word_of_its_job(options: dict[str, Any]) -> None:
+    models = pytest.importorskip("kubeflow.training.models")
+    kubernetes = pytest.importorskip("kubernetes.client")
+    job = yaml.safe_load(FORMATS["kubeflow"](job_of(said(**options, emit="kubeflow"))))
+    vars(kubernetes.models).update({name: known for name, known in vars(models).items() if name.startswith("Kubeflow")})
+    api = kubernetes.ApiClient()
+    answer = type("Answer", (), {"data": json.dumps(job)})()
+    read = api.deserialize(answer, "KubeflowOrgV1PyTorchJob")
+    assert api.sanitize_for_serialization(read) == job  # what it does not know it would leave out
 
 
 @pytest.mark.parametrize(

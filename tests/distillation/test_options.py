@@ -102,6 +102,8 @@ def test_decided_values(tiny_dir: Path) -> None:
         ({"new_special_tokens": ["<a>"]}, "--new_special_tokens does not go with a teacher"),
         ({"packing": True}, "--packing packs answers of the data"),
         ({"fsdp": "full_shard"}, "--lmbda 0.5: who writes answers needs its whole model"),
+        ({"max_tokens_per_batch": 100}, "--max_tokens_per_batch counts answers of the data"),
+        ({"max_tokens_per_batch": 100, "lmbda": 0.0, "seq_kd": True}, "--lmbda 0 without --seq_kd"),
         ({"deepspeed": "default-zero3"}, "--deepspeed default-zero2"),
         ({"tensor_parallel_size": 2}, "--tensor_parallel_size does not go with a teacher"),
         ({"training_options": {"label_smoothing_factor": 0.1}}, "smooths targets"),

@@ -13,6 +13,7 @@ from swift.distillation.answers import draw
 from swift.errors import ConfigError
 from tests.distillation.conftest import Run
 from tests.preference.conftest import furthest, in_two, weights_of
+from tests.reinforcement.conftest import heard
 from tests.tiny import save_tiny
 
 SEED = 1  # of its first three steps the first has answers of the data
@@ -77,6 +78,12 @@ def test_it_goes_on_bit_for_bit(run: Run) -> None:
         run(**{**said, "lmbda": 0.2}, resume_from_checkpoint=saved)
     with pytest.raises(ConfigError, match="teacher was"):
         run(**said, teacher_model=run(sft_type="full")["last_model_checkpoint"], resume_from_checkpoint=saved)
+
+
+def test_waiting_for_slower_writers_is_no_hang(run: Run) -> None:
+    with heard() as found:
+        run(max_steps=1, lmbda=1.0)
+    assert found[:3] == ["paused", "wait", "on"]
 
 
 @pytest.mark.slow

@@ -184,6 +184,38 @@ def test_whoever_goes_leaves_no_trace(template):
     assert (engine.num_running, engine.num_waiting) == (0, 0)
 
 
+def test_a_row_that_ended_at_the_models_length_ends_nobody_elses_answer(template):
+    model = tiny_model("gpt2", vocab_size=len(template.tokenizer), initializer_range=0.2, n_positions=48).eval()
+    (plain,) = requests_for(model, template, 1)
+    requests = []
+    for length in [44, *[8] * 9]:
+        config = copy.deepcopy(plain.config)
+        config.max_new_tokens, config.eos_token_id = 48 - length if length == 44 else 12, None
+        ids = (plain.prompt_ids * 48)[:length]
+        requests.append(Request(ids, config, plain.reader))
+    assert [each.ids for each in answers(Batching(model, 16), requests)] == [alone(model, each) for each in requests]
+
+
+def test_who_comes_for_an_adapter_that_has_just_gone_ends_nobody_elses_answer(template, monkeypatch):
+    tuned = get_peft_model(make("qwen2", template), LoraConfig(r=2, target_modules=["q_proj"]), "one").eval()
+    first, second = requests_for(tuned, template, 2)
+    engine, late = Batching(tuned, 4), []
+    engine.knows = lambda adapter: adapter != "gone"
+    begin = engine._drop_cancelled
+
+    def begin_and_be_asked():
+        found = begin()
+        late.extend([] if late else [engine.submit(replace(second, adapter="gone")), engine.submit(second)])
+        return found
+
+    monkeypatch.setattr(engine, "_drop_cancelled", begin_and_be_asked)
+    whole = engine.submit(first)
+    while engine.busy:
+        engine.step()
+    assert [each.ids for each in (whole, late[1])] == [alone(tuned, first), alone(tuned, second)]
+    assert (late[0].finish_reason, late[0].ids) == ("stopped", [])
+
+
 def test_a_place_holds_nothing_of_who_had_it():
     cache = SlotCache.of([[(torch.ones(1, 6, 2), torch.ones(1, 6, 2))], [(torch.full((1, 6, 2), torch.nan),) * 2]], 6)
     come = SlotCache.of([[(torch.full((1, 3, 2), 2.0),) * 2]] * 2, 3)

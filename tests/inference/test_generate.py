@@ -162,6 +162,13 @@ def test_stop_words_end_the_answer_and_are_not_shown(model, template):
     assert answer.num_generated_tokens < 24
 
 
+def test_the_first_answers_come_before_many_rows_are_read(model, template):
+    read = []
+    rows = (read.append(k) or {"query": "hi"} for k in range(200))
+    next(generate_batch(model, template, rows, GREEDY, 2))
+    assert len(read) <= 16, "what a killed run has not written is asked again"
+
+
 def test_a_stop_word_ends_each_row_of_a_batch_at_its_own_place(model, template):
     rows = [{"query": query} for query in QUESTIONS]
     plain = [answer.text for _, answer in generate_batch(model, template, rows, GREEDY)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.config import KasaConfig
 
 from swift.inference.batching import Batching
 from swift.inference.engine import BASE
@@ -20,9 +21,25 @@ def tuned(model: Any, *targets: str, **options: Any) -> PeftModel:
     return get_peft_model(model, LoraConfig(r=2, target_modules=[*targets], **options), "mine").eval()
 
 
-@pytest.mark.parametrize(("bias", "plain"), [("none", True), ("all", False), ("lora_only", False)])
-def test_a_lora_that_changes_biases_is_not_plain(bias: Any, plain: bool) -> None:
-    assert plain_lora(LoraConfig(bias=bias).to_dict()) is plain
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"lora_bias": True}, {"init_lora_weights": "olora"}])
+def test_a_lora_that_adds_to_its_own_rows_alone_is_plain(options: dict[str, Any]) -> None:
+    assert plain_lora(LoraConfig(**options).to_dict())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bias": "all"},
+        {"bias": "lora_only"},
+        {"use_dora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [3]},
+        {"layer_replication": [(0, 2), (1, 2)]},
+        {"kasa_config": KasaConfig()},
+    ],
+)
+def test_a_lora_that_changes_more_is_not_plain(options: dict[str, Any]) -> None:
+    assert not plain_lora(LoraConfig(**options).to_dict())
 
 
 def test_a_shared_expert_does_not_tell_rows_apart_and_still_answers_by_itself() -> None:

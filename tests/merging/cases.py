@@ -67,7 +67,9 @@ CASES: dict[str, tuple[str, Callable[[], PeftConfig]]] = {
             target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"], fan_in_fan_out=True
         ),
     ),
+    "conv1d and a head": ("gpt2", lambda: lora(target_modules=["c_attn", "c_proj", "lm_head"])),
     "vera on conv1d": ("gpt2", lambda: VeraConfig(r=8, target_modules=["c_attn"], fan_in_fan_out=True)),
+    "vera on square conv1d": ("gpt2", lambda: VeraConfig(r=8, target_modules=["attn.c_proj"], fan_in_fan_out=True)),
     "adalora": (
         "qwen2",
         lambda: AdaLoraConfig(init_r=6, target_r=4, total_step=10, tinit=0, tfinal=2, target_modules=TWO),

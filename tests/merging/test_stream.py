@@ -19,6 +19,7 @@ from swift.merging import adapters, combine, stream, tensors
 from swift.merging.combine import Combination
 from swift.merging.parts import NeedsModel
 from swift.merging.plan import Base
+from swift.models.new_tokens import NewTokens
 from swift.tuners.layout import read_json
 from tests.merging.cases import CASES, TWO, adapted, base_of, lora, merged, planned, tensors_of
 
@@ -38,7 +39,7 @@ def by_peft(model: Any, directory: Path) -> Tensors:
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_what_peft_merges(case: str, place: Path, tmp_path: Path) -> None:
     kind, config = CASES[case]
-    base = base_of(place, kind, **({} if kind == "gpt2" else {"tie_word_embeddings": False}))
+    base = base_of(place, kind, tie_word_embeddings=False)
     model = adapted(base, config())
     model.save_pretrained(tmp_path / "adapter")
     before, after = tensors_of(base), merged(base, tmp_path / "ours", tmp_path / "adapter")
@@ -170,6 +171,64 @@ def test_tied_embeddings_part_where_only_one_was_trained(
     (tmp_path / "out").mkdir()
     stream.write(wanted, tmp_path / "out", Combination())
     torch.testing.assert_close(logits(loaded(base, tmp_path / "out", untied)), logits(model), rtol=1e-4, atol=1e-5)
+
+
+def with_head(base: Path, place: Path) -> Path:
+    """A tied model whose file holds the head too, as some on the hubs do."""
+    shutil.copytree(base, place)
+    found = load_file(place / "model.safetensors")
+    save_file({**found, "lm_head.weight": found["model.embed_tokens.weight"].clone()}, place / "model.safetensors")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("fields", "untied", "stored"),
+    [
+        ({"trainable_token_indices": {"embed_tokens": [3, 7]}}, False, False),
+        ({"target_modules": ["lm_head"]}, True, True),
+        ({"modules_to_save": ["embed_tokens"]}, True, True),
+        ({}, False, True),
+    ],
+)
+def test_a_tied_head_that_is_stored_does_not_go_stale(
+    fields: dict[str, Any], untied: bool, stored: bool, place: Path, tmp_path: Path
+) -> None:
+    base = with_head(base_of(place, "qwen2", tie_word_embeddings=True), tmp_path / "base")
+    model = adapted(base, lora(**fields))
+    model.save_pretrained(tmp_path / "adapter")
+    wanted = planned(base, tmp_path / "adapter")
+    assert wanted.untied is untied
+    (tmp_path / "out").mkdir()
+    stream.write(wanted, tmp_path / "out", Combination())
+    assert ("lm_head.weight" in tensors_of(tmp_path / "out")) is stored
+    torch.testing.assert_close(logits(loaded(base, tmp_path / "out", untied)), logits(model), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_for_new_tokens_beside_a_stored_head(place: Path, tmp_path: Path) -> None:
+    base = with_head(base_of(place, "qwen2", tie_word_embeddings=True), tmp_path / "base")
+    adapted(base, lora()).save_pretrained(tmp_path / "adapter")
+    new = NewTokens({"<a>": 400, "<b>": 401}, 402)
+    found = merged(base, tmp_path / "out", tmp_path / "adapter", new=new)
+    assert "lm_head.weight" not in found
+    assert len(found["model.embed_tokens.weight"]) == 402
+    grown = AutoModelForCausalLM.from_pretrained(base)
+    grown.resize_token_embeddings(402)
+    grown.save_pretrained(tmp_path / "grown")
+    other = adapted(tmp_path / "grown", lora(target_modules=["lm_head"]))
+    other.save_pretrained(tmp_path / "other", save_embedding_layers=False)
+    parted = merged(base, tmp_path / "parted", tmp_path / "other", new=new)
+    assert len(parted["lm_head.weight"]) == len(parted["model.embed_tokens.weight"]) == 402
+
+
+def test_a_config_that_ties_what_differs_in_the_files_ties_nothing(place: Path, tmp_path: Path) -> None:
+    """As transformers reads it."""
+    base = with_head(base_of(place, "qwen2", tie_word_embeddings=True), tmp_path / "base")
+    found = load_file(base / "model.safetensors")
+    save_file({**found, "lm_head.weight": found["lm_head.weight"] * 2}, base / "model.safetensors")
+    model = adapted(base, lora(trainable_token_indices={"embed_tokens": [3, 7]}))
+    model.save_pretrained(tmp_path / "adapter")
+    found = merged(base, tmp_path / "out", tmp_path / "adapter")
+    torch.testing.assert_close(logits(loaded(base, tmp_path / "out", False)), logits(model), rtol=1e-4, atol=1e-5)
 
 
 def test_a_resized_vocabulary(place: Path, tmp_path: Path) -> None:

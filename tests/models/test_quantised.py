@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import BitsAndBytesConfig
 
+from swift.arguments.fields import to_json
 from swift.arguments.quantised import QuantisedOptions
 from swift.arguments.sft import SftArguments
 from swift.decide import decide_sft, inherit
@@ -28,6 +29,7 @@ from swift.models.quantisation import (
     group_size,
     usual,
 )
+from swift.models.quantised import hqq_settings
 from swift.models.source import ModelSource, find_model
 from swift.trainers.fused_lora import fused_lora
 from swift.tuners import Swift
@@ -223,6 +225,22 @@ def test_bits_are_inherited_by_what_loads_the_base_alone() -> None:
     assert taken == saved
     assert args.bnb_4bit_quant_type == "fp4"
     assert inherit(ExportArguments(), saved)[1] == {}  # its --quant_method says what is written
+
+
+def test_what_differs_for_some_layers_is_found_from_anywhere(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantisation, "find_spec", lambda name: object())
+    (tmp_path / "hqq.json").write_text('{"mlp.down_proj": {"bits": 8}}')
+    monkeypatch.chdir(tmp_path)
+    said = SftArguments(model_id_or_path=str(tiny_dir), dataset=["x.jsonl"], quant_method="hqq")
+    said.hqq_dynamic_config_path = "hqq.json"
+    saved = to_json(decide_sft(said, CPU, find_model(None, str(tiny_dir))))
+    monkeypatch.chdir("/")
+    assert hqq_settings(inherit(InferArguments(), saved)[0])[1] == {"mlp.down_proj": {"bits": 8}}
+    (tmp_path / "hqq.json").write_text('["mlp.down_proj"]')
+    with pytest.raises(ConfigError, match="--hqq_dynamic_config_path"):
+        hqq_settings(inherit(InferArguments(), saved)[0])
 
 
 def test_both_spellings_of_a_quantised_directory(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 
+from swift import watch
 from swift.commands.rlhf import rlhf_main
 from tests.preference.conftest import WORDS, weights_of
 
@@ -31,6 +34,17 @@ def row(k: int) -> dict[str, Any]:
 
 
 Run = Callable[..., dict[str, Any]]
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What a run says to the process that started it, `on` or `paused`, and when its processes wait for each other."""
+    found: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "beat", lambda env, step, limit: found.append("paused" if limit is None else "on"))
+        patch.setattr(watch, "patience", lambda said, median: 60.0)
+        patch.setattr(Accelerator, "wait_for_everyone", lambda self: found.append("wait"))
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,9 @@ ROWS: dict[str, tuple[Any, Observe]] = {
 }
 
 
+CONTINUED = {"resume_from_checkpoint": "out/checkpoint-9", "resume_only_model": True}
+
+
 def test_every_option_has_its_row() -> None:
     assert ROWS.keys() >= options_of(ReinforcementOptions).keys()
 
@@ -117,6 +120,8 @@ def test_decided_values(tiny_dir: Path) -> None:
         ({"loss_scale": "react"}, "count alike"),
         ({"ref_model_id_or_path": "x"}, "--ref_model_id_or_path is looked at with --beta above 0"),
         ({"ref_model_revision": "v2", "beta": 0.1}, "--ref_model_revision is of a model that"),
+        ({**CONTINUED, "beta": 0.1}, "the reference would be the model without it"),
+        ({**CONTINUED, "rlhf_type": "rloo"}, "the reference would be the model without it"),
     ],
 )
 def test_what_contradicts_itself_is_refused(options: dict[str, Any], words: str, tiny_dir: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from swift.commands.rlhf import rlhf_main
 from swift.errors import ConfigError, DataError
 from tests.preference.conftest import furthest, in_two, weights_of
-from tests.reinforcement.conftest import Run
+from tests.reinforcement.conftest import Run, heard
 
 METRICS = {
     "reward", "reward_std", "rewards/vowels/mean", "rewards/vowels/std", "rewards/odd/mean", "frac_reward_zero_std",
@@ -24,6 +24,12 @@ ONE_BY_ONE = {"batch_size": 1, "gradient_accumulation_steps": 4}
 def whole(run: Run) -> dict[str, Any]:
     """A run whose step is one padded batch."""
     return run(beta=0.1, evaluation_strategy="steps", eval_steps=2, dataset_test_ratio=0.2)
+
+
+def test_waiting_for_slower_writers_is_no_hang(run: Run) -> None:
+    with heard() as found:
+        run(max_steps=1)
+    assert found[:3] == ["paused", "wait", "on"]
 
 
 def test_what_it_does_is_told(whole: dict[str, Any], files: dict[str, str]) -> None:

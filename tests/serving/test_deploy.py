@@ -424,8 +424,9 @@ def test_the_api_is_what_its_schema_says(tmp_path: Path, key: str | None) -> Non
 
 def test_what_else_can_be_said(caplog: pytest.LogCaptureFixture) -> None:
     words = ["--model_type", MODEL, "--port", "0", "--allowed_hosts", "other.example", "--owned_by", "me",
-             "--log_interval", "1", "--stop_words", "Paris"]  # fmt: skip
+             "--log_interval", "1", "--stop_words", "Paris", "--query", "hi"]  # fmt: skip
     served = deploy_main(words, prevent_thread_lock=True)
+    assert "no use for --query" in caplog.text
     assert send(f"{served.url}v1/models", Host="other.example")[1]["data"][0]["owned_by"] == "me"
     assert send(f"{served.url}v1/models", Host="evil.example")[0] == 400
     client = openai.OpenAI(base_url=f"{served.url}v1", api_key="none", max_retries=0)

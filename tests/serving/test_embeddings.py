@@ -21,6 +21,7 @@ from swift.commands.deploy import deploy_main
 from swift.commands.prepare import find_decided, load_embedder
 from swift.errors import ConfigError, DataError
 from swift.inference.embedding import OLD_NAMES, TOKENS_OF_A_PASS, Embedder, EmbeddingService, read_recipe
+from swift.serving import embeddings
 from tests.tiny import tiny_encoder, tiny_model, tiny_tokenizer
 
 TEXTS = ["What is the capital of France?", "hi", "你好，世界。今天天气很好。", "one two three four five six " * 4]
@@ -108,6 +109,18 @@ def test_many_callers_are_answered_together(served: Any, client: openai.OpenAI) 
         found = list(pool.map(lambda text: client.embeddings.create(model="vectors", input=text), asked))
     for text, answer in zip(asked, found, strict=True):
         np.testing.assert_allclose(answer.data[0].embedding, expected[text], atol=1e-5)
+
+
+def test_vectors_are_written_beside_the_loop_that_answers_everybody(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrote, plain = list[str](), embeddings.written
+    monkeypatch.setattr(
+        embeddings, "written", lambda *said: wrote.append(threading.current_thread().name) or plain(*said)
+    )
+    client.embeddings.create(model="vectors", input=TEXTS, dimensions=3)
+    assert len(wrote) == len(TEXTS)
+    assert all("AnyIO" in name for name in wrote)
 
 
 @pytest.mark.parametrize("pooling", BY_HAND)

@@ -202,6 +202,14 @@ def test_a_text_that_does_not_fit_is_not_read_to_its_end(
         assert 0 < sum(read) < 200_000
 
 
+@pytest.mark.parametrize("count", [1, 17_000])
+def test_half_a_letter_is_a_mistake_of_whoever_sends_it(served: Any, count: int) -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": "\ud800" + "x" * count}}
+    body = json.dumps({"model": MODEL, "messages": STORY, "tools": [tool]}).encode()
+    status, answer = post(served, body)
+    assert (status, answer["error"]["param"]) == (400, "messages")
+
+
 def test_what_a_template_leaves_out_is_not_counted(served: Any) -> None:
     thought = {"role": "assistant", "content": "<think>" + "hm " * 50_000 + "</think>b"}
     padded = {"role": "user", "content": " " * 100_000 + "a"}

@@ -1,4 +1,7 @@
-"""A run to which a signal comes: `signalled.py OUT SIGNAL RANK STEP [RESUME]`; what is left of it lies in OUT/run."""
+"""A run to which a signal comes: `signalled.py OUT SIGNAL RANK STEP [RESUME [LATE]]`; what is left lies in OUT/run.
+
+With LATE its processes agree on a signal as they do on GPUs.
+"""
 
 from __future__ import annotations
 
@@ -52,9 +55,10 @@ def trainer(out: Path, *callbacks: TrainerCallback, **said: Any) -> Seq2SeqTrain
     return trainer_of(model, out, train=Rows(21), val=Rows(7, seed=5), callbacks=list(callbacks), **{**SAID, **said})
 
 
-def main(out: str, number: str, rank: str, step: str, resume: str = "") -> None:
+def main(out: str, number: str, rank: str, step: str, resume: str = "", late: str = "") -> None:
     kicks = [Kick(int(number), int(step))] if int(rank) == dist.rank() and int(number) else []
     run = trainer(Path(out) / "run", *kicks)
+    run.stops.reads_late = bool(late)
     run.train(resume_from_checkpoint=resume or None)
     if dist.is_main():
         save_file({k: v.contiguous() for k, v in weights(run.model).items()}, Path(out) / "end.safetensors")

@@ -120,9 +120,10 @@ def start(out: Path, *said: object, world: int = 2) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "rank"), [(TERM, 1), (INT, 0)])
-def test_all_processes_go_on_as_if_they_had_not_stopped(tmp_path: Path, number: int, rank: int) -> None:
-    assert start(tmp_path, int(number), rank, 2) == [128 + number] * 2
+@pytest.mark.parametrize(("number", "rank", "late"), [(TERM, 1, ""), (INT, 0, ""), (TERM, 1, "late")])
+def test_all_processes_go_on_as_if_they_had_not_stopped(tmp_path: Path, number: int, rank: int, late: str) -> None:
+    assert start(tmp_path, int(number), rank, 4, "", late) == [128 + number] * 2
+    assert checkpoint.latest(tmp_path / "run") == tmp_path / "run" / f"checkpoint-{5 if late else 4}"
     assert start(tmp_path, 0, 0, 0, "auto") == [0, 0]
     ended = load_file(tmp_path / "end.safetensors")
     (tmp_path / "run").rename(tmp_path / "stopped")

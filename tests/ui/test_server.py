@@ -19,6 +19,7 @@ import httpx
 from swift.arguments.infer import InferArguments
 from swift.commands.app_ui import app_ui_main
 from swift.errors import UnavailableError
+from swift.serving import guard
 from swift.ui import door, mounted, server
 from swift.ui.parts import read_settings
 from tests.ui.start import started
@@ -104,6 +105,33 @@ def test_a_page_of_another_site_is_refused(page: Any) -> None:
     assert httpx.get(page.url, headers={"origin": page.url.rstrip("/")}).status_code == 200
     behind = {"origin": "https://chat.example", "x-forwarded-host": "chat.example"}
     assert httpx.get(page.url, headers=behind).status_code == 200
+
+
+SLOW = "Host: localhost\r\nContent-Length: 50\r\nContent-Type:"
+
+
+@pytest.mark.parametrize(
+    ("begun", "answered"),
+    [
+        ("GET /config HT", b""),
+        (f"POST /gradio_api/queue/join HTTP/1.1\r\n{SLOW} application/json\r\n\r\n{{", b"HTTP/1.1 408"),
+        (f"POST /gradio_api/upload HTTP/1.1\r\n{SLOW} multipart/form-data; boundary=x\r\n\r\n--x", b"HTTP/1.1 408"),
+        (f"POST /login HTTP/1.1\r\n{SLOW} application/x-www-form-urlencoded\r\n\r\nusername", b"HTTP/1.1 408"),
+    ],
+)
+def test_who_sends_slowly_is_hung_up_on(
+    page: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, begun: str, answered: bytes
+) -> None:
+    monkeypatch.setattr(guard, "SECONDS_TO_SEND", 0.3)
+    monkeypatch.setattr(door, "SECONDS", 0.1)
+    with socket.create_connection(page.listening.getsockname(), timeout=9) as slow:
+        slow.sendall(begun.encode())
+        said = slow.recv(300)
+        assert said.startswith(answered), said
+        assert bool(said) == bool(answered)
+        while slow.recv(300):
+            pass
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
 def test_nothing_can_be_called_by_name(page: Any) -> None:
