@@ -453,6 +453,14 @@ def write(path: Path, lines: list[str], script: str = "train.py") -> None:
     path.write_text("\n".join([before + begin, "", *lines, "", end + rest.partition(end)[2]]), encoding="utf-8")
 
 
+def standing(path: Path) -> dict[str, list[str]]:
+    """The tables that a page has, by what they are of, in their order."""
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    block = page.partition("<!-- train.py begins -->")[2].partition("<!-- train.py ends -->")[0]
+    parts = [part.strip().splitlines() for part in f"\n{block}".split("\n### ")[1:]]
+    return {name: rest for name, *rest in parts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["small", "big-vocab"], choices=SHAPES)
@@ -463,7 +471,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--warm", type=int, default=5, help="steps that are left out")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="write the tables into this page too")
+    parser.add_argument("--out", type=Path, help="write the tables into this page too; others of it stay")
     parser.add_argument("--flame", type=Path, help="keep a flame graph of every run here, by its way (needs py-spy)")
     for name in ("way", "model", "data", "dtype", "method", "probe"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
@@ -472,7 +480,8 @@ def main() -> None:
         child(said)
         return
     turns = f"median of {said.turns} turns" if said.turns > 1 else "one turn"
-    lines = [f"{said.steps} steps, the first {said.warm} left out; {turns}; {said.rows} rows."]
+    how = f"{said.steps} steps, the first {said.warm} left out; {turns}; {said.rows} rows."
+    tables = standing(said.out) if said.out else {}
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         make_assets(place, said.models, said.rows)
@@ -482,10 +491,12 @@ def main() -> None:
             for _ in range(said.turns):
                 for way in ways:
                     found[way].append(run(place, way, model, dtype, method, said))
-            lines += ["", f"### {model}, {method}, {dtype}", "", *table(found)]
-            print("\n".join(lines[-len(found) - 5 :]), flush=True)
-    if said.out:
-        write(said.out, lines)
+            name = f"{model}, {method}, {dtype}"
+            tables[name] = ["", how, "", *table(found)]
+            print("\n".join(["", f"### {name}", *tables[name]]), flush=True)
+            if said.out:
+                lines = ["\n".join([f"### {each}", *rest, ""]) for each, rest in tables.items()]
+                write(said.out, "\n".join(lines).rstrip().splitlines())
 
 
 if __name__ == "__main__":
