@@ -85,7 +85,7 @@ class Stream(IterableDataset[Example]):
         pulse: is called now and then while examples are made, which may take long before the first of a block is there.
     """
 
-    begun = (0, 0)
+    begun: tuple[int, int] = (0, 0)
     pulse: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
