@@ -263,9 +263,8 @@ async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
         near = difflib.get_close_matches(where, known, 1)
         what = f"unknown field {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         return await _say(request, ApiError(400, what[:500], param=where))
-    deepest = max(
-        found, key=lambda each: len(each["loc"])
-    )  # of the kinds that a value may be of, the one that is meant
+    # of the kinds that a value may be of, the one that is meant
+    deepest = max(found, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     first = deepest if any(KIND.fullmatch(str(part)) for part in first["loc"]) else first
     where = _field(first)
     return await _say(request, ApiError(400, f"{where or 'body'}: {first['msg']}"[:500], param=where or None))
