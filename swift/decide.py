@@ -324,8 +324,7 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
     if args.predict_with_generate:
         errors += _generation_contradictions(args)
-    if args.save_only_model and args.resume_from_checkpoint == "auto":
-        errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    errors += _resume_contradictions(args)
     if not args.torch_compile and args.torch_compile_backend != SftArguments.torch_compile_backend:
         errors.append(_conflict("--torch_compile_backend needs --torch_compile", "--torch_compile true"))
     if args.optim in ("adam_mini", "apollo_adamw") and args.sft_type != "full":
@@ -563,6 +562,32 @@ def _full_contradictions(args: SftArguments) -> list[SwiftError]:
     if is_full and args.dtype == "fp16":
         errors.append(_conflict("--sft_type full cannot train fp16 weights", "--dtype bf16 or --dtype fp32"))
     return errors
+
+
+def _resume_contradictions(args: SftArguments) -> list[SwiftError]:
+    """What cannot be gone on from, or not in the way that is said."""
+    errors: list[SwiftError] = []
+    if args.save_only_model and args.resume_from_checkpoint == "auto":
+        errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    if not args.resume_only_model or not args.resume_from_checkpoint:
+        return errors
+    if args.resume_from_checkpoint == "auto":
+        what = "--resume_only_model begins a new run, and --resume_from_checkpoint auto goes on with the old one"
+        errors.append(_conflict(what, "name the checkpoint to begin with, or drop --resume_only_model to go on"))
+    if args.sft_type == "full":
+        what = "--resume_only_model takes adapters, and --sft_type full has none"
+        errors.append(_conflict(what, "--model_id_or_path <the checkpoint> begins with a whole model's weights"))
+    return errors
+
+
+def unlike_reference(args: RLHFArguments) -> list[SwiftError]:
+    """What makes the model without its adapter another one than that which training begins with."""
+    named = args.ref_model_id_or_path or args.ref_model_type
+    if named or args.sft_type == "full" or not (args.resume_only_model and args.resume_from_checkpoint):
+        return []
+    what = "--resume_only_model begins with an adapter, and the reference would be the model without it"
+    fix = "merge it (swift merge-lora --ckpt_dir) and train on that, or name --ref_model_id_or_path"
+    return [_conflict(what, fix)]
 
 
 def _beyond(args: ModelOptions, hardware: Hardware, source: ModelSource) -> list[SwiftError]:
