@@ -76,6 +76,9 @@ SEEING_BEYOND = {
     "reft": "it looks for the ends of a prompt, of which a pack has several",
 }
 """Tuners that rows in a pack cannot be kept apart with, and why."""
+GALORE = {"galore_adamw": "adamw_torch", "galore_adamw_8bit": "adamw_8bit", "galore_adafactor": "adafactor"}
+"""Transformers' names of GaLore's optimisers, and what runs in their subspaces."""
+LAYERWISE = "_layerwise"  # what such a name ends with where every parameter is updated as its gradient comes
 ROWS_PER_STEP = 16
 LEARNING_RATE = {"full": 1e-5}
 
@@ -102,7 +105,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
     Raises:
         ConfigError: options contradict each other or the machine; all contradictions at once.
     """
-    args = _decide_data(_decide_model(said, hardware, source))
+    args = _decide_data(_decide_model(decide_galore(said), hardware, source))
     contradictions = [*_contradictions(args), *engine_contradictions(args, hardware)]
     contradictions += uncuttable(args, hardware, source.config)
     raise_all([*check_values(args), *_beyond(args, hardware, source), *contradictions])
@@ -180,6 +183,15 @@ def inherit(said: C, saved: Mapping[str, Any]) -> tuple[C, dict[str, Any]]:
     open_names = [name for name in names if name in own and getattr(said, name) == defaults[name]]
     taken = {name: saved[name] for name in open_names if saved.get(name) not in (None, defaults[name])}
     return replace(said, **taken), taken
+
+
+def decide_galore(said: SftArguments) -> SftArguments:
+    """`said` with transformers' names of GaLore, such as `--optim galore_adamw_layerwise`, as options of their own."""
+    name = said.optim.removesuffix(LAYERWISE)
+    if name not in GALORE:
+        return said
+    at_once = said.galore_optim_per_parameter or name != said.optim
+    return replace(said, optim=GALORE[name], use_galore=True, galore_optim_per_parameter=at_once)
 
 
 def tidy(said: A) -> A:
