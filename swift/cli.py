@@ -61,7 +61,8 @@ class Command:
     rest: str | None = None
 
 
-ABOUT = {"gkd": "Learn from a teacher with", "grpo": "Learn from rewards with", "rloo": "Learn from rewards with"}
+ABOUT = {"gkd": "Learn from a teacher with", "rm": "Learn to judge answers with"}
+ABOUT |= dict.fromkeys(("grpo", "rloo"), "Learn from rewards with")
 
 
 def _preference(method: str | None) -> Command:

@@ -76,6 +76,9 @@ SEEING_BEYOND = {
     "reft": "it looks for the ends of a prompt, of which a pack has several",
 }
 """Tuners that rows in a pack cannot be kept apart with, and why."""
+GALORE = {"galore_adamw": "adamw_torch", "galore_adamw_8bit": "adamw_8bit", "galore_adafactor": "adafactor"}
+"""Transformers' names of GaLore's optimisers, and what runs in their subspaces."""
+LAYERWISE = "_layerwise"  # what such a name ends with where every parameter is updated as its gradient comes
 ROWS_PER_STEP = 16
 LEARNING_RATE = {"full": 1e-5}
 
@@ -102,7 +105,7 @@ def decide_sft(said: SftArguments, hardware: Hardware, source: ModelSource) -> S
     Raises:
         ConfigError: options contradict each other or the machine; all contradictions at once.
     """
-    args = _decide_data(_decide_model(said, hardware, source))
+    args = _decide_data(_decide_model(decide_galore(said), hardware, source))
     contradictions = [*_contradictions(args), *engine_contradictions(args, hardware)]
     contradictions += uncuttable(args, hardware, source.config)
     raise_all([*check_values(args), *_beyond(args, hardware, source), *contradictions])
@@ -180,6 +183,15 @@ def inherit(said: C, saved: Mapping[str, Any]) -> tuple[C, dict[str, Any]]:
     open_names = [name for name in names if name in own and getattr(said, name) == defaults[name]]
     taken = {name: saved[name] for name in open_names if saved.get(name) not in (None, defaults[name])}
     return replace(said, **taken), taken
+
+
+def decide_galore(said: SftArguments) -> SftArguments:
+    """`said` with transformers' names of GaLore, such as `--optim galore_adamw_layerwise`, as options of their own."""
+    name = said.optim.removesuffix(LAYERWISE)
+    if name not in GALORE:
+        return said
+    at_once = said.galore_optim_per_parameter or name != said.optim
+    return replace(said, optim=GALORE[name], use_galore=True, galore_optim_per_parameter=at_once)
 
 
 def tidy(said: A) -> A:
@@ -324,8 +336,7 @@ def _contradictions(args: SftArguments) -> list[SwiftError]:
         errors.append(_conflict("--early_stopping_patience needs evaluation", "--evaluation_strategy steps"))
     if args.predict_with_generate:
         errors += _generation_contradictions(args)
-    if args.save_only_model and args.resume_from_checkpoint == "auto":
-        errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    errors += _resume_contradictions(args)
     if not args.torch_compile and args.torch_compile_backend != SftArguments.torch_compile_backend:
         errors.append(_conflict("--torch_compile_backend needs --torch_compile", "--torch_compile true"))
     if args.optim in ("adam_mini", "apollo_adamw") and args.sft_type != "full":
@@ -563,6 +574,32 @@ def _full_contradictions(args: SftArguments) -> list[SwiftError]:
     if is_full and args.dtype == "fp16":
         errors.append(_conflict("--sft_type full cannot train fp16 weights", "--dtype bf16 or --dtype fp32"))
     return errors
+
+
+def _resume_contradictions(args: SftArguments) -> list[SwiftError]:
+    """What cannot be gone on from, or not in the way that is said."""
+    errors: list[SwiftError] = []
+    if args.save_only_model and args.resume_from_checkpoint == "auto":
+        errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
+    if not args.resume_only_model or not args.resume_from_checkpoint:
+        return errors
+    if args.resume_from_checkpoint == "auto":
+        what = "--resume_only_model begins a new run, and --resume_from_checkpoint auto goes on with the old one"
+        errors.append(_conflict(what, "name the checkpoint to begin with, or drop --resume_only_model to go on"))
+    if args.sft_type == "full":
+        what = "--resume_only_model takes adapters, and --sft_type full has none"
+        errors.append(_conflict(what, "--model_id_or_path <the checkpoint> begins with a whole model's weights"))
+    return errors
+
+
+def unlike_reference(args: RLHFArguments) -> list[SwiftError]:
+    """What makes the model without its adapter another one than that which training begins with."""
+    named = args.ref_model_id_or_path or args.ref_model_type
+    if named or args.sft_type == "full" or not (args.resume_only_model and args.resume_from_checkpoint):
+        return []
+    what = "--resume_only_model begins with an adapter, and the reference would be the model without it"
+    fix = "merge it (swift merge-lora --ckpt_dir) and train on that, or name --ref_model_id_or_path"
+    return [_conflict(what, fix)]
 
 
 def _beyond(args: ModelOptions, hardware: Hardware, source: ModelSource) -> list[SwiftError]:

@@ -176,7 +176,8 @@ Going on from a checkpoint is refused, with every difference named, where the ru
 processes, device, batches, the rows themselves (a digest of all tokens, labels and weights), seeds, learning rate and
 its schedule, length, optimiser, clipping, loss, the tuner's options, the weights of an adapter's base, versions of
 torch, transformers, PEFT and swift. `--allow_inexact_resume` goes on all the same and says `resume: inexact because`;
-`--resume_only_model` starts a new run with the weights. With a constant learning rate a run may go on longer.
+`--resume_only_model` starts a new run with the adapters, and `--model_id_or_path` with a whole model's weights. With a
+constant learning rate a run may go on longer.
 
 A stream finds its place again; rows that are read late or packed are compared as well. The order of rows is a function
 of the seed, the epoch and the place in it, so nothing that was learnt is read again.

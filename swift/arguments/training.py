@@ -153,7 +153,8 @@ class RunOptions:
     resume_only_model: bool = option(
         False,
         group="Output",
-        help="Take only the weights of --resume_from_checkpoint: a fresh optimiser, other data, any PEFT adapter.",
+        help="Take only the adapters of --resume_from_checkpoint: a fresh optimiser, other data, any PEFT adapter; a "
+        "whole model's checkpoint is a --model_id_or_path.",
     )
     allow_inexact_resume: bool = option(
         False,

@@ -96,9 +96,8 @@ def _scalar(given: Any, info: OptionInfo, said: Said) -> Any:
     try:
         return _typed(text, info)
     except (ValueError, OverflowError):
-        raise UsageError(
-            "USAGE-02", f"{said.place} takes {describe_kind(info.kind)}, not {_short(text)!r}", fix=_example(info)
-        ) from None
+        kind = "true, false or auto" if info.kind is bool and info.optional else describe_kind(info.kind)
+        raise UsageError("USAGE-02", f"{said.place} takes {kind}, not {_short(text)!r}", fix=_example(info)) from None
 
 
 def _tuner(given: dict[str, Any], said: Said) -> str:

@@ -23,8 +23,8 @@ logger = get_logger()
 C = TypeVar("C", bound=CheckpointOptions)
 
 
-def from_checkpoint(said: C) -> C:
-    """`said` with what it leaves open taken from the files of its checkpoint; says what was taken.
+def from_checkpoint(said: C, told: bool = True) -> C:
+    """`said` with what it leaves open taken from the files of its checkpoint; says what was taken where `told`.
 
     Raises:
         NotFoundError: there is no such checkpoint.
@@ -32,7 +32,7 @@ def from_checkpoint(said: C) -> C:
     """
     if said.ckpt_dir is None:
         return said
-    directory = find_checkpoint(said.ckpt_dir)
+    directory = find_checkpoint(said.ckpt_dir, told)
     checkpoint.check_weights(directory)
     whole = not layout.folders(directory)
     saved = read_saved(directory) if said.load_args_from_ckpt_dir else {}
@@ -40,15 +40,15 @@ def from_checkpoint(said: C) -> C:
         saved = {name: value for name, value in saved.items() if name not in OF_BASE}
         saved |= {"model_id_or_path": str(directory), "sft_type": "full"}
     args, taken = inherit(replace(said, ckpt_dir=str(directory)), saved)
-    if taken:
+    if taken and told:
         logger.info("from the checkpoint: " + ", ".join(f"{name}={value!r}" for name, value in taken.items()))
-    if saved.get("custom_register_path") and not args.custom_register_path:
+    if told and saved.get("custom_register_path") and not args.custom_register_path:
         logger.warning("the checkpoint was trained with --custom_register_path; say it again if its model needs it")
-    return replace(args, model_id_or_path=str(directory)) if whole else _base_of_adapter(args, directory)
+    return replace(args, model_id_or_path=str(directory)) if whole else _base_of_adapter(args, directory, told)
 
 
-def find_checkpoint(said: str) -> Path:
-    """The checkpoint that `said` names: itself, or the newest whole one below a run's or an output directory.
+def find_checkpoint(said: str, told: bool = True) -> Path:
+    """The checkpoint that `said` names: itself, or the newest whole one of a run or output directory, which is `told`.
 
     Raises:
         NotFoundError: there is no such directory.
@@ -68,7 +68,8 @@ def find_checkpoint(said: str) -> Path:
         raise DataError(
             "CKPT-01", f"{said} holds neither a model nor an adapter", fix="name a checkpoint-<step> directory"
         )
-    logger.info(f"newest checkpoint: {newest}")
+    if told:
+        logger.info(f"newest checkpoint: {newest}")
     return newest
 
 
@@ -83,17 +84,18 @@ def _written(path: Path) -> float:
     return (path / storage.MANIFEST).stat().st_mtime
 
 
-def _base_of_adapter(args: C, directory: Path) -> C:
+def _base_of_adapter(args: C, directory: Path, told: bool) -> C:
     folder = next(iter(layout.folders(directory).values()))
     base = layout.read_json(folder / layout.CONFIG_FILE).get("base_model_name_or_path")
     if args.model_id_or_path or args.model_type:
         said = Path(args.model_id_or_path or "").expanduser().resolve()
-        if base and args.model_id_or_path and said != Path(base).resolve() and Path(base).is_dir():
+        if told and base and args.model_id_or_path and said != Path(base).resolve() and Path(base).is_dir():
             logger.warning(f"the adapter was trained on {base}, and is put onto {said}")
         return args
     if not base:
         raise UsageError("USAGE-03", "the adapter does not name its model", fix="--model_id_or_path <model>")
-    logger.info(f"from the adapter: model_id_or_path={base!r}")
+    if told:
+        logger.info(f"from the adapter: model_id_or_path={base!r}")
     return replace(args, model_id_or_path=base)
 
 

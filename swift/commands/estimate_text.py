@@ -60,7 +60,7 @@ def time_lines(found: Estimate) -> list[str]:
     if step is None or found.seconds is None:
         return ["time: not estimated"]
     work = f"{step.flops / 1e9:,.0f} GFLOP at {speed.flops / 1e9:,.0f} a second"
-    moved = f"{step.moved / 1e9:.3g} GB moved at {speed.bytes / 1e9:.3g} a second"
+    moved = f"{giga(step.moved)} GB moved at {giga(speed.bytes)} a second"
     apart = " of computing" if found.processes > 1 else ""
     lines = [f"time of a step: {clock(found.seconds)}{apart} (of the largest batch {work}, {moved})"]
     if found.processes > 1:
@@ -82,12 +82,12 @@ def sending_lines(found: Estimate) -> list[str]:
     lines = []
     if found.degree > 1:
         many = f"each of {found.degree} processes that hold a model"
-        said = f"sends {within.bytes / 1e9:.3g} GB in a step, and waits for it: {clock(cost.wait)}"
-        lines.append(f"{many} {said} at {model.slowest.bandwidth / 1e9:.3g} GB a second")
+        said = f"sends {giga(within.bytes)} GB in a step, and waits for it: {clock(cost.wait)}"
+        lines.append(f"{many} {said} at {giga(model.slowest.bandwidth)} GB a second")
     if found.processes > found.degree:
-        said = f"sends {traffic.bytes / 1e9:.3g} GB in a step: {clock(cost.send)}"
+        said = f"sends {giga(traffic.bytes)} GB in a step: {clock(cost.send)}"
         lines.append(
-            f"each of {found.processes} processes {where} {said} at {models.slowest.bandwidth / 1e9:.3g} GB a second"
+            f"each of {found.processes} processes {where} {said} at {giga(models.slowest.bandwidth)} GB a second"
         )
     return [
         *lines,
@@ -99,6 +99,11 @@ def sending_lines(found: Estimate) -> list[str]:
 def advice_lines(found: Estimate, others: list[tuple[str, int, float]]) -> list[str]:
     """Flags with what they leave of memory and make of time."""
     return table([(flag, size(count), f"{clock(seconds)} a step") for flag, count, seconds in others])
+
+
+def giga(count: float) -> str:
+    """So many thousand millions, to three digits or to the last one before the point."""
+    return f"{count / 1e9:,.0f}" if count >= 1e11 else f"{count / 1e9:.3g}"
 
 
 def clock(seconds: float) -> str:

@@ -26,6 +26,7 @@ from swift.inference.embedding import Embedder, read_recipe
 from swift.inference.vllm import InferenceEngine, VllmGenerationConfig, engine_of
 from swift.inference.vllm_engine import VllmModel
 from swift.log import get_logger
+from swift.merging.adapters import table_rows
 from swift.models.load import TORCH_DTYPES, detect_hardware, get_max_model_len, load_model, load_tokenizer
 from swift.models.new_tokens import add_tokens, read, restore
 from swift.models.placing import loading_options
@@ -96,11 +97,9 @@ def prepare_vllm_engine_template(said: InferArguments, use_async: bool = False) 
 
 def load_template(args: DataOptions, source: ModelSource) -> Template:
     """The tokenizer, with tokens that the run or its checkpoint added, in its template; says what ends a turn."""
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_trained_tokenizer(source, args.ckpt_dir if isinstance(args, CheckpointOptions) else None)
     if isinstance(args, NewTokenOptions):
         add_tokens(tokenizer, args.new_special_tokens)
-    elif isinstance(args, CheckpointOptions):
-        add_saved_tokens(tokenizer, args.ckpt_dir)
     use_chat_template(tokenizer, args.chat_template, args.ckpt_dir if isinstance(args, CheckpointOptions) else None)
     max_length = None if args.max_length < 0 else args.max_length
     template = get_template(
@@ -125,11 +124,22 @@ def use_chat_template(tokenizer: PreTrainedTokenizerBase, said: str | None, ckpt
         tokenizer.chat_template = read_source(saved)
 
 
-def add_saved_tokens(tokenizer: PreTrainedTokenizerBase, ckpt_dir: str | Path | None) -> None:
-    """Give a tokenizer the tokens that the checkpoint was trained with. Raises DataError when their ids are others."""
+def load_trained_tokenizer(source: ModelSource, ckpt_dir: str | Path | None) -> PreTrainedTokenizerBase:
+    """The tokenizer as a checkpoint was trained with it: its own, as scripts with PEFT save one, or the base's.
+
+    Raises:
+        DataError: the tokens that were added for the training get other ids.
+    """
+    if ckpt_dir and source.has_own_tokenizer(Path(ckpt_dir)):
+        tokenizer = load_tokenizer(replace(source, path=Path(ckpt_dir)))
+        tokenizer.model_dir = str(source.path)
+        tokenizer.chat_template = tokenizer.chat_template or load_tokenizer(source).chat_template
+    else:
+        tokenizer = load_tokenizer(source)
     new = read(ckpt_dir)
     if new is not None:
         restore(tokenizer, new, str(ckpt_dir))
+    return tokenizer
 
 
 def add_saved_rows(model: Any, ckpt_dir: str | Path | None) -> None:
@@ -137,6 +147,10 @@ def add_saved_rows(model: Any, ckpt_dir: str | Path | None) -> None:
     new = read(ckpt_dir)
     if new is not None:
         make_room(model, list(new.ids.values()), rows=new.rows)
+    saved = map(table_rows, files.folders(Path(ckpt_dir)).values()) if ckpt_dir else ()
+    rows = next((one for one in saved if one), None)
+    if rows not in (None, model.get_input_embeddings().num_embeddings):
+        model.resize_token_embeddings(rows, mean_resizing=False)
 
 
 def find_decided(said: InferArguments) -> tuple[InferArguments, ModelSource]:
@@ -181,7 +195,10 @@ def load_tuned_model(args: InferArguments, source: ModelSource) -> PreTrainedMod
     head = Head.read(Path(args.ckpt_dir) if args.ckpt_dir else source.path)
     if head is not None:
         what = f"{args.ckpt_dir or source.path} has a head for {head.task_type}: it writes no text"
-        raise ConfigError("CONFIG-02", what, fix="swift infer --dataset rows.jsonl, which says what the head says")
+        fix = "swift infer --dataset rows.jsonl, which says what the head says"
+        if head.task_type == "embedding":
+            fix += "; swift export --merge_lora true, whose model swift deploy serves"
+        raise ConfigError("CONFIG-02", what, fix=fix)
     if isinstance(args, InferArguments) and args.infer_backend == "vllm":
         return start_vllm(args, source)
     model = load_model(

@@ -137,7 +137,7 @@ def _whole(said: ExportArguments) -> ExportArguments:
     """The options with what a checkpoint says filled in. Raises UsageError for an adapter."""
     if said.ckpt_dir is None:
         return tidy(said)
-    directory = find_checkpoint(said.ckpt_dir)
+    directory = find_checkpoint(said.ckpt_dir, told=False)
     if layout.folders(directory):
         raise UsageError("USAGE-03", f"{directory} is an adapter, not a model to quantise", fix="--merge_lora true")
     return replace(from_checkpoint(tidy(said)), dtype=said.dtype)  # the weights', whatever they were trained in

@@ -50,7 +50,7 @@ def check_before(args: ExportArguments) -> None:
     """
     _package()
     if not (args.adapters or args.from_sharded):
-        args = from_checkpoint(tidy(args))
+        args = from_checkpoint(tidy(args), told=False)
         load_plugins(args.custom_register_path)
         _layout(find_source(args))
 

@@ -68,6 +68,8 @@ def train(said: SftArguments, task: Task, words: Sequence[str] | None = None) ->
     source = find_inputs(args)
     spelt, hardware = spell_out(args), detect_hardware()
     args = task.decide(spelt, hardware, source)
+    if spelt.optim != args.optim:
+        logger.info(f"--optim {spelt.optim} is read as --use_galore true --optim {args.optim}")
     if spelt.gradient_checkpointing is None:
         on, why = why_checkpointing(args, hardware, source)
         logger.info(f"gradient checkpointing is {'on' if on else 'off'}: {why}")

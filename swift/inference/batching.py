@@ -150,6 +150,8 @@ class Batching(Stepwise):
         if any(row.live for row in self._rows):
             self._tidy()
             changed += self._go_on()
+        if not any(row.live for row in self._rows):
+            self._forget()
         return changed
 
     def cancel_adapter(self, adapter: str) -> int:
@@ -275,6 +277,12 @@ class Batching(Stepwise):
             self._rows = [self._rows[k] for k in live]
             for row in self._rows:
                 row.pad -= first
+
+    def _forget(self) -> None:
+        """Keep nothing of the last rows for the time in which nobody asks."""
+        if self._rows:
+            self._limit()
+            self._rows, self._cache = [], SlotCache()
 
     def _go_on(self) -> list[Generation]:
         """A token more for every live row, and as many more as were guessed right; the answers that grew."""

@@ -22,7 +22,7 @@ class Service:
 
     Args:
         engine: does the work; nobody else may step it.
-        max_waiting: requests that may wait for a slot; None is any number.
+        max_waiting: with so many requests that wait for a slot there is no room; None is any number.
     """
 
     def __init__(self, engine: Stepwise, max_waiting: int | None = None) -> None:
@@ -44,21 +44,27 @@ class Service:
         """Requests that wait for a slot."""
         return self.engine.num_waiting
 
+    def check_room(self) -> None:
+        """Refuse whoever comes now, before any of what they ask is queued: who asks much is never let in by half.
+
+        Raises:
+            TemporaryError: too many wait.
+        """
+        if self.max_waiting is not None and self.engine.num_waiting >= self.max_waiting:
+            raise TemporaryError("SERVER-05", f"{self.max_waiting} requests wait already", fix="ask again later")
+
     def submit(self, request: Request, notify: Notify, stop: threading.Event | None = None) -> Generation:
         """Queue a request; `notify` is called in the engine's thread whenever the answer has grown or ended.
 
         It ends with the token at work once `stop` is set.
 
         Raises:
-            TemporaryError: too many wait.
             UnavailableError: the service was closed.
             ConfigError: its settings cannot be.
         """
         with self._wake:
             if self._closing:
                 raise UnavailableError("SERVER-04", "the engine was closed")
-            if self.max_waiting is not None and self.engine.num_waiting >= self.max_waiting:
-                raise TemporaryError("SERVER-05", f"{self.max_waiting} requests wait already", fix="ask again later")
             generation = Generation(request, stop=stop or threading.Event())
             self._notify[generation] = notify  # before the engine's thread can see it
             try:

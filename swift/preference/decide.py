@@ -7,7 +7,7 @@ from dataclasses import replace
 from swift.arguments.engines import cuts_weights
 from swift.arguments.fields import options_of
 from swift.arguments.rlhf import LOSS_TYPES, RLHFArguments
-from swift.decide import decide_beside, decide_loss_scale
+from swift.decide import decide_beside, decide_loss_scale, unlike_reference
 from swift.dist import Hardware
 from swift.distillation.decide import only_for_gkd
 from swift.errors import ConfigError, SwiftError, UsageError
@@ -83,7 +83,7 @@ def _contradictions(args: RLHFArguments) -> list[SwiftError]:
     for name, methods in ONLY.items():
         if getattr(args, name) != options[name].default and args.rlhf_type not in methods:
             errors.append(_conflict(f"--{name} is for {' and '.join(methods)}, not for {args.rlhf_type}", "drop it"))
-    loss = args.loss_type or LOSS_TYPES.get(args.rlhf_type, ("",))[0]
+    loss = _loss(args)
     for name, losses in OF_LOSS.items():
         if getattr(args, name) != options[name].default and loss not in losses.get(args.rlhf_type, ()):
             errors.append(_conflict(f"--{name} is not looked at by the loss {loss} of {args.rlhf_type}", "drop it"))
@@ -118,7 +118,17 @@ def _contradictions(args: RLHFArguments) -> list[SwiftError]:
     return [*errors, *_reference_contradictions(args), *_batch_contradictions(args), *_late_contradictions(args)]
 
 
+def _loss(args: RLHFArguments) -> str:
+    return args.loss_type or LOSS_TYPES.get(args.rlhf_type, ("",))[0]
+
+
 def _reference_contradictions(args: RLHFArguments) -> list[SwiftError]:
+    row = PAIR_LOSSES.get(args.rlhf_type, {}).get(_loss(args))
+    unlike = unlike_reference(args) if args.rlhf_type == "kto" or (row is not None and row.reference) else []
+    return [*unlike, *_named_contradictions(args)]
+
+
+def _named_contradictions(args: RLHFArguments) -> list[SwiftError]:
     if args.ref_model_revision and not names_reference(args):
         return [
             _conflict("--ref_model_revision is of a model that --ref_model_id_or_path names", "name it, or drop it")

@@ -8,7 +8,7 @@ from swift.arguments.fields import options_of
 from swift.arguments.reinforcement import GROUP, METHODS, ReinforcementOptions
 from swift.arguments.rlhf import RLHFArguments
 from swift.arguments.sft import SftArguments
-from swift.decide import decide_beside, decide_loss_scale
+from swift.decide import decide_beside, decide_loss_scale, unlike_reference
 from swift.dist import Hardware
 from swift.errors import ConfigError, SwiftError, UsageError
 from swift.models.source import ModelSource
@@ -109,7 +109,9 @@ def _contradictions(args: RLHFArguments) -> list[SwiftError]:
     if args.ref_model_revision and not (args.ref_model_id_or_path or args.ref_model_type):
         what = "--ref_model_revision is of a model that --ref_model_id_or_path names"
         errors.append(_conflict(what, "name it, or drop it"))
-    if args.beta == 0 or (args.beta is None and args.rlhf_type == "grpo"):
+    if (BETA[args.rlhf_type] if args.beta is None else args.beta) > 0:
+        errors += unlike_reference(args)
+    else:
         named = [name for name in SHARED[3:] if getattr(args, name)]
         errors += [_conflict(f"--{name} is looked at with --beta above 0", "--beta 0.04") for name in named[:1]]
     return errors

@@ -21,13 +21,13 @@ from starlette.exceptions import HTTPException
 
 from swift._version import __version__
 from swift.arguments.deploy import DeployArguments
-from swift.errors import SwiftError
+from swift.errors import SwiftError, TemporaryError
 from swift.inference.engine import Generation
 from swift.inference.service import Service
 from swift.log import get_logger
 from swift.serving.adapters import Adapters
 from swift.serving.asking import Asking, Question, tool_calls
-from swift.serving.growing import Growing
+from swift.serving.growing import SECONDS_TO_WAIT, Growing
 from swift.serving.logprobs import Logprobs
 from swift.serving.measures import Measures
 from swift.serving.protocol import (
@@ -86,6 +86,7 @@ class Api:
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """POST /v1/chat/completions."""
         question = await run_in_threadpool(self.asking.chat, body)
+        self._let_in()
         growing = Growing(self.service, self.measures, question)
         if body.stream:
             return _events(self._chat_chunks(body, question, growing), growing)
@@ -99,6 +100,7 @@ class Api:
         questions = await run_in_threadpool(self.asking.completions, body)
         if body.stream and len(questions) > 1:
             raise ApiError(400, "a stream continues one prompt", param="prompt")
+        self._let_in()
         with contextlib.ExitStack() as leaving:  # whatever happens, nothing is written for nobody
             all_growing: list[Growing] = []
             for question in questions:
@@ -112,6 +114,13 @@ class Api:
         prompt = sum(question.num_prompt_tokens for question in questions)
         used = usage(prompt, sum(len(each.ids) for each in generations))
         return JSONResponse({**envelope("text_completion", body.model), "choices": choices, "usage": used})
+
+    def _let_in(self) -> None:
+        """Raise ApiError where too many answers wait; who is let in gets all that they ask for."""
+        try:
+            self.service.check_room()
+        except TemporaryError as error:
+            raise ApiError(429, error.what, wait=SECONDS_TO_WAIT) from None
 
     async def add_adapter(self, body: AdapterRequest) -> dict[str, Any]:
         """POST /v1/adapters."""
@@ -263,9 +272,8 @@ async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
         near = difflib.get_close_matches(where, known, 1)
         what = f"unknown field {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         return await _say(request, ApiError(400, what[:500], param=where))
-    deepest = max(
-        found, key=lambda each: len(each["loc"])
-    )  # of the kinds that a value may be of, the one that is meant
+    # of the kinds that a value may be of, the one that is meant
+    deepest = max(found, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     first = deepest if any(KIND.fullmatch(str(part)) for part in first["loc"]) else first
     where = _field(first)
     return await _say(request, ApiError(400, f"{where or 'body'}: {first['msg']}"[:500], param=where or None))

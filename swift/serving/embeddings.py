@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from torch import Tensor
@@ -63,6 +64,9 @@ class EmbeddingApi:
         tokens = sum(map(len, rows))
         self.measures.wrote(tokens, 0)
         self.measures.took(time.perf_counter() - started)
+        if body.dimensions is not None:
+            unit = self.service.embedder.recipe.normalize
+            vectors = list(shortened(torch.stack(list(vectors)), body.dimensions, unit))
         text = await run_in_threadpool(listing, vectors, body, tokens)
         return Response(text, media_type="application/json")
 
@@ -121,8 +125,6 @@ def make_app(api: EmbeddingApi) -> FastAPI:
 
 def listing(vectors: Sequence[Tensor], body: EmbeddingRequest, tokens: int) -> str:
     """The JSON of an answer, made vector by vector: the thread that answers everybody has its turn between two."""
-    if body.dimensions is not None:
-        vectors = [shortened(vector_D[None], body.dimensions)[0] for vector_D in vectors]
     data = [
         json.dumps({"object": "embedding", "index": k, "embedding": written(vector_D, body.encoding_format)})
         for k, vector_D in enumerate(vectors)

@@ -31,7 +31,7 @@ class Growing:
         question: what is asked.
 
     Raises:
-        ApiError: too many wait.
+        ApiError: the server is ending.
     """
 
     def __init__(self, service: Service, measures: Measures, question: Question) -> None:
@@ -49,8 +49,7 @@ class Growing:
                 self.generations.append(service.submit(request, tell))
         except SwiftError as error:
             self.cancel()
-            status = 429 if error.code == "SERVER-05" else 503
-            raise ApiError(status, error.what, wait=SECONDS_TO_WAIT) from None
+            raise ApiError(503, error.what, wait=SECONDS_TO_WAIT) from None
 
     @property
     def num_generated_tokens(self) -> int:

@@ -286,7 +286,7 @@ def in_words_of_transformers(args: SftArguments) -> dict[str, Any]:
         "dataloader_num_workers": args.dataloader_num_workers,
         "dataloader_pin_memory": args.dataloader_pin_memory and on_gpu,
         "dataloader_drop_last": args.dataloader_drop_last,
-        "ddp_backend": args.ddp_backend,
+        "ddp_backend": args.ddp_backend if torch.distributed.is_initialized() else None,
         "ddp_find_unused_parameters": args.ddp_find_unused_parameters,
         "ddp_broadcast_buffers": args.ddp_broadcast_buffers,
         "ddp_timeout": args.ddp_timeout,

@@ -115,11 +115,12 @@ def check_same_run(
     if allow:
         logger.warning(f"resume: inexact because {shown}")
         return
+    begin = "--resume_only_model true" if tuned else f"--model_id_or_path {directory}"
     raise ConfigError(
         "CONFIG-02",
         f"going on from {directory} would not be exact: {shown}",
-        fix="use the same values; --allow_inexact_resume true goes on all the same, --resume_only_model true starts "
-        "a new run with its weights",
+        fix=f"use the same values; --allow_inexact_resume true goes on all the same, {begin} starts a new run with its "
+        "weights",
     )
 
 

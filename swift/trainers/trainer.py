@@ -30,7 +30,7 @@ from swift import dist, storage, watch
 from swift.arguments.sft import SftArguments
 from swift.datasets.encode import DATASET_NUMBER
 from swift.datasets.stream import Stream
-from swift.errors import ConfigError, MissingPackageError
+from swift.errors import ConfigError, MissingPackageError, UsageError
 from swift.log import get_logger
 from swift.trainers import loss as losses
 from swift.trainers import metrics, predicting, saving
@@ -288,12 +288,16 @@ class Seq2SeqTrainer(AheadTrainer):
 
         Raises:
             MissingPackageError: it is of a package that is not installed.
+            UsageError: it needs to be told more.
         """
+        name = OptimizerNames(args.optim).value
         try:
             return AheadTrainer.get_optimizer_cls_and_kwargs(args, model)
         except ImportError as error:
-            name = OptimizerNames(args.optim).value
             raise MissingPackageError("PACKAGE-01", f"--optim {name}: {error}") from None
+        except ValueError as error:
+            fix = "--training_options with what it asks for, or another --optim"
+            raise UsageError("USAGE-02", f"--optim {name}: {error}", fix=fix) from None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser, with the parameter groups that the tuners ask for; GaLore's takes gradients while training."""

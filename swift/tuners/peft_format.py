@@ -49,6 +49,15 @@ def save_to_peft_format(ckpt_dir: Path, output_dir: Path) -> None:
             storage.write_json(folder / FINGERPRINT_FILE, base.to_dict())
     if "default" in tensors:
         shutil.rmtree(output_dir / "default")
+    if tensors and (output_dir / storage.MANIFEST).is_file():
+        _list_anew(output_dir)
+
+
+def _list_anew(directory: Path) -> None:
+    """Make the manifest of a checkpoint say what is there now."""
+    facts = storage.read_manifest(directory)
+    found = {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if path.is_file()}
+    storage.write_manifest(directory, {name: path for name, path in found.items() if name != storage.MANIFEST}, facts)
 
 
 def _check(stored: Stored) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 import torch
@@ -90,6 +91,12 @@ class Fingerprint:
         return [key for key, differs in zip(base.keys, unlike.tolist(), strict=True) if differs]
 
 
+@cache
+def _warn(line: str) -> None:
+    """Say it once a process: merging and comparing both look."""
+    logger.warning(line)
+
+
 def check_base(trained_on: Fingerprint | None, base: Fingerprint, what: str, allow_other: bool) -> None:
     """See that an adapter meets the base that it was trained on; warn where that cannot be known.
 
@@ -99,7 +106,7 @@ def check_base(trained_on: Fingerprint | None, base: Fingerprint, what: str, all
     differing = trained_on.differing(base) if trained_on is not None else None
     if trained_on is None or differing is None:
         reason = "does not say which weights it was trained on" if trained_on is None else "or the base is quantised"
-        logger.warning("%s %s: nothing tells whether this is its base", what, reason)
+        _warn(f"{what} {reason}: nothing tells whether this is its base")
         return
     if differing and not allow_other:
         shown = ", ".join(differing[:SHOWN]) + (f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else "")

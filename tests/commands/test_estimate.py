@@ -13,7 +13,7 @@ from swift.arguments.sft import SftArguments
 from swift.cli import main
 from swift.commands import scarce
 from swift.commands.estimate import sharding_of
-from swift.commands.estimate_text import clock
+from swift.commands.estimate_text import clock, giga
 from swift.llm import sft_main
 from tests.road.conftest import conversations, write_jsonl
 from tests.tiny import save_tiny
@@ -183,6 +183,7 @@ def test_a_model_in_parts_is_counted_in_parts(here: Path, capsys: pytest.Capture
 
 def test_times_are_said_as_people_say_them() -> None:
     assert [clock(x) for x in (0.0123, 2.5, 150, 7380)] == ["12.3 ms", "2.5 s", "2 min", "2 h 3 min"]
+    assert [giga(x) for x in (5e5, 57_200_000_000, 3e12)] == ["0.0005", "57.2", "3,000"]
 
 
 def test_what_processes_send_follows_the_machines(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ the files: the same tokens, the same likelihoods, the same greedy answers.
 from __future__ import annotations
 
 import json
+import sys
 import urllib.request
 from itertools import pairwise
 from pathlib import Path
@@ -228,6 +229,32 @@ def test_what_has_no_layout_is_known_before_anything_is_merged(tmp_path: Path) -
     with pytest.raises(ConfigError, match="a gpt2 model is not written as GGUF"):
         export_main(ExportArguments(to_gguf="q8_0", **said))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+PLUGIN = """
+from swift.models import MODELS, ModelRecord
+
+MODELS.add(ModelRecord("of-a-plug-in", "auto", path={path!r}))
+"""
+
+
+def test_a_plug_in_brings_a_model_and_all_is_told_once(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(MODELS, "_records", {name: MODELS[name] for name in MODELS})
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.syspath_prepend(tmp_path)
+    base, run = str(models["llama"]), tmp_path / "run"
+    adapted(Path(base), lora()).save_pretrained(run / "checkpoint-1")
+    (run / "checkpoint-1" / "sft_args.json").write_text(json.dumps({"model_type": "of-a-plug-in", "sft_type": "lora"}))
+    (tmp_path / "plug_in.py").write_text(PLUGIN.format(path=base))
+    caplog.set_level("INFO")
+    said = {"ckpt_dir": str(run / "checkpoint-1"), "custom_register_path": [str(tmp_path / "plug_in.py")]}
+    export_main(ExportArguments(merge_lora=True, to_gguf="f32", **said))
+    file = run / "checkpoint-1-merged-gguf" / "checkpoint-1-merged-f32.gguf"
+    assert file.is_file()
+    lines = [record.getMessage() for record in caplog.records if record.name == "swift"]
+    assert len(lines) == len(set(lines)) > 5
 
 
 class LlamaCpp:

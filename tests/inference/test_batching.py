@@ -75,6 +75,16 @@ def answers(engine, requests):
     return [ended[id(request)] for request in requests]
 
 
+def test_nothing_of_the_last_rows_is_kept_while_nobody_asks(template):
+    model = make("llama", template)
+    engine, requests = Batching(model, 4), requests_for(model, template, 6)
+    first = [each.ids for each in answers(engine, requests)]
+    assert not engine._cache.slots
+    assert not engine._rows
+    assert engine.cache_tokens, "what a token takes is known from then on"
+    assert [each.ids for each in answers(engine, requests)] == first
+
+
 @pytest.mark.parametrize(
     "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 )
@@ -205,7 +215,8 @@ def test_who_comes_for_an_adapter_that_has_just_gone_ends_nobody_elses_answer(te
 
     def begin_and_be_asked():
         found = begin()
-        late.extend([] if late else [engine.submit(replace(second, adapter="gone")), engine.submit(second)])
+        if whole.ids and not late:
+            late.extend([engine.submit(replace(second, adapter="gone")), engine.submit(second)])
         return found
 
     monkeypatch.setattr(engine, "_drop_cancelled", begin_and_be_asked)

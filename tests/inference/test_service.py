@@ -68,9 +68,10 @@ def test_the_queue_has_an_end(model, template):
     requests = requests_for(model, template, 9)
     service.between_steps(told.wait)  # nothing is taken from the queue meanwhile
     for request in requests[:2]:
+        service.check_room()
         service.submit(request, lambda: None)
     with pytest.raises(TemporaryError, match="2 requests wait"):
-        service.submit(requests[2], lambda: None)
+        service.check_room()
     told.set()
     service.close()
     with pytest.raises(UnavailableError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -183,6 +185,36 @@ def test_what_vllm_refuses_is_told_and_the_others_are_answered(prepared: Any) ->
     engine.step()
     assert engine.give_up(RuntimeError("gone")) == [lost]
     assert not engine.busy
+
+
+def test_who_comes_for_an_adapter_that_has_just_gone_ends_nobody_elses_answer(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, late = prepared.model.engine, list[Any]()
+    begin = engine._drop_cancelled
+    monkeypatch.setattr(engine, "knows", lambda adapter: adapter != "gone")
+
+    def begin_and_be_asked() -> Any:
+        found = begin()
+        late.extend([] if late else [engine.submit(asked(prepared, "hi", adapter="gone"))])
+        return found
+
+    monkeypatch.setattr(engine, "_drop_cancelled", begin_and_be_asked)
+    good = engine.submit(asked(prepared, "hi"))
+    while engine.busy:
+        engine.step()
+    assert (good.finish_reason, late[0].finish_reason) == ("length", "stopped")
+
+
+def test_a_lora_with_tokens_of_its_own_is_not_plain(prepared: Any, lora: Path, tmp_path: Path) -> None:
+    shutil.copytree(lora, tmp_path / "lora")
+    config = tmp_path / "lora" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"trainable_token_indices": [3]}))
+    engine = prepared.model.engine
+    engine.rank = 8
+    engine.add_adapter("plain", lora)
+    with pytest.raises(DataError, match="not a plain LoRA"):
+        engine.add_adapter("tokens", tmp_path / "lora")
 
 
 def test_sampling_is_vllms_own_with_our_seed(prepared: Any) -> None:

@@ -124,6 +124,9 @@ ROWS: dict[str, tuple[Any, Observe]] = {
 }
 
 
+CONTINUED = {"resume_from_checkpoint": "out/checkpoint-9", "resume_only_model": True}
+
+
 def test_every_option_has_its_row() -> None:
     own = options_of(RLHFArguments).keys() - options_of(SftArguments).keys()
     elsewhere = {"center_rewards_coefficient"}  # of reward models, which have tests of their own, as teachers have

@@ -75,6 +75,7 @@ def marked(page: str) -> list[Any]:
         *marked("docs/rlhf/grpo.md"),
         *marked("docs/rlhf/rloo.md"),
         *marked("docs/rlhf/gkd.md"),
+        *marked("docs/rlhf/rm.md"),
         *marked("docs/evaluation.md"),
         *marked("docs/infer.md"),
         *marked("docs/vllm.md"),

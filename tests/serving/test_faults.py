@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,21 @@ def test_every_answer_is_counted(served: Any, monkeypatch: pytest.MonkeyPatch) -
     answered = counted(served, chat, 200)
     assert post(served, {"model": MODEL, "messages": STORY, "max_tokens": 1})[0] == 200
     assert counted(served, chat, 200) == answered + 1
+
+
+def test_who_asks_much_is_let_in_whole_or_not_at_all(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.service, "max_waiting", 4)
+    free = threading.Event()
+    served.service.between_steps(lambda: free.wait(60))
+    many = {"model": MODEL, "messages": STORY, "n": 8, "max_tokens": 2}
+    with ThreadPoolExecutor(1) as pool:
+        let_in = pool.submit(post, served, many)
+        seconds_until(lambda: served.service.num_waiting == 8 or let_in.done())
+        late, waiting = post(served, many)[0], served.service.num_waiting
+        free.set()
+    assert (late, waiting) == (429, 8)
+    status, answer = let_in.result()
+    assert (status, len(answer["choices"])) == (200, 8)
 
 
 def test_tokens_of_who_hung_up_are_counted(served: Any) -> None:

@@ -144,3 +144,7 @@ def test_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.exit_code == 69
     there.clear()
     assert trackers(None) == []
+
+
+def test_a_backend_is_for_several_processes_and_no_error_for_one(tmp_path: Path) -> None:
+    training_arguments(SftArguments(output_dir=str(tmp_path), dtype="fp32", ddp_backend="gloo"))

@@ -121,6 +121,14 @@ def test_adapters_and_a_whole_model_do_not_follow_each_other(tmp_path: Path, sto
         trainer_of(MODELS[tuned](), tmp_path, **SAVING).train(resume_from_checkpoint="auto")
 
 
+@pytest.mark.parametrize(("kind", "proposed"), [("lora", "--resume_only_model true"), ("full", "--model_id_or_path /")])
+def test_weights_alone_are_begun_with_as_their_kind_allows(tmp_path: Path, kind: str, proposed: str) -> None:
+    trainer_of(MODELS[kind](), tmp_path, **SAVING).train()
+    with pytest.raises(ConfigError, match="seed was 42, is 7") as caught:
+        trainer_of(MODELS[kind](), tmp_path, **{**SAVING, "seed": 7}).train(resume_from_checkpoint="auto")
+    assert f", {proposed}" in str(caught.value)
+
+
 def test_damage_and_absence_are_refused(tmp_path: Path) -> None:
     trainer_of(lora(), tmp_path, **SAVING, save_only_model=True).train()
     with pytest.raises(DataError, match=r"optimizer\.pt was not saved"):
