@@ -27,6 +27,9 @@ def test_what_a_device_map_means(tmp_path: Path) -> None:
     assert device_map_of(str(tmp_path / "map.json")) == device_map_of(json.dumps(SPREAD)) == SPREAD
     with pytest.raises(NotFoundError, match="nowhere"):
         device_map_of("nowhere.json")
+    for away in ("cuda:99", '{"model": 99, "lm_head": "cpu"}', '{"model": "gpu"}'):
+        with pytest.raises(ConfigError, match="this process has no"):
+            device_map_of(away)
     for text, message in (("[]", "object"), ('{"a": [1]}', "object"), ("{", "map.json")):
         (tmp_path / "map.json").write_text(text)
         with pytest.raises(ConfigError, match=message):
