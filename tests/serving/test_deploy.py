@@ -68,8 +68,9 @@ def idle(served: Any) -> bool:
     return False
 
 
-def test_an_answer_is_that_of_inference(client: openai.OpenAI) -> None:
+def test_an_answer_is_that_of_inference(client: openai.OpenAI, caplog: pytest.LogCaptureFixture) -> None:
     answer = ask(client)
+    assert CAPITAL[0]["content"] not in caplog.text, "what callers ask is theirs"
     assert answer.choices[0].message.content == plain("What is the capital of France?")
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
@@ -425,13 +426,16 @@ def test_the_api_is_what_its_schema_says(tmp_path: Path, key: str | None) -> Non
 
 def test_what_else_can_be_said(caplog: pytest.LogCaptureFixture) -> None:
     words = ["--model_type", MODEL, "--port", "0", "--allowed_hosts", "other.example", "--owned_by", "me",
-             "--log_interval", "1", "--stop_words", "Paris", "--query", "hi"]  # fmt: skip
+             "--log_interval", "1", "--stop_words", "Paris", "--query", "hi",
+             "--log_requests", "true"]  # fmt: skip
     served = deploy_main(words, prevent_thread_lock=True)
     assert "no use for --query" in caplog.text
     assert send(f"{served.url}v1/models", Host="other.example")[1]["data"][0]["owned_by"] == "me"
     assert send(f"{served.url}v1/models", Host="evil.example")[0] == 400
     client = openai.OpenAI(base_url=f"{served.url}v1", api_key="none", max_retries=0)
     assert "Paris" not in ask(client).choices[0].message.content
+    assert "POST '/v1/chat/completions' '{" in caplog.text
+    assert CAPITAL[0]["content"] in caplog.text
     for _ in range(30):
         time.sleep(0.1)
         if "tokens/s" in caplog.text:
