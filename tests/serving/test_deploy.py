@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ import openai
 import pytest
 from transformers import GenerationConfig
 
+from swift.arguments import address
 from swift.commands.deploy import deploy_main
 from swift.commands.prepare import prepare_model_template
 from swift.errors import ConfigError, NotFoundError, UnavailableError, UsageError
@@ -377,6 +379,14 @@ def test_what_documents_show(served: Any, capsys: pytest.CaptureFixture[str], pa
 def test_what_cannot_be_served(words: list[str], error: Any, says: str) -> None:
     with pytest.raises(error, match=says):
         deploy_main(["--model_type", MODEL, "--port", "0", *words], prevent_thread_lock=True)
+
+
+@pytest.mark.parametrize(("said", "host"), [("0.0.0.0", "0.0.0.0"), ("", "127.0.0.1")])
+def test_a_variable_says_where_to_listen(monkeypatch: pytest.MonkeyPatch, said: str, host: str) -> None:
+    monkeypatch.setenv("SWIFT_HOST", said)
+    options = runpy.run_path(address.__file__)["AddressOptions"]
+    assert options().host == host
+    assert options(host="::1").host == "::1"
 
 
 def test_a_checkpoint_is_served_beside_its_base_and_others(adapters: Path) -> None:
