@@ -223,6 +223,7 @@ def _stream(merge: Merge) -> None:
     several = _adapters(merge)
     for adapter in several:
         _check_base(merge, base, adapter)
+    _check_words(merge, source)
     dtype = tensors.named_dtype(merge.args.dtype) if merge.args.dtype != "AUTO" else None
     wanted = plan.make(base, several, dtype, new_tokens.read(merge.checkpoint))
     storage.sweep(merge.output.parent, merge.output.name)
@@ -274,6 +275,16 @@ def _check_base(merge: Merge, base: plan.Base, adapter: Adapter) -> None:
         here = base.sample(named("swift.merging.outline:parameter_names")(merge.source), rows)
     if adapter.config:
         sampled.check_base(trained_on, here, str(adapter.folder), merge.args.allow_other_base)
+
+
+def _check_words(merge: Merge, source: ModelSource) -> None:
+    """Raise ConfigError where an adapter was trained with tokens that the first one, whose the words are, lacks."""
+    first = new_tokens.read(merge.checkpoint)
+    for one in merge.others:
+        if new_tokens.read(one) not in (None, first):
+            what = f"{one} was trained with new tokens that {merge.checkpoint} does not have alike"
+            why = "the merged model has the words of the first"
+            raise ConfigError("MERGE-01", what, why=why, fix="name it first, or merge it alone")
 
 
 def _verify(merge: Merge, source: ModelSource, stage: Path) -> dict[str, Any] | None:
