@@ -25,7 +25,7 @@ import pytest
 from transformers import GenerationConfig
 
 from swift.arguments import address
-from swift.commands.deploy import deploy_main
+from swift.commands.deploy import deploy_main, reach
 from swift.commands.prepare import prepare_model_template
 from swift.errors import ConfigError, NotFoundError, UnavailableError, UsageError
 from swift.llm import InferArguments, XRequestConfig, get_model_list_client, inference, inference_client
@@ -387,6 +387,12 @@ def test_a_variable_says_where_to_listen(monkeypatch: pytest.MonkeyPatch, said: 
     options = runpy.run_path(address.__file__)["AddressOptions"]
     assert options().host == host
     assert options(host="::1").host == "::1"
+
+
+def test_who_can_reach_a_server_is_told() -> None:
+    assert reach("localhost", 8000, None) == reach("::1", 8000, "k") == ""
+    assert reach("0.0.0.0", 8000, "k") == "whoever reaches 0.0.0.0 port 8000 from elsewhere can ask with a key"
+    assert "without a key" in reach("::", 8000, None)
 
 
 def test_a_checkpoint_is_served_beside_its_base_and_others(adapters: Path) -> None:
