@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 OURS, VLLM = "swift deploy", "swift deploy, vLLM"
 BEGIN, END = "<!-- table of scripts/bench/serve.py -->", "<!-- end -->"
 WORDS = 2048  # so many tokens the model knows, and all of them can be read
-SECONDS_TO_START, SECONDS_TO_ANSWER = 120, 600  # the first answer of all belongs to the start
+SECONDS_TO_START, SECONDS_TO_ANSWER = 600, 600  # the first answer of all belongs to the start
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def answers(server: Server, process: subprocess.Popen[Any], place: Path) -> bool
         except ConnectionRefusedError:
             time.sleep(0.2)
         except (OSError, http.client.HTTPException, RuntimeError) as error:
-            print(f"{server.name} does not answer: {error}"[:300])
+            print(f"{server.name} does not answer: {error}"[:300], (place / "log.txt").read_text()[-500:], sep="\n")
             return False
     print(f"{server.name} did not start: {(place / 'log.txt').read_text()[-500:]}")
     return False
