@@ -117,7 +117,7 @@ class EngineTrainer(transformers.Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         if self.engine == FSDP:
-            return float(sharded.clip(self.model, math.inf) if grad_norm is None else grad_norm)
+            return sharded.clip(self.model, math.inf) if grad_norm is None else grad_norm
         return super()._get_grad_norm(model, grad_norm)
 
     # Checkpoints
@@ -192,6 +192,12 @@ class EngineTrainer(transformers.Trainer):
             self._load_deepspeed(resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether the weights that the optimiser steps lie in main memory, away from the device."""
+        how = read_sharding(self.args.sharding)
+        return how is not None and how.offload
 
     @property
     def _own_optimizer(self) -> torch.optim.Optimizer:
