@@ -97,9 +97,12 @@ class EngineTrainer(transformers.Trainer):
             logger.info(f"fsdp: shards of every parameter: {self.args.world_size}{note}")
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        if self.engine != DEEPSPEED or resume_from_checkpoint is None:
+        if self.engine != DEEPSPEED:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        ready = super()._prepare_for_training(max_steps, train_dataloader, None)
+        with zero.told_as_said():
+            ready = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is None:
+            return ready
         self._load_deepspeed(resume_from_checkpoint)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return ready
