@@ -17,7 +17,7 @@ from swift import storage
 from swift.commands import hf_template, merge, merge_files
 from swift.commands.export import export_main
 from swift.commands.merge import merge_lora
-from swift.errors import ConfigError, DataError, DiskError, UsageError
+from swift.errors import ConfigError, DataError, DiskError, NotFoundError, UsageError
 from swift.llm import ExportArguments
 from swift.merging import stream
 from swift.templates.template import get_template
@@ -207,6 +207,8 @@ def test_weighted_adapters(base: Path, adapter: Path, tmp_path: Path) -> None:
     assert not torch.equal(linear[name], ties[name])
     with pytest.raises(UsageError, match="both say what is merged"):
         merge_lora(options(base, adapter, tmp_path, adapters=pair))
+    with pytest.raises(NotFoundError, match="--adapters .*:much is not a directory"):
+        merge_lora(options(base, adapter, tmp_path, adapters=[f"{adapter}:much"], ckpt_dir=None))
 
 
 def test_a_quantised_base_is_refused_with_the_way_out(
