@@ -352,6 +352,10 @@ def check_free(path: Path | str, needed_bytes: int) -> None:
 def disk_error(error: BaseException, path: Path | str, needed_bytes: int | None = None) -> DiskError | None:
     """The DiskError for an `error` that came from a full or failing disk, None for any other."""
     for cause in _chain(error):
+        if isinstance(cause, DiskError):
+            if cause.__cause__ is cause.__context__ is None:  # what would not fit was counted, and nothing written
+                return cause
+            continue
         number = cause.errno if isinstance(cause, OSError) else _number_told(cause)
         if number in (errno.EIO, errno.EFBIG):
             return DiskError("DISK-01", f"{path}: {os.strerror(number)}", fix="choose another --output_dir")

@@ -196,6 +196,13 @@ def test_free_space(tmp_path: Path) -> None:
         storage.check_free(tmp_path, 1 << 60)
 
 
+def test_what_is_needed_is_told_from_inside_a_stage_too(tmp_path: Path) -> None:
+    with pytest.raises(DiskError) as caught, storage.staged_directory(tmp_path / "final") as stage:
+        storage.check_free(stage, 1 << 60)
+    assert f"{1 << 60:,} bytes are needed" in str(caught.value.why)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_manifest_says_what_was_said(tmp_path: Path) -> None:
     final = make(tmp_path / "final", a="12345", sub__b="67")
     manifest = storage.read_manifest(final)

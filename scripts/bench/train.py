@@ -5,7 +5,8 @@
 
 `by hand` is a plain loop: random rows, padding, PEFT's LoRA, whole logits. `optimised` is as good as a loop for this
 one model gets: rows of like length, logits at supervised tokens in chunks, one function per LoRA layer, no PEFT.
-`trainer` is transformers' own. `swift` is `swift sft` with its defaults, and each of its switches turned off alone.
+`trainer` is transformers' own. `swift` is `swift sft` with its defaults, and each of its switches turned off alone, or
+on where it is off.
 
 All take turns, each run in a process of its own, on the same models, rows and settings: LoRA of rank 8 on all linear
 layers without dropout, 4 rows x 2, at most 512 tokens, AdamW. A probe in each counts processor time from one optimiser
@@ -21,7 +22,9 @@ import json
 import math
 import os
 import random
+import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -44,6 +47,10 @@ OURS: dict[str, list[str]] = {
     "swift, PEFT's layers": ["--fused_lora", "false"],
     "swift, random order": ["--group_by_length", "false"],
     "swift, checkpointing": ["--gradient_checkpointing", "true"],
+    "swift, AdamW in many passes": ["--optim", "adamw_torch"],
+    "swift, without padding": ["--padding_free", "true"],
+    "swift, 1,024 tokens a batch": ["--max_tokens_per_batch", "1024"],
+    "swift, torch.compile": ["--torch_compile", "true"],
 }
 BATCH, ACCUMULATION, LONGEST, RANK, ALPHA, RATE = 4, 2, 512, 8, 16, 1e-4
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -415,8 +422,9 @@ def run(place: Path, way: str, model: str, dtype: str, method: str, said: argpar
     }
     command = [sys.executable, __file__, *(str(word) for key, value in options.items() for word in (f"--{key}", value))]
     if said.flame:
-        graph = said.flame.resolve().with_stem(f"{said.flame.stem}-{model}-{dtype}-{method}-{list(WAYS).index(way)}")
-        command = ["py-spy", "record", "--rate", "200", "--output", str(graph), "--", *command]
+        words = re.findall(r"\w+", way)
+        graph = said.flame.resolve().with_stem("-".join([said.flame.stem, model, dtype, method, *words]))
+        command = [sampler(), "record", "--rate", "200", "--output", str(graph), "--", *command]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if way in OURS:
         env.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command does for itself
@@ -424,6 +432,15 @@ def run(place: Path, way: str, model: str, dtype: str, method: str, said: argpar
     if done.returncode:
         raise SystemExit(f"{way}: {done.stderr[-2000:]}")
     return json.loads(probe.read_text(encoding="utf-8"))
+
+
+def sampler() -> str:
+    """Where py-spy is: beside this Python, or anywhere on the path."""
+    own = Path(sys.executable).with_name("py-spy")
+    found = str(own) if own.is_file() else shutil.which("py-spy")
+    if found is None:
+        raise SystemExit("--flame needs py-spy: pip install py-spy")
+    return found
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> list[str]:

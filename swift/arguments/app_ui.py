@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swift.arguments.adapters import AdapterOptions
+from swift.arguments.address import AddressOptions
 from swift.arguments.fields import option
 from swift.arguments.infer import InferArguments
 
 
 @dataclass(kw_only=True)
-class AppUIArguments(AdapterOptions, InferArguments):
+class AppUIArguments(AddressOptions, AdapterOptions, InferArguments):
     """Chat with a model or checkpoint on a page in the browser."""
 
-    host: str = option("127.0.0.1", group="Server", help="Address to listen on; the default is this machine alone.")
     port: int = option(7860, group="Server", minimum=0, maximum=65535, help="Port to listen on; 0 is any free one.")
     share: bool = option(False, group="Server", help="Make a public link through Gradio's servers as well.")
     auth_file: str | None = option(

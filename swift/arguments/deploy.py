@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swift.arguments.adapters import AdapterOptions
+from swift.arguments.address import AddressOptions
 from swift.arguments.fields import option
 from swift.arguments.infer import InferArguments
 
 
 @dataclass(kw_only=True)
-class DeployArguments(AdapterOptions, InferArguments):
+class DeployArguments(AddressOptions, AdapterOptions, InferArguments):
     """Serve a model or checkpoint behind the OpenAI API."""
 
-    host: str = option("127.0.0.1", group="Server", help="Address to listen on; the default is this machine alone.")
     port: int = option(8000, group="Server", minimum=0, maximum=65535, help="Port to listen on; 0 is any free one.")
     api_key_file: str | None = option(
         None,
@@ -51,4 +51,5 @@ class DeployArguments(AdapterOptions, InferArguments):
         unit="seconds",
         help="How often to log the speed while there is work; 0 is never.",
     )
+    log_requests: bool = option(False, group="Server", help="Log what callers ask, in their words.")
     batch_size: int = option(64, group="Generation", minimum=1, unit="requests", help="Requests answered at once.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from swift.arguments.address import AddressOptions
 from swift.arguments.fields import option
 
 
 @dataclass(kw_only=True)
-class WebUIArguments:
+class WebUIArguments(AddressOptions):
     """Train, watch, compare, try and export models on pages in the browser."""
 
     workspace: str | None = option(
@@ -17,7 +18,6 @@ class WebUIArguments:
         help="The directory that the pages read and write: data, runs, models; nothing outside it.",
         none="the current one",
     )
-    host: str = option("127.0.0.1", group="Server", help="Address to listen on; the default is this machine alone.")
     port: int = option(7861, group="Server", minimum=0, maximum=65535, help="Port to listen on; 0 is any free one.")
     share: bool = option(
         False, group="Server", help="Make a public link through Gradio's servers as well; needs --auth."

@@ -62,6 +62,8 @@ def deploy_main(
         hosts = ["*"] if key or args.no_auth_i_understand else [*LOCAL_HOSTS, args.host, *args.allowed_hosts]
         served = server.Served(decided, api, listening.dup(), key, hosts)
     logger.info(f"serving {', '.join(served.names)} on {served.url}v1 (Ctrl-C ends it)")
+    if said_of_others := reach(args.host, served.listening.getsockname()[1], key):
+        logger.info(said_of_others)
     if prevent_thread_lock:
         served.start()
         return served
@@ -111,6 +113,13 @@ def check_open(args: DeployArguments, key: str | None) -> None:
         raise ConfigError("CONFIG-02", "--ssl_keyfile needs --ssl_certfile: without it HTTP is served")
     if args.num_beams > 1:
         raise ConfigError("CONFIG-02", "--num_beams above 1 cannot be served", fix="--num_beams 1")
+
+
+def reach(host: str, port: int, key: str | None) -> str:
+    """Who can ask besides this machine; "" is nobody."""
+    if is_loopback(host):
+        return ""
+    return f"whoever reaches {host} port {port} from elsewhere can ask {'with' if key else 'without'} a key"
 
 
 def load_server() -> ModuleType:

@@ -33,6 +33,7 @@ from swift.commands.task import task_of
 from swift.decide import tidy
 from swift.errors import SeveralErrors, SwiftError, raise_all
 from swift.models.load import detect_hardware
+from swift.models.placing import device_map_of
 from swift.models.source import ModelSource
 from swift.publish.token import without_token
 from swift.redact import HIDDEN, SECRET_KEY, redact, redact_text
@@ -140,6 +141,7 @@ def rehearse(said: SftArguments, words: Sequence[str] | None, processes: int | N
             found.resumed = Path(found.args.resume_from_checkpoint)
         check_writable(found.args)
         check_disk(found.args, source)
+        device_map_of(found.args.device_map)
     with found.gathering():
         found.template = load_template(args, source)
         new_ids(found.args, found.template)

@@ -179,7 +179,8 @@ def serving(args: EvalArguments, subject: Subject) -> Iterator[tuple[str, str]]:
         return
     shared = options_of(DeployArguments).keys() & options_of(InferArguments).keys() - {"batch_size"}
     said = {name: getattr(subject.args, name) for name in shared}
-    served = deploy_main(DeployArguments(**said, port=0, batch_size=args.batch_size), prevent_thread_lock=True)
+    own = DeployArguments(**said, host="127.0.0.1", port=0, batch_size=args.batch_size)
+    served = deploy_main(own, prevent_thread_lock=True)
     assert served is not None
     try:
         yield f"{served.url}v1", served.names[0]

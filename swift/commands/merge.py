@@ -16,12 +16,13 @@ from swift.commands import merge_files
 from swift.commands.chosen import from_checkpoint, load_plugins
 from swift.commands.replacing import check_gives_way
 from swift.decide import tidy
-from swift.errors import ConfigError, DataError, UsageError
+from swift.errors import ConfigError, DataError, NotFoundError, UsageError
 from swift.log import get_logger
 from swift.merging import adapters, plan, stream, tensors
 from swift.merging.adapters import Adapter
 from swift.merging.combine import Combination
 from swift.merging.parts import NeedsModel
+from swift.merging.weights import Base
 from swift.models import new_tokens
 from swift.models.quantisation import method_of
 from swift.models.source import ModelSource, find_model, with_weights
@@ -118,12 +119,22 @@ def merge_lora(
 
 
 def _decide(args: InferArguments | ExportArguments, device_map: str | None) -> Merge:
-    """What the options mean. Raises UsageError when no checkpoint is named, DataError when it has no adapter."""
+    """What the options mean.
+
+    Raises:
+        UsageError: no checkpoint is named.
+        NotFoundError: a directory is not there.
+        DataError: it has no adapter.
+    """
     said = [_weighted(word) for word in args.adapters] if isinstance(args, ExportArguments) else []
     if said and args.ckpt_dir:
         raise UsageError("USAGE-02", "--adapters and --ckpt_dir both say what is merged", fix="drop one of the two")
     if not said and args.ckpt_dir is None:
         raise UsageError("USAGE-03", "merging needs a checkpoint", fix="--ckpt_dir <run>/checkpoint-<step>")
+    missing = next((one for one, _ in said if not Path(one).expanduser().is_dir()), None)
+    if missing is not None:
+        fix = "directories, each with a number behind a colon if it is to count more or less than 1: a:0.7 b:0.3"
+        raise NotFoundError("FOUND-01", f"--adapters {missing} is not a directory", fix=fix)
     first = replace(args, ckpt_dir=said[0][0]) if said else args
     wanted = replace(from_checkpoint(tidy(first)), dtype=args.dtype)  # the base's, whatever it was trained in
     if device_map and not wanted.merge_device_map:
@@ -173,12 +184,16 @@ def _check_existing(merge: Merge) -> None:
     what = f"is damaged: {problems[0]}" if problems else _other_merge(merge, storage.read_manifest(output))
     if what:
         check_gives_way(output, *merge.read)
-        raise DataError("MERGE-01", f"{output} exists and {what}", fix="--replace_if_exists true")
+        here = isinstance(merge.args, ExportArguments)
+        fix = "--replace_if_exists true" if here else f"swift merge-lora --ckpt_dir {merge.checkpoint}"
+        raise DataError("MERGE-01", f"{output} exists and {what}", fix=fix)
 
 
 def _other_merge(merge: Merge, there: Mapping[str, Any]) -> str | None:
     """What a merged model was made of, where that is not what is asked for; older ones say only their base."""
     wanted = merge.facts
+    if not isinstance(merge.args, ExportArguments):
+        del wanted["dtype"]  # it is that of the answers, whatever the files have
     if there.get("base") != wanted["base"]:
         return f"was merged into {there.get('base')}, not into {wanted['base']}"
     other = next((name for name, value in wanted.items() if there.get(name, value) != value), None)
@@ -219,10 +234,11 @@ def _stream(merge: Merge) -> None:
     """Merge by rows, check what came out, and let it count."""
     began = time.monotonic()
     source = with_weights(merge.source)
-    base = plan.Base(source.path, source.config)
+    base = Base(source.path, source.config)
     several = _adapters(merge)
     for adapter in several:
         _check_base(merge, base, adapter)
+    _check_words(merge, source)
     dtype = tensors.named_dtype(merge.args.dtype) if merge.args.dtype != "AUTO" else None
     wanted = plan.make(base, several, dtype, new_tokens.read(merge.checkpoint))
     storage.sweep(merge.output.parent, merge.output.name)
@@ -260,7 +276,7 @@ def _adapters(merge: Merge) -> list[Adapter]:
     return found
 
 
-def _check_base(merge: Merge, base: plan.Base, adapter: Adapter) -> None:
+def _check_base(merge: Merge, base: Base, adapter: Adapter) -> None:
     """Raise DataError where the adapter was trained on other weights than the base's, unless that is allowed."""
     said = adapter.config.get(sampled.REMEMBERED)
     beside = adapter.folder / sampled.FINGERPRINT_FILE
@@ -274,6 +290,16 @@ def _check_base(merge: Merge, base: plan.Base, adapter: Adapter) -> None:
         here = base.sample(named("swift.merging.outline:parameter_names")(merge.source), rows)
     if adapter.config:
         sampled.check_base(trained_on, here, str(adapter.folder), merge.args.allow_other_base)
+
+
+def _check_words(merge: Merge, source: ModelSource) -> None:
+    """Raise ConfigError where an adapter was trained with tokens that the first one, whose the words are, lacks."""
+    first = new_tokens.read(merge.checkpoint)
+    for one in merge.others:
+        if new_tokens.read(one) not in (None, first):
+            what = f"{one} was trained with new tokens that {merge.checkpoint} does not have alike"
+            why = "the merged model has the words of the first"
+            raise ConfigError("MERGE-01", what, why=why, fix="name it first, or merge it alone")
 
 
 def _verify(merge: Merge, source: ModelSource, stage: Path) -> dict[str, Any] | None:

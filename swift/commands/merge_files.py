@@ -42,7 +42,7 @@ def write(
     _write_config(args, source.path, stage, plan)
     if len(plan.items) > 1 or (source.path / INDEX).is_file():
         _write_index(source.path, stage, plan, done)
-    if new_tokens.read(checkpoint) is not None:
+    if new_tokens.read(checkpoint) is not None or source.has_own_tokenizer(checkpoint):
         named("swift.commands.verify_merge:write_tokenizer")(source, checkpoint, stage)
     for name in ("generation_config.json", "chat_template.jinja", new_tokens.FILE):
         if (checkpoint / name).is_file():

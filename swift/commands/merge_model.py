@@ -17,14 +17,14 @@ from swift.arguments.infer import CheckpointOptions
 from swift.commands import merge_files
 from swift.commands.chosen import read_saved
 from swift.commands.merge import REPORT
-from swift.commands.prepare import add_saved_rows, add_saved_tokens, quiet_libraries, use_chat_template
+from swift.commands.prepare import add_saved_rows, load_trained_tokenizer, quiet_libraries, use_chat_template
 from swift.commands.replacing import check_gives_way
 from swift.errors import ConfigError, DataError, brief
 from swift.heads.files import Head, write_recipe
 from swift.heads.model import loading, settle
 from swift.log import get_logger
 from swift.models import new_tokens
-from swift.models.load import TORCH_DTYPES, load_model, load_tokenizer, saved_dtype
+from swift.models.load import TORCH_DTYPES, load_model, saved_dtype
 from swift.models.source import ModelSource
 from swift.tuners import Swift, SwiftConfig, SwiftModel, files
 from swift.tuners.files import Config
@@ -58,8 +58,7 @@ def merge(
     """
     quiet_libraries()
     device = args.merge_device_map or "cpu"
-    tokenizer = load_tokenizer(source)
-    add_saved_tokens(tokenizer, checkpoint)
+    tokenizer = load_trained_tokenizer(source, checkpoint)
     use_chat_template(tokenizer, None, checkpoint)
     tuned = _load(args, source, checkpoint, device)
     dtype = TORCH_DTYPES[args.dtype] if args.dtype != "AUTO" else saved_dtype(source)

@@ -118,7 +118,7 @@ def write(source: ModelSource, template: Template, file: Path, kind: str) -> Non
         shape = gguf.quant_shape_to_byte_shape(stored.shape, type_) if in_bytes else stored.shape
         width = np.dtype(WIDTHS.get(type_.name, np.uint8))
         writer.add_tensor_info(name, shape, width, math.prod(shape) * width.itemsize, raw_dtype=type_)
-    storage.check_free(file.parent, sum(one.nbytes for some in writer.tensors for one in some.values()))
+    storage.check_free(file.parent.parent, sum(one.nbytes for some in writer.tensors for one in some.values()))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -34,6 +34,7 @@ from swift.datasets.pack import PackedDataset
 from swift.decide import tidy, why_checkpointing, without_effect
 from swift.log import get_logger
 from swift.models.load import detect_hardware
+from swift.models.placing import device_map_of
 from swift.models.source import ModelSource
 from swift.publish.during import Pushing, going_on, open_repository
 from swift.publish.token import settle
@@ -76,6 +77,7 @@ def train(said: SftArguments, task: Task, words: Sequence[str] | None = None) ->
     for name in without_effect(args):
         kinds = f"--tuner {' '.join(args.tuner)}" if args.tuner else f"--sft_type {args.sft_type}"
         logger.warning(f"--{name} has no effect with {kinds}")
+    device_map_of(args.device_map)
     join_group(args)
     args = replace(args, **choose_run(args, source))
     held = storage.held(args.output_dir) if dist.is_main() else nullcontext()

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from swift.arguments.infer import CheckpointOptions
 from swift.commands.chosen import read_saved
-from swift.commands.prepare import add_saved_rows, add_saved_tokens, quiet_libraries, use_chat_template
+from swift.commands.prepare import add_saved_rows, load_trained_tokenizer, quiet_libraries, use_chat_template
 from swift.decide import decide_template
 from swift.errors import DataError
 from swift.log import get_logger
@@ -64,8 +64,7 @@ def verify(args: CheckpointOptions, source: ModelSource, checkpoint: Path, stage
 
 def trained_tokenizer(source: ModelSource, checkpoint: Path) -> PreTrainedTokenizerBase:
     """The tokenizer as the checkpoint was trained with it."""
-    tokenizer = load_tokenizer(source)
-    add_saved_tokens(tokenizer, checkpoint)
+    tokenizer = load_trained_tokenizer(source, checkpoint)
     use_chat_template(tokenizer, None, checkpoint)
     return tokenizer
 
@@ -79,7 +78,8 @@ def _same_words(
     args: CheckpointOptions, source: ModelSource, checkpoint: Path, before: PreTrainedTokenizerBase, now: Any
 ) -> dict[str, bool]:
     """See that texts become the same ids, and conversations too. Raises DataError when they do not."""
-    if [before(text).input_ids for text in PROBES] != [now(text).input_ids for text in PROBES]:
+    same = [before(text).input_ids for text in PROBES] == [now(text).input_ids for text in PROBES]
+    if not same or before.get_vocab() != now.get_vocab():
         raise DataError("MERGE-01", "the merged model's tokenizer is not the one of the training")
     saved = read_saved(checkpoint)
     name = str(saved.get("template_type") or decide_template("AUTO", source))

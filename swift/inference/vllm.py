@@ -329,7 +329,10 @@ def _asked(
 ) -> list[_Asked]:
     settings, adapter = said or engine.generation_config, engine.adapter(lora_request)
     found = []
-    for row in request_list:
+    for number, row in enumerate(request_list):
+        if not row.keys() & {"query", "messages"}:
+            what = f"request {number} has no query, only {', '.join(map(str, row)) or 'nothing'}"
+            raise DataError("DATA-03", what, fix='{"query": "..."}')
         turn = make_turn(template, {"history": None, "system": None, **row})
         require_fit(turn, template.max_length)
         count = len(turn.prompt_ids)

@@ -42,6 +42,9 @@ BEYOND = (
     "monteclora_config",
 )
 OTHER_BASES = ("loftq", "corda", "lora_ga")
+TABLE = re.compile(
+    r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)(\.(token_adapter|base_layer))*\.weight$"
+)
 ADDS = {"LORA", "ADALORA", "LOHA", "LOKR", "VERA", "FOURIERFT", "TRAINABLE_TOKENS"}
 
 
@@ -92,11 +95,19 @@ class Adapter:
         """Its method: a key of `PARTS` if it is one that can be merged by rows."""
         return kind_of(self.config)
 
+    def names_rows(self, path: str) -> bool:
+        """Whether the config says which rows of the module at `path` were trained."""
+        return self._said_rows(path) is not None
+
+    def _said_rows(self, path: str) -> Any:
+        said = self.config.get("trainable_token_indices") or self.config.get("token_indices")
+        if not isinstance(said, Mapping):
+            return said
+        return next((rows for name, rows in said.items() if path == name or path.endswith(f".{name}")), None)
+
     def token_rows(self, path: str) -> list[int]:
         """Which rows of the module at `path` were trained. Raises DataError when the config does not say."""
-        said = self.config.get("trainable_token_indices") or self.config.get("token_indices") or []
-        if isinstance(said, Mapping):
-            said = next((rows for name, rows in said.items() if path == name or path.endswith(f".{name}")), [])
+        said = self._said_rows(path) or []
         if not isinstance(said, list) or len(said) != self.tokens[path].shape[0]:
             what = f"{self.folder} has {self.tokens[path].shape[0]} rows of {path}, and its config names {len(said)}"
             raise DataError("CKPT-02", what, fix=layout.AGAIN)
@@ -135,19 +146,33 @@ def read(folder: Path, name: str, weight: float = 1.0) -> Adapter:
         DataError: the file is damaged.
     """
     adapter = Adapter(name, folder, layout.read_json(folder / layout.CONFIG_FILE), weight)
-    safe, plain = folder / layout.SAFE_WEIGHTS_FILE, folder / layout.WEIGHTS_FILE
-    file = safe if safe.is_file() else plain
-    if not file.is_file():
-        raise NotFoundError("FOUND-01", f"{folder} has no {safe.name} or {plain.name}", fix=layout.AGAIN)
-    try:
-        found = tensors.read(file)
-    except DataError as error:
-        raise DataError("CKPT-01", error.what, why=error.why, fix=layout.AGAIN) from error
+    found = _tensors_of(folder)
     ours = "swift_type" in adapter.config
     names = dict.fromkeys((name, folder.name, "default")) if ours else ("default",)
     for key, stored in found.items():
         _sort(adapter, key.removeprefix(PREFIX), stored, names)
     return adapter
+
+
+def _tensors_of(folder: Path) -> dict[str, Stored]:
+    safe, plain = folder / layout.SAFE_WEIGHTS_FILE, folder / layout.WEIGHTS_FILE
+    file = safe if safe.is_file() else plain
+    if not file.is_file():
+        raise NotFoundError("FOUND-01", f"{folder} has no {safe.name} or {plain.name}", fix=layout.AGAIN)
+    try:
+        return tensors.read(file)
+    except DataError as error:
+        raise DataError("CKPT-01", error.what, why=error.why, fix=layout.AGAIN) from error
+
+
+def table_rows(folder: Path) -> int | None:
+    """How many rows the table of tokens has that lies beside an adapter, as PEFT saves a resized one; None without one.
+
+    Raises:
+        NotFoundError: there is no file of weights.
+        DataError: it is damaged.
+    """
+    return next((stored.shape[0] for key, stored in _tensors_of(folder).items() if TABLE.search(key)), None)
 
 
 def read_whole(folder: Path, weight: float = 1.0) -> Adapter:
@@ -160,6 +185,8 @@ def read_whole(folder: Path, weight: float = 1.0) -> Adapter:
 
 def _sort(adapter: Adapter, key: str, stored: Stored, names: Iterable[str]) -> None:
     """Put a tensor of an adapter's file where it belongs."""
+    if ".original_module." in key:  # as it was before the training
+        return
     named = "|".join(map(re.escape, names))
     parts = "|".join((*PARTS[adapter.kind], *TOKENS, *IGNORED))
     if key.removeprefix("base_model.").split(".")[0] in SHARED:
@@ -168,7 +195,7 @@ def _sort(adapter: Adapter, key: str, stored: Stored, names: Iterable[str]) -> N
     match = re.fullmatch(rf"(?P<path>.+?)\.(?P<part>{parts})(\.({named}))?(\.(?P<leaf>weight|bias|blocks))?", key)
     if match is None:
         plain = re.sub(rf"\.modules_to_save(\.({named}))?(?=\.)", "", key)
-        adapter.whole[re.sub(r"(\.base_layer)+(?=\.)", "", plain)] = stored
+        adapter.whole[re.sub(r"(\.(token_adapter|base_layer))+(?=\.)", "", plain)] = stored
     elif match["part"] in TOKENS:
         adapter.tokens[re.sub(r"\.(token_adapter|base_layer)(?=\.|$)", "", match["path"])] = stored
     elif match["part"] not in IGNORED:

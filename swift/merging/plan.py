@@ -15,7 +15,7 @@ from swift.errors import DataError
 from swift.merging import adapters, parts, tensors
 from swift.merging.adapters import Adapter
 from swift.merging.tensors import Stored
-from swift.merging.updates import Rows, Update
+from swift.merging.updates import Rows, Update, Whole
 from swift.models.files import weight_files
 from swift.models.new_tokens import NewTokens
 from swift.tuners import sampled
@@ -180,9 +180,21 @@ def make(
     for adapter in several:
         _plan_one(plan, base, adapter)
         _check_complete(base, adapter)
+        _check_tables(plan, base, adapter)
     if base.tied and base.head is not None and not plan.untied:
         _drop_stale(plan, base.embedding, base.head)
     return plan
+
+
+def _check_tables(plan: Plan, base: Base, adapter: Adapter) -> None:
+    """Raise DataError where an adapter brings a resized embedding and not the head that was resized with it."""
+    head = base.head or next((name for name in HEADS if plan.find(name) is not None), None)
+    if plan.vocabulary is None or head is None or (base.tied and not plan.untied):
+        return
+    rows = plan_shape(plan, str(base.embedding))[0], plan_shape(plan, head)[0]
+    if rows[0] != rows[1]:
+        what = f"it has a resized vocabulary for one of two tables: {base.embedding} has {rows[0]} rows, "
+        raise misfit(adapter, [f"{what}and {head} {rows[1]}"])
 
 
 def _drop_stale(plan: Plan, embedding: str | None, head: str) -> None:
@@ -248,6 +260,21 @@ def _plan_one(plan: Plan, base: Base, adapter: Adapter) -> None:
     unknown: list[str] = []
     changes: dict[str, list[Callable[[], Update]]] = {}
     replaced: dict[str, Stored] = {}
+    for path in adapter.modules:
+        _place(plan, base, adapter, f"{path}.weight")  # embedding and head part before whole tables take their places
+    for name, stored in adapter.whole.items():
+        place = _place(plan, base, adapter, name, replacing=True)
+        if place is None:
+            unknown.append(name)
+        else:
+            _fit(plan, base, adapter, place, stored)
+            replaced[place] = stored
+    table = replaced.get(str(base.embedding))
+    if plan.untied and table is not None and not _is_trained(adapter, str(base.embedding)):
+        head = str(_tied_place(plan, base, HEADS[0]))
+        if head not in replaced:  # it was one with the embedding when the vocabulary was resized
+            _fit(plan, base, adapter, head, table)
+            replaced[head] = table
     for path, found in adapter.modules.items():
         for number, (name, make_update) in enumerate(parts.updates(adapter, base, path)):
             place = _place(plan, base, adapter, name)
@@ -257,14 +284,10 @@ def _plan_one(plan: Plan, base: Base, adapter: Adapter) -> None:
             shape = plan_shape(plan, place)
             make_update(shape)  # so that what does not fit is known before anything is written
             changes.setdefault(place, []).append(partial(_again, adapter, base, path, number, shape))
-    for name, stored in adapter.whole.items():
-        place = _place(plan, base, adapter, name, replacing=True)
-        if place is None:
-            unknown.append(name)
-        else:
-            replaced[place] = stored
     for path, stored in adapter.tokens.items():
-        place = base.embedding if base.is_head(f"{path}.weight") else base.find(f"{path}.weight")
+        if base.is_head(f"{path}.weight") and not adapter.names_rows(path):
+            continue  # the embedding's, saved twice
+        place = _tied_place(plan, base, f"{path}.weight")
         if place is None:
             unknown.append(path)
         else:
@@ -273,7 +296,12 @@ def _plan_one(plan: Plan, base: Base, adapter: Adapter) -> None:
     if unknown:
         raise misfit(adapter, [f"{len(unknown)} of its tensors are not in the model: {_shown(unknown)}"])
     for place, stored in replaced.items():
-        _replace(plan, base, adapter, place, stored)
+        item = plan.find(place)
+        assert item is not None
+        if place in changes:
+            changes[place].insert(0, partial(Whole, stored))
+        else:
+            item.replaced.append((adapter.weight, stored))
     for place, makers in changes.items():
         item = plan.find(place)
         assert item is not None
@@ -306,15 +334,25 @@ def _place(plan: Plan, base: Base, adapter: Adapter, name: str, replacing: bool 
 
     Where embedding and head are one tensor and only one of them was trained, they become two.
     """
-    trained = adapter.config.get("modules_to_save") or ()
     found = base.find(name)
-    kept = adapter.config.get("ensure_weight_tying") or (
-        replacing and not any(name == f"{one}.weight" or name.endswith(f".{one}.weight") for one in trained)
-    )
+    kept = adapter.config.get("ensure_weight_tying") or (replacing and not _is_trained(adapter, name))
     touched = (found is not None and found == base.embedding) or base.is_head(name)
     if not base.tied or not touched or kept:
-        return base.embedding if base.is_head(name) else found
+        return _tied_place(plan, base, name)
     return _untie(plan, base, name)
+
+
+def _is_trained(adapter: Adapter, name: str) -> bool:
+    """Whether the whole tensor that the model calls `name` was trained, and not only saved beside what was."""
+    trained = adapter.config.get("modules_to_save") or ()
+    return any(name == f"{one}.weight" or name.endswith(f".{one}.weight") for one in trained)
+
+
+def _tied_place(plan: Plan, base: Base, name: str) -> str | None:
+    """The tensor that the model calls `name`: of a head that is tied, and is still, the embedding."""
+    if not base.is_head(name):
+        return base.find(name)
+    return (base.head or name) if plan.untied else base.embedding
 
 
 def _untie(plan: Plan, base: Base, name: str) -> str:
@@ -331,16 +369,17 @@ def _untie(plan: Plan, base: Base, name: str) -> str:
     return head if name in HEADS else base.embedding
 
 
-def _replace(plan: Plan, base: Base, adapter: Adapter, place: str, stored: Stored) -> None:
-    """Let a whole tensor take the place of the base's; only tables of tokens may have another number of rows."""
+def _fit(plan: Plan, base: Base, adapter: Adapter, place: str, stored: Stored) -> None:
+    """Give a tensor the shape of what takes its place; only tables of tokens may have another number of rows."""
     item = plan.find(place)
     assert item is not None
     table = place in (base.embedding, *HEADS)
     if stored.shape != item.shape and not (table and stored.shape[1:] == item.shape[1:]):
         raise misfit(adapter, [f"{place} is {stored.shape}, not {item.shape}"])
+    if stored.shape != item.shape and (item.replaced or item.changes):
+        raise misfit(adapter, [f"{place} has {stored.shape[0]} rows, and {item.shape[0]} in another adapter"])
     if stored.shape != item.shape:
         plan.vocabulary, item.shape = stored.shape[0], stored.shape
-    item.replaced.append((adapter.weight, stored))
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from swift.merging.tensors import Stored
 from swift.tuners.starts import start_of
 
 
@@ -225,6 +226,21 @@ class Added(Update):
     def apply(self, rows_NC: Tensor, start: int) -> Tensor:
         """See `Update.apply`."""
         return rows_NC.add_(self.values[start : start + len(rows_NC)])
+
+
+class Whole(Update):
+    """Another tensor in the place of the base's, for further changes.
+
+    Args:
+        stored: the tensor.
+    """
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+
+    def apply(self, rows_NC: Tensor, start: int) -> Tensor:
+        """See `Update.apply`."""
+        return self.stored.rows(start, start + len(rows_NC)).float()
 
 
 class Rows(Update):

@@ -14,7 +14,8 @@ ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 TEXT_PART = ("llama4",)  # several modalities, of which transformers loads the text part alone
 NOTES = ("_name_or_path", "_commit_hash")
 OF_TORCHAO = ("_type", "_data", "_version")  # how it writes its settings; the types are looked up in itself alone
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+TOKENIZER_FILES = (*VOCABULARIES, "tokenizer_config.json")
 ADAPTER = "adapter_config.json"
 HEADER_LIMIT_BYTES = 100 * 1024 * 1024
 
@@ -58,6 +59,11 @@ def check_tokenizer(directory: Path) -> None:
     for key, name in file_settings(directory).items():
         if not Path(name).is_absolute() and not _inside(directory, name):
             raise _damaged(f"{path}: {key} names {name!r}, which is not a file of this model", fix=f"remove {key}")
+
+
+def has_vocabulary(directory: Path) -> bool:
+    """Whether a directory has a tokenizer, not the settings of one alone."""
+    return any((directory / name).is_file() for name in VOCABULARIES)
 
 
 def file_settings(directory: Path) -> dict[str, str]:

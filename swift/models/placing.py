@@ -25,19 +25,32 @@ def device_map_of(said: str | None) -> str | dict[str, Any] | None:
 
     Raises:
         NotFoundError: it is neither a strategy, a device nor a file.
-        ConfigError: the file is not a JSON object of devices.
+        ConfigError: the file is not a JSON object of devices, or this process has no such device.
     """
     if said is None or said in STRATEGIES:
         return said
     if Path(said).is_file() or said.lstrip().startswith("{"):
-        return _read(said)
+        return _there(said, _read(said))
     try:
-        return {"": str(torch.device(said))}
+        torch.device(said)
     except RuntimeError:
         known = ", ".join((*STRATEGIES, "cpu", "cuda:0"))
         raise NotFoundError(
             "FOUND-01", f"--device_map {said}: no such file", fix=f"one of {known}, or a file"
         ) from None
+    return _there(said, {"": said})
+
+
+def _there(said: str, parts: dict[str, Any]) -> dict[str, Any]:
+    """The parts, once each of their devices is known to be there: a number is a GPU's."""
+    kind = torch.accelerator.current_accelerator()
+    gpus = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
+    known = {"cpu", "disk", *gpus, *map(str, range(len(gpus))), *((kind.type,) if kind else ())}
+    missing = sorted({str(place) for place in parts.values()} - known)
+    if missing:
+        what = f"--device_map {said}: this process has no {', '.join(missing)}"
+        raise ConfigError("CONFIG-02", what, fix=f"what it has: {', '.join(['cpu', *gpus])}, or disk for parts")
+    return parts
 
 
 def _read(said: str) -> dict[str, Any]:

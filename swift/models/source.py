@@ -13,7 +13,7 @@ from swift import hub
 from swift.errors import NotFoundError, UsageError
 from swift.log import get_logger
 from swift.models import MODELS, ModelRecord, find_by_arch, find_by_hub_id
-from swift.models.files import check_tokenizer, check_weights, read_config, weight_files
+from swift.models.files import check_tokenizer, check_weights, has_vocabulary, read_config, weight_files
 from swift.models.quantisation import check_packages, either_spelling, method_of
 from swift.models.remote_code import check_remote_code, check_unchanged
 
@@ -66,6 +66,10 @@ class ModelSource:
     def weight_bytes(self) -> int:
         """How much disk the files take that its weights are read from; 0 when they are not downloaded yet."""
         return sum(path.stat().st_size for path in weight_files(self.path) if path.is_file())
+
+    def has_own_tokenizer(self, adapter: Path) -> bool:
+        """Whether the directory of an adapter has a tokenizer that is taken; one that needs code is the base's."""
+        return not self.trusted and adapter.resolve() != self.path and has_vocabulary(adapter)
 
 
 def find_model(

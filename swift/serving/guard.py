@@ -34,6 +34,7 @@ class Guard:
         key: what callers must send; None lets everybody in.
         hosts: the host names that requests may be for; `*` is any.
         responded: is told the route and the status of every answer, those of errors too.
+        asked: is told the method, the path and the body of every request that is let in; None tells nobody.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Guard:
         key: str | None,
         hosts: Sequence[str],
         responded: Callable[[str, int], None],
+        asked: Callable[[str, str, bytes], None] | None = None,
     ) -> None:
-        self.app, self.key, self.responded = app, key, responded
+        self.app, self.key, self.responded, self.asked = app, key, responded, asked
         self.hosts = {name for host in hosts for name in (host.lower(), f"[{host.lower()}]")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,6 +64,8 @@ class Guard:
             return await refuse(error, send)
         except ConnectionError:
             return None
+        if self.asked is not None:
+            self.asked(scope["method"], scope["path"], body)
         return await self.app(scope, _replay(body, receive), send)
 
     def _counted(self, scope: Scope, send: Send) -> Send:

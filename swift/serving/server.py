@@ -33,6 +33,7 @@ from swift.ui.serving import address_of
 logger = get_logger()
 SECONDS_TO_FINISH, SECONDS_TO_CLOSE = 20, 5
 MOST_CONNECTIONS = 512
+MOST_LOGGED = 4096  # bytes of a request
 
 
 class Server(uvicorn.Server):
@@ -75,7 +76,7 @@ class Served:
         scheme = "https" if args.ssl_certfile else "http"
         self.url = address_of(listening).replace("http", scheme, 1)
         config = uvicorn.Config(
-            Guard(app, key, hosts, self.api.measures.responded),
+            Guard(app, key, hosts, self.api.measures.responded, log_request if args.log_requests else None),
             http=partial(PromptProtocol, slow=self.api.measures.unread),  # type: ignore[arg-type]
             log_config=None,
             log_level=logging.WARNING,
@@ -131,6 +132,11 @@ class Served:
                 speed = (now - before) / self.args.log_interval
                 logger.info(f"{speed:.1f} tokens/s, {running} running, {waiting} waiting")
             before = now
+
+
+def log_request(method: str, path: str, body: bytes) -> None:
+    """One line of the log with the beginning of what somebody asked."""
+    logger.info(f"{method} {path!r} {body[:MOST_LOGGED].decode('utf-8', 'replace')!r}")
 
 
 def text_api(args: DeployArguments, base: str, model: Any, template: Template) -> Api:

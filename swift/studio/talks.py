@@ -65,7 +65,9 @@ class Talks:
                 self._end(name)
             key = secrets.token_urlsafe(24)
             owner = {OWNER: f"{os.getpid()} {birth_of(os.getpid())}"}
-            job = self.studio.jobs.start("deploy", [*words, "--port", "0"], owner, secret={KEY: key})
+            job = self.studio.jobs.start(
+                "deploy", [*words, "--host", "127.0.0.1", "--port", "0"], owner, secret={KEY: key}
+            )
             undo.callback(job.stop)
             url = _address(job, self._closing)
             model = str(get_model_list_client(url=url, api_key=key).data[0].id)

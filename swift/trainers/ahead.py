@@ -17,6 +17,7 @@ from transformers.trainer_utils import TrainOutput
 from swift import checkpoint
 from swift.errors import DataError, InternalError
 from swift.trainers.committing import CommittingTrainer
+from swift.trainers.engines import DEEPSPEED
 from swift.trainers.known import Known, sent
 from swift.trainers.verdicts import Verdicts, takes_flag
 
@@ -27,7 +28,7 @@ class AheadTrainer(CommittingTrainer):
     """Looks at batches while they are on the host, and at what became of a step one step later.
 
     On a CPU there is nothing to be ahead of: what became of a step is read before the optimiser takes it, as it is with
-    DeepSpeed, FSDP, fp16, and optimisers that cannot be kept from a step on the device.
+    DeepSpeed, weights in main memory, fp16, and optimisers that cannot be kept from a step on the device.
     """
 
     places_batches = True  # whether it is this class that puts the batches of training on the device
@@ -83,7 +84,7 @@ class AheadTrainer(CommittingTrainer):
     def _verdicts(self) -> Verdicts | None:
         """What judges steps on the device; None where the host does."""
         late = self.args.device.type == "cuda" if self.reads_late is None else self.reads_late
-        if not late or self.engine is not None or self.accelerator.scaler is not None:
+        if not late or self.engine == DEEPSPEED or self.offloaded or self.accelerator.scaler is not None:
             return None
         return Verdicts(self._own_optimizer) if takes_flag(self._own_optimizer) else None
 

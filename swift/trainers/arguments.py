@@ -214,7 +214,7 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
         UnknownNameError: an optimiser, or a name in `--training_options`, that transformers does not have.
         UsageError: a schedule that it does not have or that cannot be set so; values that it refuses.
         MissingPackageError: an optimiser's package, or a tracker in `--report_to`, that is not installed.
-        ConfigError: GaLore with an optimiser or a step that it cannot work with.
+        ConfigError: GaLore with an optimiser or a step that it cannot work with; DeepSpeed's file says something else.
     """
     check_optimiser(args.optim)
     check_schedule(args)
@@ -227,6 +227,8 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
     except (TypeError, ValueError) as error:
         raise UsageError("USAGE-02", f"--training_options {args.training_options}: {error}") from None
     check_steps(made)
+    if made.deepspeed:
+        zero.check_agrees(made.hf_deepspeed_config)
     if made.layer_compiler is not None:
         from swift.trainers.compiled import check_backend  # PyTorch's compiler takes a second to import
 

@@ -97,9 +97,12 @@ class EngineTrainer(transformers.Trainer):
             logger.info(f"fsdp: shards of every parameter: {self.args.world_size}{note}")
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        if self.engine != DEEPSPEED or resume_from_checkpoint is None:
+        if self.engine != DEEPSPEED:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        ready = super()._prepare_for_training(max_steps, train_dataloader, None)
+        with zero.told_as_said():
+            ready = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is None:
+            return ready
         self._load_deepspeed(resume_from_checkpoint)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return ready
@@ -117,7 +120,7 @@ class EngineTrainer(transformers.Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         if self.engine == FSDP:
-            return float(sharded.clip(self.model, math.inf) if grad_norm is None else grad_norm)
+            return sharded.clip(self.model, math.inf) if grad_norm is None else grad_norm
         return super()._get_grad_norm(model, grad_norm)
 
     # Checkpoints
@@ -192,6 +195,12 @@ class EngineTrainer(transformers.Trainer):
             self._load_deepspeed(resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether the weights that the optimiser steps lie in main memory, away from the device."""
+        how = read_sharding(self.args.sharding)
+        return how is not None and how.offload
 
     @property
     def _own_optimizer(self) -> torch.optim.Optimizer:

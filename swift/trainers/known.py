@@ -5,9 +5,10 @@ Letters in names: B rows, T tokens, N supervised tokens in a flat list, K kept p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 from transformers import masking_utils
 
 from swift.trainers.loss import IGNORED
+from swift.tuners.layers import PerThread
 
+KNOWN = PerThread()
 LOOKS_AT_MASK, LOOKS_AT_POSITIONS = "fast_all", "find_packed_sequence_indices"  # transformers' functions
 
 
@@ -63,23 +66,38 @@ def masks_told(known: Known | None) -> Iterator[None]:
     """Let transformers make the masks of attention inside the block by what is known, not by looking at tensors.
 
     Args:
-        known: of the batch that the model is called with; None lets it look.
+        known: of the batch that this thread calls the model with; None lets it look.
     """
-    if known is None:
-        yield
-        return
-
-    def indices(position_ids: Tensor) -> Tensor | None:
-        """Which sequence each token is of; None where a row is one sequence."""
-        if not known.packed:
-            return None
-        return (torch.diff(position_ids, prepend=position_ids[:, :1] - 1, dim=-1) != 1).cumsum(-1)
-
-    names: Any = vars(masking_utils)
-    told = {LOOKS_AT_MASK: lambda mask: not known.padded, LOOKS_AT_POSITIONS: indices}
-    plain = {name: names[name] for name in told if name in names}
-    names.update({name: told[name] for name in plain})
+    if known is not None:
+        _ask_first()
+    KNOWN.set(known)
     try:
         yield
     finally:
-        names.update(plain)
+        KNOWN.set(None)
+
+
+@cache
+def _ask_first() -> None:
+    """Let transformers' functions that look ask `KNOWN` first, from now on."""
+    names: Any = vars(masking_utils)
+    for name, answer in ((LOOKS_AT_MASK, _all), (LOOKS_AT_POSITIONS, _indices)):
+        if name in names:
+            names[name] = partial(_asked, names[name], answer)
+
+
+def _asked(plain: Callable[[Tensor], Any], answer: Callable[[Known, Tensor], Any], tensor: Tensor) -> Any:
+    known = KNOWN.get()
+    return plain(tensor) if known is None else answer(known, tensor)
+
+
+def _all(known: Known, mask_BT: Tensor) -> bool:
+    """Whether a mask, or that part of it which is the batch's, hides nothing."""
+    return not known.padded
+
+
+def _indices(known: Known, positions_BT: Tensor) -> Tensor | None:
+    """Which sequence each token is of; None where a row is one sequence."""
+    if not known.packed:
+        return None
+    return (torch.diff(positions_BT, prepend=positions_BT[:, :1] - 1, dim=-1) != 1).cumsum(-1)

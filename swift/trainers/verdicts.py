@@ -67,9 +67,10 @@ class Verdicts:
 
         Args:
             step: its number.
-            sound: what has to be, by name, the same ones each time; a boolean on the device each.
+            sound: what has to be, by name, the same ones each time; a boolean on a device each.
         """
-        sound_Q = torch.stack([one.reshape(()) for one in sound.values()])
+        flags = [one.reshape(()) for one in sound.values()]
+        sound_Q = torch.stack([one.to(flags[0].device, non_blocking=True) for one in flags])
         vars(self.optimizer)[FLAG] = (~sound_Q.all()).float()
         self._verdict.send(sound_Q)
         self._step, self._names = step, list(sound)

@@ -16,7 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
-from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import (
+    HfTrainerDeepSpeedConfig,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 
 from swift import dist
 from swift.arguments.engines import BUNDLED, bundled_name
@@ -42,10 +46,36 @@ def read_config(said: str | Mapping[str, Any]) -> dict[str, Any]:
         what = "--deepspeed needs the package deepspeed"
         raise MissingPackageError("PACKAGE-01", what, fix="pip install 'swift-finetune[deepspeed]'")
     config = dict(said) if isinstance(said, Mapping) else _read_text(said)
-    if stage_of(config) == 0:
+    part = config.get("zero_optimization")
+    if not isinstance(part, Mapping) or part.get("stage") not in (1, 2, 3):
         fix = '"zero_optimization": {"stage": 2}, or --deepspeed default-zero2'
         raise ConfigError("CONFIG-02", "--deepspeed: its configuration has no ZeRO stage 1, 2 or 3", fix=fix)
     return config
+
+
+def check_agrees(config: HfTrainerDeepSpeedConfig) -> None:
+    """Make sure that a configuration and the options, from which its `auto` values are filled in, say the same.
+
+    Raises:
+        ConfigError: both say something, and not the same.
+    """
+    differing = [found.removeprefix("- ds ").replace(" vs hf ", " there, ") + " here" for found in config.mismatches]
+    if differing:
+        what = f"--deepspeed: its configuration and the options differ: {'; '.join(differing)}"
+        raise ConfigError("CONFIG-02", what, fix='write "auto" there, and the options decide')
+
+
+@contextmanager
+def told_as_said() -> Iterator[None]:
+    """Tell what DeepSpeed does not take of its configuration as a mistake in that.
+
+    Raises:
+        ConfigError: it refused something.
+    """
+    try:
+        yield
+    except ValueError as error:  # pydantic's are such
+        raise ConfigError("CONFIG-01", f"--deepspeed: {' '.join(str(error).split())}") from error
 
 
 def _read_text(said: str) -> dict[str, Any]:

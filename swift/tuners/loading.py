@@ -18,7 +18,9 @@ from swift.tuners.lora import is_relative
 from swift.tuners.model import SwiftModel
 from swift.tuners.relative import starts, trained_alone, unfold, without_start
 
-EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|lm_head|output_layer)\.(base_layer\.)?weight$")
+EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|wte|word_embeddings|lm_head|output_layer)\.(token_adapter\.)?(base_layer\.)?weight$"
+)
 
 
 def check_rows(stored: Stored, model: Any) -> None:
@@ -34,6 +36,13 @@ def check_rows(stored: Stored, model: Any) -> None:
 
 def _tensors(stored: Stored) -> dict[str, Any]:
     tensors = files.read_tensors(stored.folder) if files.has_tensors(stored.config) else {}
+    # Of tables that were trained whole PEFT saves every copy, once the vocabulary was resized.
+    tensors = {
+        key: tensor
+        for key, tensor in tensors.items()
+        if ".original_module." not in key
+        and (".modules_to_save." not in key or key.replace(".modules_to_save.", ".") not in tensors)
+    }
     if not is_relative(stored.config):
         return tensors
     return trained_alone(tensors, stored.config) if without_start(stored.config) else unfold(tensors)

@@ -9,7 +9,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -63,7 +63,8 @@ class Guard:
         """Pass on, or refuse; and add to the first message of a response."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        body, started = Body(receive), False
+        headers, started = dict(scope["headers"]), False
+        body = Body(receive, headers.keys() & {b"content-length", b"transfer-encoding"})
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -77,7 +78,7 @@ class Guard:
             if started:
                 await with_headers(message)
 
-        if not is_own(dict(scope["headers"])) or UNUSED.search(scope["path"]):
+        if not is_own(headers) or UNUSED.search(scope["path"]):
             return await refuse(403, "the page of another site, or nothing that a page here asks for", with_headers)
         with suppress(ClientDisconnect):  # a tab that was closed while a file was on its way
             await self.app(scope, body, unless_late)
@@ -90,11 +91,12 @@ class Body:
 
     Args:
         receive: the server's own.
+        comes: the headers that say that there is a body; a request without one is never late.
     """
 
-    def __init__(self, receive: Callable[[], Awaitable[Message]]) -> None:
+    def __init__(self, receive: Callable[[], Awaitable[Message]], comes: Collection[bytes]) -> None:
         self.receive, self.begun = receive, time.monotonic()
-        self.size, self.whole, self.late = 0, False, False
+        self.size, self.whole, self.late = 0, not comes, False
 
     async def __call__(self) -> Message:
         """What comes next."""

@@ -17,7 +17,7 @@ from swift import storage
 from swift.commands import hf_template, merge, merge_files
 from swift.commands.export import export_main
 from swift.commands.merge import merge_lora
-from swift.errors import ConfigError, DataError, DiskError, UsageError
+from swift.errors import ConfigError, DataError, DiskError, NotFoundError, UsageError
 from swift.llm import ExportArguments
 from swift.merging import stream
 from swift.templates.template import get_template
@@ -163,6 +163,34 @@ def test_several_of_ours_with_a_branch_beside_them(base: Path, tmp_path: Path) -
     assert (tmp_path / "second-tuners").is_dir()
 
 
+def test_a_tokenizer_of_its_own_stays_the_adapters(base: Path, tmp_path: Path) -> None:
+    """As a script with PEFT leaves it: a resized vocabulary, and the tokenizer in the adapter's directory."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<tool>", "</tool>"])
+    model = adapted(base, lora(modules_to_save=["embed_tokens", "lm_head"]), rows=len(tokenizer))
+    for one in (model, tokenizer):
+        one.save_pretrained(tmp_path / "adapter")
+    output = merge_lora(options(base, tmp_path / "adapter", tmp_path))
+    found = report(output)["verified"]
+    assert found["tokenizer"]
+    assert found["difference"] < 1e-6 < found["effect"]
+    ids = AutoTokenizer.from_pretrained(output)("<tool>a</tool>", return_tensors="pt").input_ids
+    assert ids[0, [0, -1]].tolist() == [400, 401]
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            AutoModelForCausalLM.from_pretrained(output)(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_adapters_with_other_new_tokens_are_not_blended(base: Path, adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "other")
+    (tmp_path / "other" / "new_tokens.json").write_text('{"ids": {"<a>": 400}, "rows": 401}')
+    pair = [f"{adapter}:0.7", f"{tmp_path / 'other'}:0.3"]
+    with pytest.raises(ConfigError, match="does not have alike"):
+        merge_lora(options(base, adapter, tmp_path, adapters=pair, ckpt_dir=None))
+    assert not (tmp_path / "out").exists()
+
+
 def test_weighted_adapters(base: Path, adapter: Path, tmp_path: Path) -> None:
     adapted(base, lora(r=2), seed=7).save_pretrained(tmp_path / "other")
     pair = [f"{adapter}:0.7", f"{tmp_path / 'other'}:0.3"]
@@ -179,6 +207,8 @@ def test_weighted_adapters(base: Path, adapter: Path, tmp_path: Path) -> None:
     assert not torch.equal(linear[name], ties[name])
     with pytest.raises(UsageError, match="both say what is merged"):
         merge_lora(options(base, adapter, tmp_path, adapters=pair))
+    with pytest.raises(NotFoundError, match="--adapters .*:much is not a directory"):
+        merge_lora(options(base, adapter, tmp_path, adapters=[f"{adapter}:much"], ckpt_dir=None))
 
 
 def test_a_quantised_base_is_refused_with_the_way_out(

@@ -67,6 +67,7 @@ def test_a_checkpoint_is_trained_on_4_bits_merged_into_all_and_written_in_4(plac
     found = json.loads((output / REPORT).read_text())
     assert (found["method"], found["bits"], found["measured_on"]["rows"]) == ("bnb", 4, 12)
     assert found["measured_on"]["held_out"]
+    assert found["calibrated_on"] is None  # bnb looks at no data
     assert found["bytes"] < found["bytes_before"]
     assert 0.5 < found["agreement"] <= 1
     assert found["perplexity"] == pytest.approx(found["perplexity_before"], rel=0.2)

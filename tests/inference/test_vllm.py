@@ -273,6 +273,8 @@ def test_settings_have_the_names_of_transformers(home: Path, either: bool) -> No
     engine, template = template_of(home)
     with pytest.raises(UsageError, match="one answer"):
         inference_vllm(engine, template, ROWS, generation_config=VllmGenerationConfig(n=2))
+    with pytest.raises(DataError, match="request 1 has no query, only question"):
+        inference_vllm(engine, template, [{"query": "hi"}, {"question": "hi"}])
     with pytest.raises(DataError, match="no room"):
         inference_vllm(engine, template, [{"query": "x " * 600}], generation_config=GREEDY)
     with pytest.raises(SwiftError, match=r"beam|stream"):

@@ -129,9 +129,12 @@ def base_of(place: Path, kind: str, **config: Any) -> Path:
     return directory if directory.is_dir() else save_tiny(directory, kind, **SHAPES.get(kind, {}), **config)
 
 
-def adapted(base: Path, config: PeftConfig, seed: int = 1, **options: Any) -> Any:
+def adapted(base: Path, config: PeftConfig, seed: int = 1, rows: int | None = None, **options: Any) -> Any:
     """PEFT's model of an adapter that has been trained: every parameter of it is somewhere else."""
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, **options), config)
+    plain = AutoModelForCausalLM.from_pretrained(base, **options)
+    if rows is not None:
+        plain.resize_token_embeddings(rows, mean_resizing=False)
+    model = get_peft_model(plain, config)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.requires_grad:

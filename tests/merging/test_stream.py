@@ -135,17 +135,18 @@ def test_bin_files_are_read_and_nothing_in_them_runs(place: Path, tmp_path: Path
 
 
 IDS = torch.arange(20)[None]
+NEW = torch.tensor([[5, 400, 7, 401]])  # of a resized vocabulary
 
 
 def logits(model: Any) -> torch.Tensor:
     with torch.inference_mode():
-        return model(IDS).logits
+        return model(NEW if model.config.vocab_size > 401 else IDS).logits
 
 
-def loaded(base: Path, output: Path, untied: bool) -> Any:
+def loaded(base: Path, output: Path, untied: bool, **fields: Any) -> Any:
     """The model in `output`, with the small files of its base."""
     config = read_json(base / "config.json")
-    (output / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": not untied}))
+    (output / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": not untied, **fields}))
     return AutoModelForCausalLM.from_pretrained(output).eval()
 
 
@@ -249,6 +250,37 @@ def test_a_resized_vocabulary(place: Path, tmp_path: Path) -> None:
     found = tensors_of(tmp_path / "out")
     assert torch.equal(found["model.embed_tokens.weight"], grown.model.embed_tokens.weight)
     assert torch.equal(found["lm_head.weight"], grown.lm_head.weight)
+
+
+RESIZED: dict[str, dict[str, Any]] = {
+    "layers": {},
+    "whole tables": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "a whole head": {"modules_to_save": ["lm_head"]},
+    "rows of new tokens": {"trainable_token_indices": {"embed_tokens": [3, 400, 401]}},
+    "adapted tables": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+    "an adapted table": {"target_modules": ["q_proj", "embed_tokens"]},
+}
+
+
+@pytest.mark.parametrize(("case", "tied"), [(case, tied) for case in RESIZED for tied in (True, False)][:-1])
+def test_what_peft_saves_of_a_resized_model(case: str, tied: bool, place: Path, tmp_path: Path) -> None:
+    base = base_of(place, "qwen2", tie_word_embeddings=tied)
+    model = adapted(base, lora(**RESIZED[case]), rows=402)
+    model.save_pretrained(tmp_path / "adapter")
+    wanted = planned(base, tmp_path / "adapter")
+    assert wanted.vocabulary == adapters.table_rows(tmp_path / "adapter") == 402
+    (tmp_path / "out").mkdir()
+    stream.write(wanted, tmp_path / "out", Combination())
+    found = loaded(base, tmp_path / "out", wanted.untied, vocab_size=402)
+    torch.testing.assert_close(logits(found), logits(model), rtol=1e-4, atol=1e-5)
+
+
+def test_a_resized_head_that_was_not_saved_is_missed(place: Path, tmp_path: Path) -> None:
+    """PEFT saves only those tables that it adapts; the other's new rows are lost."""
+    base = base_of(place, "qwen2")
+    adapted(base, lora(**RESIZED["an adapted table"]), rows=402).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(DataError, match="one of two tables"):
+        planned(base, tmp_path / "adapter")
 
 
 def test_names_without_the_models_prefix(place: Path, tmp_path: Path) -> None:
@@ -392,3 +424,7 @@ def test_what_needs_the_model_says_so(place: Path, tmp_path: Path) -> None:
     with pytest.raises(NeedsModel, match="at random"):
         planned(base, tmp_path / "adapter")
     assert isinstance(model, PeftModel)
+    both = lora(init_lora_weights="olora", use_dora=True)
+    adapted(base, both).save_pretrained(tmp_path / "both")
+    with pytest.raises(NeedsModel, match="with DoRA"):
+        planned(base, tmp_path / "both")

@@ -51,6 +51,13 @@ def test_an_unregistered_directory_is_found_without_network(tiny_dir: Path, monk
     assert with_weights(source) == source
 
 
+def test_its_size_is_that_of_the_files_it_is_read_from(copy: Path):
+    size = (copy / "model.safetensors").stat().st_size
+    for other in ("pytorch_model.bin", "consolidated.safetensors"):
+        shutil.copy(copy / "model.safetensors", copy / other)
+    assert find_model(None, str(copy)).weight_bytes == size
+
+
 def test_a_registered_name_with_a_directory_keeps_both(tiny_dir: Path):
     source = find_model("qwen2_5-7b-instruct", str(tiny_dir))
     assert (source.name, source.record) == ("qwen2_5-7b-instruct", MODELS["qwen2_5-7b-instruct"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -23,7 +24,8 @@ import openai
 import pytest
 from transformers import GenerationConfig
 
-from swift.commands.deploy import deploy_main
+from swift.arguments import address
+from swift.commands.deploy import deploy_main, reach
 from swift.commands.prepare import prepare_model_template
 from swift.errors import ConfigError, NotFoundError, UnavailableError, UsageError
 from swift.llm import InferArguments, XRequestConfig, get_model_list_client, inference, inference_client
@@ -68,8 +70,9 @@ def idle(served: Any) -> bool:
     return False
 
 
-def test_an_answer_is_that_of_inference(client: openai.OpenAI) -> None:
+def test_an_answer_is_that_of_inference(client: openai.OpenAI, caplog: pytest.LogCaptureFixture) -> None:
     answer = ask(client)
+    assert CAPITAL[0]["content"] not in caplog.text, "what callers ask is theirs"
     assert answer.choices[0].message.content == plain("What is the capital of France?")
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
@@ -378,6 +381,20 @@ def test_what_cannot_be_served(words: list[str], error: Any, says: str) -> None:
         deploy_main(["--model_type", MODEL, "--port", "0", *words], prevent_thread_lock=True)
 
 
+@pytest.mark.parametrize(("said", "host"), [("0.0.0.0", "0.0.0.0"), ("", "127.0.0.1")])
+def test_a_variable_says_where_to_listen(monkeypatch: pytest.MonkeyPatch, said: str, host: str) -> None:
+    monkeypatch.setenv("SWIFT_HOST", said)
+    options = runpy.run_path(address.__file__)["AddressOptions"]
+    assert options().host == host
+    assert options(host="::1").host == "::1"
+
+
+def test_who_can_reach_a_server_is_told() -> None:
+    assert reach("localhost", 8000, None) == reach("::1", 8000, "k") == ""
+    assert reach("0.0.0.0", 8000, "k") == "whoever reaches 0.0.0.0 port 8000 from elsewhere can ask with a key"
+    assert "without a key" in reach("::", 8000, None)
+
+
 def test_a_checkpoint_is_served_beside_its_base_and_others(adapters: Path) -> None:
     words = ["--ckpt_dir", str(adapters / "one"), "--model_type", MODEL, "--port", "0", "--allow_other_base", "true"]
     served = deploy_main([*words, "--lora_modules", f"second={adapters / 'two'}"], prevent_thread_lock=True)
@@ -425,13 +442,16 @@ def test_the_api_is_what_its_schema_says(tmp_path: Path, key: str | None) -> Non
 
 def test_what_else_can_be_said(caplog: pytest.LogCaptureFixture) -> None:
     words = ["--model_type", MODEL, "--port", "0", "--allowed_hosts", "other.example", "--owned_by", "me",
-             "--log_interval", "1", "--stop_words", "Paris", "--query", "hi"]  # fmt: skip
+             "--log_interval", "1", "--stop_words", "Paris", "--query", "hi",
+             "--log_requests", "true"]  # fmt: skip
     served = deploy_main(words, prevent_thread_lock=True)
     assert "no use for --query" in caplog.text
     assert send(f"{served.url}v1/models", Host="other.example")[1]["data"][0]["owned_by"] == "me"
     assert send(f"{served.url}v1/models", Host="evil.example")[0] == 400
     client = openai.OpenAI(base_url=f"{served.url}v1", api_key="none", max_retries=0)
     assert "Paris" not in ask(client).choices[0].message.content
+    assert "POST '/v1/chat/completions' '{" in caplog.text
+    assert CAPITAL[0]["content"] in caplog.text
     for _ in range(30):
         time.sleep(0.1)
         if "tokens/s" in caplog.text:

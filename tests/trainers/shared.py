@@ -1,7 +1,7 @@
 """One process of a group that shares a model: `shared.py OUT CASES`; writes losses and weights of each case to OUT.
 
 CASES is a JSON list of {"label", "kind", "said": arguments of the trainer, "resume": checkpoint, "packed": rows to a
-pack, "rows": how many}; see `model_of` for kinds.
+pack, "rows": how many, "late": whether a step is heard of one step later}; see `model_of` for kinds.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def run(out: Path, case: dict[str, Any]) -> None:
         val=Rows(7, seed=5),
         **{**said, **SAID, **case["said"]},
     )
+    trainer.reads_late = case.get("late", False)
     trainer.train(resume_from_checkpoint=case.get("resume"))
     whole = trainer.whole_weights()
     if dist.is_main():

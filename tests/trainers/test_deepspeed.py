@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from swift import storage
 from swift.errors import ConfigError, MissingPackageError, NotFoundError
@@ -76,14 +77,26 @@ def test_configurations(tmp_path: Path) -> None:
     assert zero.read_config(str(tmp_path / "own.json")) == zero.read_config(json.dumps(own)) == own
     with pytest.raises(NotFoundError, match="zero4"):
         zero.read_config("zero4")
-    with pytest.raises(ConfigError, match="stage"):
-        zero.read_config('{"zero_optimization": {"stage": 0}}')
+    for part in ('{"stage": 0}', '{"stage": 9}', '{"stage": "two"}', "2"):
+        with pytest.raises(ConfigError, match="no ZeRO stage"):
+            zero.read_config(f'{{"zero_optimization": {part}}}')
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ConfigError, match="object"):
         zero.read_config(str(tmp_path / "list.json"))
     (tmp_path / "torn.json").write_text("{")
     with pytest.raises(ConfigError, match="torn"):
         zero.read_config(str(tmp_path / "torn.json"))
+
+
+@needs_deepspeed
+def test_what_differs_from_the_options_is_named() -> None:
+    filled = HfTrainerDeepSpeedConfig({"train_micro_batch_size_per_gpu": 7, "gradient_clipping": "auto"})
+    zero.check_agrees(filled)
+    filled.fill_match("train_micro_batch_size_per_gpu", 2, "per_device_train_batch_size")
+    with pytest.raises(ConfigError, match="size_per_gpu=7 there, per_device_train_batch_size=2 here"):
+        zero.check_agrees(filled)
+    with pytest.raises(ConfigError, match="--deepspeed: no such bucket"), zero.told_as_said():
+        raise ValueError("no such\n bucket")
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

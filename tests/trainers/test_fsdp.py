@@ -42,11 +42,12 @@ def check_alike(out: Path, label: str, one: str, within: float = 1e-5) -> None:
 
 
 def test_lora_whole_and_in_shards_trains_as_one_process_does(tmp_path: Path) -> None:
-    """Whole, two epochs of 21 rows: the last step of each has one process's rows filled up."""
+    """Whole, two epochs of 21 rows: the last step of each has one process's rows filled up; judged as on GPUs."""
     alone(tmp_path, ("one", "lora", {}))
     ragged = {"kind": "lora", "said": {"max_steps": -1, "num_train_epochs": 2}, "rows": 21}
     shared.run(tmp_path, {"label": "ragged-one", **ragged})
-    shared.group(tmp_path, [{"label": "two", "kind": "lora", "said": FULL}, {"label": "ragged-two", **ragged}])
+    late = {"kind": "lora", "late": True}
+    shared.group(tmp_path, [{"label": "two", "said": FULL, **late}, {"label": "ragged-two", **ragged, **late}])
     check_alike(tmp_path, "two", "one")
     check_alike(tmp_path, "ragged-two", "ragged-one", within=5e-6)
     both = tmp_path / "ragged-two" / "checkpoint-6"
