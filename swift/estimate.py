@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 SPLIT_WEIGHTS = ("zero3", "fsdp")
 GAPS = 0.22  # of activations and logits: what an allocator keeps between tensors of different sizes
+SCATTERED = 128 << 20  # of logits: more of them are blocks of their own, which go back to the system at once
 BUFFERS = 20 << 20  # of the kernels
 LOST = 1.15  # times as long as the fastest turns of products and copies alone
 GATHERED = 2  # layers whose weights are whole at a time: one computes while the next one comes
@@ -105,7 +106,7 @@ def memory_of(step: Step, sharding: str = "none", processes: int = 1) -> Memory:
 
 def _at(step: Step, moment: Moment, sharding: str, processes: int) -> Memory:
     states = step.optimiser or 0
-    gaps = round(GAPS * (moment.activations + moment.logits)) + BUFFERS
+    gaps = round(GAPS * (moment.activations + min(moment.logits, SCATTERED))) + BUFFERS
     whole = Memory(step.weights, moment.gradients, states, moment.activations, moment.logits, 0, gaps)
     if sharding == "none" or (processes < 2 and not sharding.startswith("zero")):  # DeepSpeed alone is DeepSpeed, too
         return whole
