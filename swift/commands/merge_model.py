@@ -25,6 +25,7 @@ from swift.heads.model import loading, settle
 from swift.log import get_logger
 from swift.models import new_tokens
 from swift.models.load import TORCH_DTYPES, load_model, saved_dtype
+from swift.models.quantised import dequantise_hqq, is_hqq
 from swift.models.source import ModelSource
 from swift.tuners import Swift, SwiftConfig, SwiftModel, files
 from swift.tuners.files import Config
@@ -100,20 +101,20 @@ def _load(
     if head is not None:
         settle(base, head, source)
     if source.config.get("quantization_config"):
-        base = dequantised(base)
+        base = dequantised(base, is_hqq(source))
     add_saved_rows(base, checkpoint)
     allowed = args.allow_other_base
     return Swift.from_pretrained(base, str(checkpoint), names, inference_mode=True, allow_other_base=allowed).eval()
 
 
-def dequantised(base: Any) -> Any:
-    """The model with the weights that its quantised ones stand for, in float32.
+def dequantised(base: Any, hqq: bool) -> Any:
+    """The model with the weights that its quantised ones stand for, in float32; `hqq` says that they are HQQ's.
 
     Raises:
         ConfigError: transformers cannot take this quantisation back.
     """
     try:
-        full = base.dequantize().float()
+        full = dequantise_hqq(base) if hqq else base.dequantize().float()
     except (NotImplementedError, ValueError, AttributeError, TypeError, RuntimeError) as error:
         what = f"transformers cannot dequantise this base: {brief(error)}"
         raise ConfigError("MERGE-01", what, fix="--model_id_or_path <its full model>") from error

@@ -181,6 +181,21 @@ def load_hqq(source: ModelSource, dtype: torch.dtype, device: str = "cpu") -> An
     return model.to(device).eval()
 
 
+def dequantise_hqq(model: Any) -> Any:
+    """Put plain layers with the weights that HQQ's stand for in their place, in float32; give the model."""
+    from hqq.core.quantize import HQQLinear  # pyright: ignore[reportMissingImports]
+
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, HQQLinear):
+            weight = layer.dequantize().float()
+            plain = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
+            plain.weight = nn.Parameter(weight)
+            if layer.bias is not None:
+                plain.bias = nn.Parameter(layer.bias.detach().float())
+            model.set_submodule(path, plain)
+    return model.float()
+
+
 def hqq_state(model: Any) -> dict[str, torch.Tensor]:
     """The tensors of a model with HQQ layers, as `load_hqq` reads them; tied ones once."""
     state: dict[str, torch.Tensor] = {}

@@ -237,6 +237,21 @@ def test_a_quantised_base_is_dequantised_when_that_is_allowed(base: Path, tmp_pa
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.float32
 
 
+@pytest.mark.slow
+def test_what_hqq_wrote_is_dequantised_too(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hqq")
+    few = str(tmp_path / "few")
+    export_main(ExportArguments(model_id_or_path=str(base), quant_method="hqq", quant_bits=4, quant_output_dir=few))
+    adapted(base, lora()).save_pretrained(tmp_path / "adapter")
+    told = report(merge_lora(options(Path(few), tmp_path / "adapter", tmp_path, allow_quantized_base=True)))
+    assert told["verified"]["quantised_difference"] < 1e-5
+    merged, full = tensors_of(tmp_path / "out"), tensors_of(base)
+    assert merged.keys() == full.keys()
+    kept = "model.layers.0.mlp.gate_proj.weight"  # the adapter leaves it as it is
+    assert 0 < (merged[kept] - full[kept]).norm() / full[kept].norm() < 0.2
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
 def test_the_template_of_the_training_becomes_a_chat_template(
     base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
