@@ -183,6 +183,8 @@ def test_decided_values(tiny_dir: Path) -> None:
         ({"rlhf_type": "kto", "share_prompts": True}, "--share_prompts is for dpo"),
         ({"ref_model_revision": "v2"}, "--ref_model_revision is of a model that"),
         ({"new_special_tokens": ["<a>"], "ref_model_id_or_path": "x"}, "does not know"),
+        (CONTINUED, "the reference would be the model without it"),
+        ({"rlhf_type": "kto", **CONTINUED}, "the reference would be the model without it"),
         ({"teacher_model": "x"}, "--teacher_model is for gkd, not for dpo"),
         ({"reward_funcs": ["math"]}, "--reward_funcs is for grpo and rloo, not for dpo"),
     ],
