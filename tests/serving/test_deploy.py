@@ -350,6 +350,9 @@ def test_our_own_client(served: Any) -> None:
     chunks = inference_client(MODEL, "And of Spain?", [["What is the capital of France?", "Paris."]],
                               request_config=config, port=port)  # fmt: skip
     assert "".join(chunk.choices[0].delta.__dict__.get("content") or "" for chunk in chunks) == text
+    shape = {"type": "json_schema", "json_schema": {"name": "size", "schema": {"enum": ["big"]}}}
+    shaped = inference_client(MODEL, "hi", request_config=XRequestConfig(response_format=shape), port=port)
+    assert shaped.choices[0].message.content == '"big"'
     with pytest.raises(UsageError, match="there are: demo-chat"):
         inference_client("absent", "hi", port=port)
     with pytest.raises(UnavailableError, match="cannot be reached"):
