@@ -163,7 +163,6 @@ def test_decided_values(tiny_dir: Path) -> None:
         ({"rlhf_type": "cpo", "precompute_ref_log_probs": True}, "--precompute_ref_log_probs is for"),
         ({"packing": True}, "--packing does not go with preferences"),
         ({"loss_name": "cross-entropy"}, "--loss_type says the loss"),
-        ({"deepspeed": "default-zero3"}, "--fsdp full_shard, or --deepspeed default-zero2"),
         ({"fsdp": "full_shard", "precompute_ref_log_probs": True}, "asks the model as a whole"),
         ({"train_on_prompt": True}, "the last answer counts"),
         ({"loss_scale": "react"}, "the last answer counts"),
@@ -193,6 +192,13 @@ def test_what_contradicts_itself_is_refused(said: dict[str, Any], words: str, ti
     with pytest.raises((SwiftError, SeveralErrors)) as caught:
         decided(RLHFArguments(model_id_or_path=str(tiny_dir), dataset=["x"], **said))
     assert words in str(caught.value)
+
+
+def test_zero_3_computes_lora_as_peft_does(tiny_dir: Path) -> None:
+    pytest.importorskip("deepspeed")
+    said = {"model_id_or_path": str(tiny_dir), "dataset": ["x.jsonl"]}
+    stages = [decided(RLHFArguments(**said, deepspeed=f"default-zero{stage}")).fused_lora for stage in (2, 3)]
+    assert stages == [True, False]
 
 
 def test_short_names_are_the_method() -> None:
