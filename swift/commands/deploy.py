@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -92,7 +93,10 @@ def read_key(args: DeployArguments) -> str | None:
     path = Path(args.api_key_file).expanduser()
     if not path.is_file():
         raise NotFoundError("FOUND-01", f"--api_key_file {args.api_key_file} does not exist")
-    key = path.read_text(encoding="utf-8").strip()
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("CONFIG-01", f"--api_key_file {args.api_key_file} cannot be read: {error}") from None
     if not key or len(key.split()) != 1:
         raise ConfigError(
             "CONFIG-01", f"--api_key_file {args.api_key_file} does not hold one key", fix="one line, no spaces"
@@ -111,8 +115,22 @@ def check_open(args: DeployArguments, key: str | None) -> None:
             raise NotFoundError("FOUND-01", f"--{name} {said} does not exist")
     if args.ssl_keyfile and not args.ssl_certfile:
         raise ConfigError("CONFIG-02", "--ssl_keyfile needs --ssl_certfile: without it HTTP is served")
+    if args.ssl_certfile:
+        check_certificate(args.ssl_certfile, args.ssl_keyfile)
+    if args.adapters_dir is not None and not Path(args.adapters_dir).expanduser().is_dir():
+        raise NotFoundError("FOUND-01", f"--adapters_dir {args.adapters_dir} is not a directory")
     if args.num_beams > 1:
         raise ConfigError("CONFIG-02", "--num_beams above 1 cannot be served", fix="--num_beams 1")
+
+
+def check_certificate(certificate: str, key: str | None) -> None:
+    """Raise ConfigError unless HTTPS can be served with these files."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        what = f"--ssl_certfile {certificate}" + (f" and --ssl_keyfile {key}" if key else "")
+        fix = "PEM files: the certificate, and its key without a password"
+        raise ConfigError("CONFIG-01", f"{what} cannot serve HTTPS", why=str(error), fix=fix) from None
 
 
 def reach(host: str, port: int, key: str | None) -> str:

@@ -25,6 +25,8 @@ from swift.heads.model import loading, settle
 from swift.log import get_logger
 from swift.models import new_tokens
 from swift.models.load import TORCH_DTYPES, load_model, saved_dtype
+from swift.models.quantisation import method_of
+from swift.models.quantised import dequantise
 from swift.models.source import ModelSource
 from swift.tuners import Swift, SwiftConfig, SwiftModel, files
 from swift.tuners.files import Config
@@ -100,22 +102,22 @@ def _load(
     if head is not None:
         settle(base, head, source)
     if source.config.get("quantization_config"):
-        base = dequantised(base)
+        base = dequantised(base, method_of(source.config))
     add_saved_rows(base, checkpoint)
     allowed = args.allow_other_base
     return Swift.from_pretrained(base, str(checkpoint), names, inference_mode=True, allow_other_base=allowed).eval()
 
 
-def dequantised(base: Any) -> Any:
-    """The model with the weights that its quantised ones stand for, in float32.
+def dequantised(base: Any, method: str | None) -> Any:
+    """The model with the weights that its quantised ones stand for, in float32; `method` made those.
 
     Raises:
-        ConfigError: transformers cannot take this quantisation back.
+        ConfigError: nothing takes this quantisation back.
     """
     try:
-        full = base.dequantize().float()
+        full = dequantise(base, method)
     except (NotImplementedError, ValueError, AttributeError, TypeError, RuntimeError) as error:
-        what = f"transformers cannot dequantise this base: {brief(error)}"
+        what = f"a base in {method} cannot be dequantised: {brief(error)}"
         raise ConfigError("MERGE-01", what, fix="--model_id_or_path <its full model>") from error
     full.config.__dict__.pop("quantization_config", None)
     vars(full).pop("_weight_conversions", None)  # by which the quantised weights were read

@@ -49,6 +49,7 @@ class XRequestConfig:
     top_logprobs: int | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
 
     def said(self) -> dict[str, Any]:
         """What differs from the defaults."""

@@ -181,6 +181,32 @@ def load_hqq(source: ModelSource, dtype: torch.dtype, device: str = "cpu") -> An
     return model.to(device).eval()
 
 
+def dequantise(model: Any, method: str | None) -> Any:
+    """The model with plain layers in float32, with the weights that those in few bits stand for.
+
+    Args:
+        model: one that is held in few bits; it is changed.
+        method: how; transformers takes back what is neither HQQ's nor torchao's, or says that it cannot.
+    """
+    if method not in ("hqq", "torchao"):
+        return model.dequantize().float()
+    for path, layer in list(model.named_modules()):
+        if type(layer).__name__ == "HQQLinear":
+            weight = layer.dequantize()
+        elif method == "torchao" and isinstance(layer, nn.Linear) and type(layer.weight.data) is not torch.Tensor:
+            weight = layer.weight.data.dequantize()
+        else:
+            continue
+        plain = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
+        plain.weight = nn.Parameter(weight.float())
+        if layer.bias is not None:
+            plain.bias = nn.Parameter(layer.bias.detach().float())
+        model.set_submodule(path, plain)
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):  # by which transformers refuses to cast it
+        vars(model).pop(name, None)
+    return model.float()
+
+
 def hqq_state(model: Any) -> dict[str, torch.Tensor]:
     """The tensors of a model with HQQ layers, as `load_hqq` reads them; tied ones once."""
     state: dict[str, torch.Tensor] = {}

@@ -62,6 +62,7 @@ def decide_rlhf(said: RLHFArguments, hardware: Hardware, source: ModelSource) ->
     return replace(
         args,
         loss_type=args.loss_type or LOSS_TYPES[method][0],
+        fused_lora=args.fused_lora and not cuts_weights(args.deepspeed),  # a pass without tuners lets its base go
         beta=args.beta if args.beta is not None else (2.0 if method == "simpo" else 0.1),
         rpo_alpha=rpo if method == "dpo" else None,
         cpo_alpha={"cpo": 1.0, "simpo": 0.0}.get(method) if args.cpo_alpha is None else args.cpo_alpha,
@@ -106,9 +107,6 @@ def _contradictions(args: RLHFArguments) -> list[SwiftError]:
         errors.append(_conflict(f"--loss_type {args.loss_type} divides by --beta", "--beta 0.1"))
     if args.max_tokens_per_batch and not args.padding_free:
         errors.append(_conflict("--max_tokens_per_batch counts tokens without padding here", "--padding_free true"))
-    if cuts_weights(args.deepspeed):
-        what = "--deepspeed with ZeRO-3 gathers weights for one pass of a step, and preferences take two"
-        errors.append(_conflict(what, "--fsdp full_shard, or --deepspeed default-zero2"))
     if args.fsdp and args.precompute_ref_log_probs:
         what = "--precompute_ref_log_probs asks the model as a whole, which --fsdp has cut by then"
         errors.append(_conflict(what, "drop one of the two: the reference is asked in every step then"))

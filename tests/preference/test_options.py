@@ -163,7 +163,6 @@ def test_decided_values(tiny_dir: Path) -> None:
         ({"rlhf_type": "cpo", "precompute_ref_log_probs": True}, "--precompute_ref_log_probs is for"),
         ({"packing": True}, "--packing does not go with preferences"),
         ({"loss_name": "cross-entropy"}, "--loss_type says the loss"),
-        ({"deepspeed": "default-zero3"}, "--fsdp full_shard, or --deepspeed default-zero2"),
         ({"fsdp": "full_shard", "precompute_ref_log_probs": True}, "asks the model as a whole"),
         ({"train_on_prompt": True}, "the last answer counts"),
         ({"loss_scale": "react"}, "the last answer counts"),
@@ -183,6 +182,8 @@ def test_decided_values(tiny_dir: Path) -> None:
         ({"rlhf_type": "kto", "share_prompts": True}, "--share_prompts is for dpo"),
         ({"ref_model_revision": "v2"}, "--ref_model_revision is of a model that"),
         ({"new_special_tokens": ["<a>"], "ref_model_id_or_path": "x"}, "does not know"),
+        (CONTINUED, "the reference would be the model without it"),
+        ({"rlhf_type": "kto", **CONTINUED}, "the reference would be the model without it"),
         ({"teacher_model": "x"}, "--teacher_model is for gkd, not for dpo"),
         ({"reward_funcs": ["math"]}, "--reward_funcs is for grpo and rloo, not for dpo"),
     ],
@@ -191,6 +192,13 @@ def test_what_contradicts_itself_is_refused(said: dict[str, Any], words: str, ti
     with pytest.raises((SwiftError, SeveralErrors)) as caught:
         decided(RLHFArguments(model_id_or_path=str(tiny_dir), dataset=["x"], **said))
     assert words in str(caught.value)
+
+
+def test_zero_3_computes_lora_as_peft_does(tiny_dir: Path) -> None:
+    pytest.importorskip("deepspeed")
+    said = {"model_id_or_path": str(tiny_dir), "dataset": ["x.jsonl"]}
+    stages = [decided(RLHFArguments(**said, deepspeed=f"default-zero{stage}")).fused_lora for stage in (2, 3)]
+    assert stages == [True, False]
 
 
 def test_short_names_are_the_method() -> None:

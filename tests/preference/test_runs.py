@@ -149,14 +149,16 @@ def test_what_cannot_be_measured_against_is_refused(run: Run) -> None:
 ENGINES = {
     "none": {},
     "zero2": {"deepspeed": "default-zero2"},
+    "zero3": {"deepspeed": "default-zero3"},
     "fsdp": {"fsdp": "full_shard"},
 }
+ZERO3 = [("dpo", "zero3"), ("orpo", "zero3"), ("kto", "zero3")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "engine"),
-    [("dpo", "none"), ("kto", "none"), ("dpo", "zero2"), ("dpo", "fsdp"), ("kto", "fsdp")],
+    [("dpo", "none"), ("kto", "none"), ("dpo", "zero2"), ("dpo", "fsdp"), ("kto", "fsdp"), *ZERO3],
 )
 def test_two_processes_are_one(
     method: str, engine: str, run: Run, whole: dict[str, dict[str, Any]], tmp_path: Path
@@ -169,6 +171,17 @@ def test_two_processes_are_one(
     for name in ("loss", "eval_loss", "rewards/margins", "eval_rewards/margins", "eval_logps/chosen"):
         expected = [line[name] for line in one["log_history"] if name in line]
         assert [line[name] for line in other if name in line] == pytest.approx(expected, abs=1e-4), name
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_whole_model_that_is_one(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    one = run("dpo", sft_type="full", learning_rate=0.05)
+    other = in_two("dpo", one, tmp_path, batch_size=4, eval_batch_size=3, **ENGINES["zero3"])
+    assert furthest(one, {"weights": weights_of(str(tmp_path / "checkpoint-3"))}) < 2e-6
+    expected = [line["rewards/margins"] for line in one["log_history"] if "rewards/margins" in line]
+    found = [line["rewards/margins"] for line in other if "rewards/margins" in line]
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_head_that_trains_gets_its_gradient() -> None:

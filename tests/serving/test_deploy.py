@@ -350,6 +350,9 @@ def test_our_own_client(served: Any) -> None:
     chunks = inference_client(MODEL, "And of Spain?", [["What is the capital of France?", "Paris."]],
                               request_config=config, port=port)  # fmt: skip
     assert "".join(chunk.choices[0].delta.__dict__.get("content") or "" for chunk in chunks) == text
+    shape = {"type": "json_schema", "json_schema": {"name": "size", "schema": {"enum": ["big"]}}}
+    shaped = inference_client(MODEL, "hi", request_config=XRequestConfig(response_format=shape), port=port)
+    assert shaped.choices[0].message.content == '"big"'
     with pytest.raises(UsageError, match="there are: demo-chat"):
         inference_client("absent", "hi", port=port)
     with pytest.raises(UnavailableError, match="cannot be reached"):
@@ -372,6 +375,9 @@ def test_what_documents_show(served: Any, capsys: pytest.CaptureFixture[str], pa
         (["--host", "0.0.0.0"], ConfigError, "lets in everybody"),
         (["--num_beams", "2"], ConfigError, "num_beams"),
         (["--api_key_file", "absent"], NotFoundError, "absent"),
+        (["--api_key_file", sys.executable], ConfigError, "cannot be read"),
+        (["--ssl_certfile", __file__], ConfigError, "cannot serve HTTPS"),
+        (["--adapters_dir", __file__], NotFoundError, "not a directory"),
         (["--lora_modules", "nothing"], UsageError, "name=directory"),
         (["--lora_modules", "x=absent"], UsageError, "no adapter"),
     ],

@@ -129,6 +129,25 @@ def test_nothing_is_read_between_two_lines(tmp_path: Path, said: dict[str, Any])
     assert [count > 0 for count in steps.between] == [False] * 4 + [True] + [False] * 3
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("said", [{}, {"padding_free": True}, {"bf16": True}], ids=str)
+def test_a_gpu_is_not_waited_for(tmp_path: Path, said: dict[str, Any]) -> None:  # needs-cuda
+    """PyTorch itself raises an error where something would wait, between the second step and the line of the log."""
+
+    class Strict(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            torch.cuda.set_sync_debug_mode("default" if control.should_log or state.global_step < 2 else "error")
+
+    try:
+        trainer = trainer_of(
+            lora(), tmp_path, use_cpu=False, max_steps=9, logging_steps=9, callbacks=[Strict()], **said
+        )
+        trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(losses(trainer)) == 1
+
+
 def test_a_step_is_read_at_once_where_nothing_is_waited_for(tmp_path: Path) -> None:
     steps = counted(lora(), tmp_path, late=False)
     assert steps.inside[1:] == [2] * 7, "whether its loss and its gradient are finite"
