@@ -1,10 +1,10 @@
 """Teach demo-chat to judge, sort and find instead of to write, and measure it on questions that it was not shown.
 
-    python scripts/heads.py [rm seq_cls embedding reranker] [--steps N] [--write]
+    python scripts/heads.py [rm seq_cls embedding reranker] [--write]
 
 `rm` tells a right answer from one to another question, `seq_cls` says what a question is about, `embedding` and
 `reranker` find the answer of a question among others. The exit code is 1 when one does not reach its aim. With --write
-the table of all four goes into docs/heads.md.
+its line goes into the table of docs/heads.md, and its curve into docs/images/.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 
 from demo import counting, wording
 from demo.talking import SIMPLE
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 
 from swift.llm import rlhf_main, sft_main
 
@@ -33,7 +35,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "reranker": {"task_type": "reranker", "loss_name": "listwise"},
 }
 OTHERS = 3
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "heads.md"
+QUESTIONS, HELD_OUT = 2400, 140
+EVALUATIONS = 8
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "heads.md"
+STEPS = {"rm": 160, "seq_cls": 40, "embedding": 80, "reranker": 80}
+HEAD = "| head | measure on held-out rows | after each quarter | steps | CPU time |\n|---|---|---|---|---|"
 BEGIN, END = "<!-- scripts/heads.py begins -->\n", "<!-- scripts/heads.py ends -->"
 
 
@@ -72,8 +79,8 @@ def write_rows(path: Path, kind: str, items: list[tuple[str, str, str]], seed: i
 
 def learn(kind: str, place: Path, steps: int) -> list[dict[str, Any]]:
     """The evaluations of a run."""
-    items = asked(900)
-    train, held = write_rows(place / f"{kind}.jsonl", kind, items[:760], 1), items[760:]
+    items = asked(QUESTIONS)
+    train, held = write_rows(place / f"{kind}.jsonl", kind, items[HELD_OUT:], 1), items[:HELD_OUT]
     main = rlhf_main if kind == "rm" else sft_main
     report = main(
         [],
@@ -87,7 +94,7 @@ def learn(kind: str, place: Path, steps: int) -> list[dict[str, Any]]:
         batch_size=32,
         gradient_accumulation_steps=1,
         max_steps=steps,
-        eval_steps=max(steps // 4, 1),
+        eval_steps=max(steps // EVALUATIONS, 1),
         save_steps=steps,
         add_output_dir_suffix=False,
         report_to=["none"],
@@ -96,31 +103,49 @@ def learn(kind: str, place: Path, steps: int) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("kinds", nargs="*", metavar="kind", help="which; all unless said")
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/heads.md")
+    parser.add_argument("--write", action="store_true", help="put lines and curves into docs/")
     args = parser.parse_args()
-    if args.write and args.kinds:
-        parser.error("--write is of all kinds")
-    lines, reached = [], True
+    lines, reached = {}, True
     with tempfile.TemporaryDirectory() as name:
         for kind in args.kinds or SETTINGS:
             begun = time.process_time()
-            found = learn(kind, Path(name), args.steps)
             metric, aim = AIMS[kind]
-            values = ", ".join(f"{line[metric]:.3f}" for line in found)
-            lines.append(
-                f"| {kind} | {metric.removeprefix('eval_')} | {values} | {time.process_time() - begun:.0f} s |"
-            )
-            reached = reached and found[-1][metric] >= aim
-    head = f"| head | measure on held-out rows | at each quarter of {args.steps} steps | CPU time |\n|---|---|---|---|"
-    table = "\n".join([head, *lines])
-    print(table)
-    if args.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(before + BEGIN + table + "\n" + END + rest.partition(END)[2], encoding="utf-8")
+            curve = [(line["step"], line[metric]) for line in learn(kind, Path(name), STEPS[kind])]
+            reached = reached and curve[-1][1] >= aim
+            quarters = ", ".join(f"{value:.3f}" for _, value in curve[1::2])
+            told = f"{metric.removeprefix('eval_')} | {quarters} | {STEPS[kind]} | {time.process_time() - begun:.0f} s"
+            lines[kind] = f"| {kind} | {told} |"
+            if args.write:
+                draw(kind, curve, metric.removeprefix("eval_"))
+                put(kind, lines[kind])
+    print("\n".join([HEAD, *lines.values()]))
     return int(not reached)
+
+
+def put(kind: str, line: str) -> None:
+    """Write a line into the table of the page; those of other heads stay."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    table, _, after = rest.partition(END)
+    known = {row.split(" | ")[0].removeprefix("| "): row for row in table.splitlines()[2:]}
+    rows = [(known | {kind: line})[name] for name in SETTINGS if name in known | {kind: line}]
+    PAGE.write_text(before + BEGIN + "\n".join([HEAD, *rows]) + "\n" + END + after, encoding="utf-8")
+
+
+def draw(kind: str, curve: list[tuple[int, float]], measure: str) -> None:
+    """What a head comes to on held-out rows, by step."""
+    figure = Figure(figsize=(6, 3.2))
+    axes = figure.add_subplot()
+    axes.plot(*zip(*curve, strict=True), marker="o", markersize=3, color="#D84315")
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"{measure}, rows held out")
+    axes.set_title(kind)
+    figure.tight_layout()
+    path = DOCS / "images" / ("rlhf-rm.svg" if kind == "rm" else f"heads-{kind}.svg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None, "Creator": None})
 
 
 if __name__ == "__main__":
