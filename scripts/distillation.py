@@ -63,7 +63,7 @@ NO_ANSWER = "?"
 
 def main() -> int:
     """Train, measure, print, write; whether GKD closed enough of the gap."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="put figures and curve into docs/")
     parser.add_argument("--teacher", help="one that was trained before, instead of a new one")
     args = parser.parse_args()
