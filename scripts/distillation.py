@@ -2,9 +2,10 @@
 
     python scripts/distillation.py [--teacher DIR] [--write]
 
-The teacher is demo-chat with twice the layers, fine-tuned on many logbooks of ships. The student, demo-chat
-itself, has seen none; it learns from the teacher on a few. The gap is that of the loss on held-out logbooks, before, to
-the teacher's; the exit code is 1 when GKD closes less than half of it. With --write figures and curve go into docs/.
+The teacher is demo-chat with twice the layers, fine-tuned on many logbooks of ships. The student, demo-chat itself, has
+seen none; it learns from the teacher on a few, or on their questions alone. The gap is that of the loss on held-out
+logbooks, before, to the teacher's; the exit code is 1 when GKD closes less than half of it. With --write figures and
+curve go into docs/.
 """
 
 from __future__ import annotations
@@ -49,13 +50,20 @@ WAYS: dict[str, dict[str, Any]] = {
     "fine-tuning on the few rows": {},
     "GKD, answers of the rows": {"lmbda": 0.0, "beta": 0.0},
     "GKD, half the answers its own": {"lmbda": 0.5, "beta": 0.0, "max_new_tokens": 80},
+    "GKD, answers of the teacher to the questions alone": {
+        "seq_kd": True,
+        "lmbda": 0.0,
+        "beta": 0.0,
+        "max_new_tokens": 80,
+    },
 }
 """How the student learns; what is no GKD is `swift sft`. As it begins far from the teacher, beta is 0."""
+NO_ANSWER = "?"
 
 
 def main() -> int:
     """Train, measure, print, write; whether GKD closed enough of the gap."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="put figures and curve into docs/")
     parser.add_argument("--teacher", help="one that was trained before, instead of a new one")
     args = parser.parse_args()
@@ -69,7 +77,8 @@ def main() -> int:
         curves: dict[str, list[tuple[int, float]]] = {}
         for number, (way, said) in enumerate(WAYS.items()):
             begun = time.process_time()
-            report = learn(said, student, teacher, place / f"way-{number}", few, held)
+            rows = without_answers(few, place / "asked.jsonl") if said.get("seq_kd") else few
+            report = learn(said, student, teacher, place / f"way-{number}", rows, held)
             spent = time.process_time() - begun
             curves[way] = [(line["step"], line["eval_loss"]) for line in report["log_history"] if "eval_loss" in line]
             found[way] = (loss_of(student, held, report["last_model_checkpoint"]), spent)
@@ -93,6 +102,14 @@ def write(path: Path, count: int, seed: str) -> str:
         first, _, rest = logbook(rng).partition("\n")
         rows.append({"query": first, "response": "\n".join(rest.split("\n")[:DAYS])})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def without_answers(rows: str, path: Path) -> str:
+    """The same questions, with nothing to learn of them."""
+    read = [json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps({**row, "response": NO_ANSWER}) + "\n" for row in read]
+    path.write_text("".join(lines), encoding="utf-8")
     return str(path)
 
 
@@ -159,7 +176,7 @@ def draw(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
     """The divergence from the teacher on held-out rows by step."""
     figure = Figure(figsize=(6, 3.2))
     axes = figure.add_subplot()
-    for (way, points), colour in zip(curves.items(), ("#999999", "#FFB59F", "#D84315"), strict=True):
+    for (way, points), colour in zip(curves.items(), ("#999999", "#FFB59F", "#D84315", "#1565C0"), strict=True):
         if way.startswith("GKD"):
             axes.plot(*zip(*points, strict=True), color=colour, label=way)
     axes.set_xlabel("step")

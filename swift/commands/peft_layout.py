@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from swift import checkpoint, storage
 from swift.arguments.export import ExportArguments
 from swift.commands.chosen import find_checkpoint
 from swift.commands.replacing import check_gives_way
 from swift.errors import DataError, UsageError
 from swift.log import get_logger
+from swift.publish.contents import files_of_model
 from swift.tuners import Swift, layout
 
 logger = get_logger()
@@ -34,6 +37,14 @@ def to_peft_format(args: ExportArguments) -> str:
     storage.check_free(output.parent, sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()))
     with storage.staged_directory(output, {**facts, "base": str(directory)}) as stage:
         Swift.save_to_peft_format(str(directory), str(stage))
-        (stage / storage.MANIFEST).unlink(missing_ok=True)
+        _leave_out_others(stage, set(facts.get("files", ())))
     logger.info(f"in PEFT's layout: {output}")
     return str(output)
+
+
+def _leave_out_others(stage: Path, listed: set[str]) -> None:
+    """Take away what neither was `listed` nor is an adapter's or a model's: what a manifest lists may be published."""
+    present = [str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_file()]
+    kept = (listed | files_of_model(stage, present)) - {storage.MANIFEST}
+    for name in set(present) - kept:
+        (stage / name).unlink()

@@ -26,8 +26,8 @@ from swift.errors import ConfigError, DataError, MissingPackageError, UsageError
 from swift.inference.modelfile import write_modelfile
 from swift.log import get_logger
 from swift.merging import tensors
-from swift.merging.plan import Base
 from swift.merging.tensors import Stored
+from swift.merging.weights import Base
 from swift.models.load import load_model, load_tokenizer
 from swift.models.source import ModelSource, with_weights
 from swift.templates.template import Template

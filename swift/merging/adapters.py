@@ -13,6 +13,7 @@ from torch import Tensor
 from swift.errors import DataError, NotFoundError
 from swift.merging import tensors
 from swift.merging.tensors import Stored
+from swift.merging.weights import EMBEDDINGS
 from swift.tuners import layout
 
 PREFIX = "base_model.model."
@@ -42,9 +43,8 @@ BEYOND = (
     "monteclora_config",
 )
 OTHER_BASES = ("loftq", "corda", "lora_ga")
-TABLE = re.compile(
-    r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)(\.(token_adapter|base_layer))*\.weight$"
-)
+TABLES = "|".join(re.escape(name.removesuffix(".weight")) for name in EMBEDDINGS)
+TABLE = re.compile(rf"(^|\.)({TABLES})(\.(token_adapter|base_layer))*\.weight$")
 ADDS = {"LORA", "ADALORA", "LOHA", "LOKR", "VERA", "FOURIERFT", "TRAINABLE_TOKENS"}
 
 

@@ -20,6 +20,7 @@ MOST_EVALUATIONS = 10
 LONGEST_VALUE = 200
 NOT_TOLD = {"output_dir", "logging_dir", "resume_from_checkpoint", "model_id_or_path", "dataset", "val_dataset"}
 NOT_TOLD |= {"model_type", "dry_run", "custom_register_path", "report_to", *options_of(PushingOptions)}
+OURS_ALONE = ("hqq",)  # what transformers does not load
 NOUNS = {
     "adapter": "An adapter",
     "finetune": "A fine-tuned model",
@@ -58,7 +59,7 @@ def _front(told: Told, licence: str | None) -> str:
     known = {
         "base_model": told.base if told.base_is_on_a_hub else None,
         "base_model_relation": relation if told.base_is_on_a_hub else None,
-        "library_name": {"adapter": "peft", "gguf": "gguf"}.get(told.kind, "transformers"),
+        "library_name": _library(told),
         "license": licence,
         "pipeline_tag": "text-generation",
         "datasets": [
@@ -68,6 +69,12 @@ def _front(told: Told, licence: str | None) -> str:
     }
     text = yaml.safe_dump({k: v for k, v in known.items() if v}, sort_keys=False, allow_unicode=True)
     return f"---\n{text}---"
+
+
+def _library(told: Told) -> str | None:
+    if told.report.get("method") in OURS_ALONE:
+        return None
+    return {"adapter": "peft", "gguf": "gguf"}.get(told.kind, "transformers")
 
 
 def _hub_dataset(said: str) -> str | None:
@@ -99,6 +106,8 @@ def _use(name: str, told: Told, files: Sequence[str]) -> str:
         return f"## Use\n\n{_block('bash', [pull, f'ollama create {folder} -f {folder}/Modelfile'])}"
     base = "" if told.kind != "adapter" or told.base_is_on_a_hub else " --model_id_or_path <base model>"
     with_swift = _block("bash", [pull, f"swift infer --ckpt_dir {folder}{base}"])
+    if told.report.get("method") in OURS_ALONE:
+        return f"## Use\n\n{with_swift}"
     fetch = [] if hub.use_hf() else ["from modelscope import snapshot_download"]
     place = f'"{name}"' if hub.use_hf() else f'snapshot_download("{name}")'
     code = _adapter_code(told, place, files) if told.kind == "adapter" else _model_code(place)

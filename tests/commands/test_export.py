@@ -223,6 +223,13 @@ def test_another_merge_of_the_same_name_is_not_taken_for_this_one(
     for said, told in others:
         with pytest.raises(DataError, match=f"was merged with {told}"):
             merge_lora(said)
+    whole = {"ckpt_dir": str(checkpoint), "model_id_or_path": str(tiny_dir)}
+    merge_lora(ExportArguments(**whole, verify_merge=False))
+    assert merge_lora(InferArguments(**whole, dtype="fp16")) == f"{checkpoint}-merged"
+    shutil.copytree(tiny_dir, tmp_path / "base")
+    with pytest.raises(DataError, match="was merged into") as caught:
+        merge_lora(InferArguments(**whole | {"model_id_or_path": str(tmp_path / "base")}))
+    assert "swift merge-lora" in str(caught.value.fix)
     merge_lora(others[0][0], replace_if_exists=True)
     merge_lora(others[0][0])
     with pytest.raises(DataError, match="was merged with combination"):

@@ -64,10 +64,12 @@ def says(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize(("infix", "safe"), [(".default", True), ("", False)])
 def test_peft_reads_what_ms_swift_wrote(infix: str, safe: bool, tiny_dir: Path, tmp_path: Path) -> None:
     added = written(tmp_path / "checkpoint-10", tiny_dir, infix, safe)
+    (tmp_path / "checkpoint-10" / "notes.txt").write_text("mine")
     for _ in range(2):
         export_main(ExportArguments(to_peft_format=True, ckpt_dir=str(tmp_path / "checkpoint-10")))
     output = tmp_path / "checkpoint-10-peft"
     assert not storage.verify(output)
+    assert not (output / "notes.txt").exists()  # what a manifest lists may be published
     wanted = AutoModelForCausalLM.from_pretrained(tiny_dir)
     before = says(wanted)
     for name, parameter in wanted.named_parameters():

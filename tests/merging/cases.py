@@ -26,8 +26,9 @@ from transformers import AutoModelForCausalLM
 
 from swift.merging import adapters, plan, stream
 from swift.merging.combine import Combination
-from swift.merging.plan import Base, Plan
+from swift.merging.plan import Plan
 from swift.merging.tensors import read
+from swift.merging.weights import Base
 from swift.tuners.layout import read_json
 from tests.tiny import save_tiny
 

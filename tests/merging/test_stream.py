@@ -18,7 +18,7 @@ from swift.errors import DataError
 from swift.merging import adapters, combine, stream, tensors
 from swift.merging.combine import Combination
 from swift.merging.parts import NeedsModel
-from swift.merging.plan import Base
+from swift.merging.weights import Base
 from swift.models.new_tokens import NewTokens
 from swift.tuners.layout import read_json
 from tests.merging.cases import CASES, TWO, adapted, base_of, lora, merged, planned, tensors_of
