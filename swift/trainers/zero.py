@@ -24,7 +24,7 @@ from transformers.integrations.deepspeed import (
 
 from swift import dist
 from swift.arguments.engines import BUNDLED, bundled_name
-from swift.errors import ConfigError, MissingPackageError, NotFoundError
+from swift.errors import ConfigError, MissingPackageError, NotFoundError, SwiftError
 from swift.log import get_logger
 from swift.trainers import saving
 
@@ -74,6 +74,8 @@ def told_as_said() -> Iterator[None]:
     """
     try:
         yield
+    except SwiftError:
+        raise
     except ValueError as error:  # pydantic's are such
         raise ConfigError("CONFIG-01", f"--deepspeed: {' '.join(str(error).split())}") from error
 

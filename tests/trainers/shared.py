@@ -94,7 +94,7 @@ def group(out: Path, cases: list[dict[str, Any]], world: int = 2) -> None:
             processes.append(subprocess.Popen(words, env=env, stderr=errors, stdout=subprocess.DEVNULL))
     try:
         for rank, process in enumerate(processes):
-            assert process.wait(timeout=300) == 0, (out / f"{rank}.errors").read_text()[-3000:]
+            assert process.wait(timeout=200 + 50 * len(cases)) == 0, (out / f"{rank}.errors").read_text()[-3000:]
     finally:
         for process in processes:
             process.kill()

@@ -12,7 +12,7 @@ import torch
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from swift import storage
-from swift.errors import ConfigError, MissingPackageError, NotFoundError
+from swift.errors import ConfigError, MissingPackageError, NotFoundError, UsageError
 from swift.trainers import zero
 from tests.trainers import shared
 from tests.trainers.test_fsdp import alone, check_alike, check_rows_together
@@ -97,6 +97,8 @@ def test_what_differs_from_the_options_is_named() -> None:
         zero.check_agrees(filled)
     with pytest.raises(ConfigError, match="--deepspeed: no such bucket"), zero.told_as_said():
         raise ValueError("no such\n bucket")
+    with pytest.raises(UsageError, match=r"^error\[USAGE-01\]: told"), zero.told_as_said():
+        raise UsageError("USAGE-01", "told already")
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
