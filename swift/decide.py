@@ -581,8 +581,11 @@ def _resume_contradictions(args: SftArguments) -> list[SwiftError]:
     errors: list[SwiftError] = []
     if args.save_only_model and args.resume_from_checkpoint == "auto":
         errors.append(_conflict("--save_only_model checkpoints cannot be resumed", "drop one of the two"))
-    if not args.resume_only_model or not args.resume_from_checkpoint:
+    if not args.resume_only_model:
         return errors
+    if not args.resume_from_checkpoint:
+        what = "--resume_only_model does nothing without --resume_from_checkpoint"
+        return [*errors, _conflict(what, "name the checkpoint to begin with, or drop --resume_only_model")]
     if args.resume_from_checkpoint == "auto":
         what = "--resume_only_model begins a new run, and --resume_from_checkpoint auto goes on with the old one"
         errors.append(_conflict(what, "name the checkpoint to begin with, or drop --resume_only_model to go on"))

@@ -129,6 +129,7 @@ def estimate_main(said: EstimateArguments) -> dict[str, Any]:
     """
     load_plugins(said.custom_register_path)
     kind = RLHFArguments if said.rlhf_type else SftArguments
+    _check_kind(said)
     asked = tidy(kind(**{name: getattr(said, name) for name in options_of(kind)}))
     task = task_of(asked)
     source = find_inputs(asked)
@@ -142,6 +143,18 @@ def estimate_main(said: EstimateArguments) -> dict[str, Any]:
     others = [] if said.json or found.fits else list(advice(args, source, found))
     say(json.dumps(found.to_json()) if said.json else "\n".join(describe(found, args, others)))
     return found.to_json()
+
+
+def _check_kind(said: EstimateArguments) -> None:
+    """Refuse options of `swift rlhf` where none of its methods is named: nothing would come of them."""
+    if said.rlhf_type:
+        return
+    plain = EstimateArguments()
+    more = options_of(RLHFArguments).keys() - options_of(SftArguments).keys()
+    lost = sorted(name for name in more if getattr(said, name) != getattr(plain, name))
+    if lost:
+        names = ", ".join(f"--{name}" for name in lost)
+        raise ConfigError("CONFIG-02", f"{names}: only swift rlhf has that", fix="--rlhf_type dpo, or another method")
 
 
 def processes_asked(least: int = 1) -> int:
@@ -170,11 +183,13 @@ def sharding_of(args: SftArguments, said: str | None, processes: int) -> str:
     if args.tensor_parallel_size > 1 and said not in (None, "none", "ddp"):
         what = f"--tensor_parallel_size {args.tensor_parallel_size} does not go with --sharding {said}"
         raise ConfigError("CONFIG-02", what, fix="drop one of the two")
-    if said is not None or processes < 2:
-        return said or "none"
-    if args.fsdp:
-        return "fsdp"
-    return f"zero{zero.stage_of(zero.read_config(args.deepspeed))}" if args.deepspeed else "ddp"
+    if said is not None:
+        return said
+    if args.deepspeed:  # alone too: it keeps copies in float32
+        return f"zero{zero.stage_of(zero.read_config(args.deepspeed))}"
+    if processes < 2:
+        return "none"
+    return "fsdp" if args.fsdp else "ddp"
 
 
 def estimate_run(

@@ -169,9 +169,10 @@ def table_rows(folder: Path) -> int | None:
     """How many rows the table of tokens has that lies beside an adapter, as PEFT saves a resized one; None without one.
 
     Raises:
-        NotFoundError: there is no file of weights.
-        DataError: it is damaged.
+        DataError: the file of weights is damaged.
     """
+    if not any((folder / name).is_file() for name in (layout.SAFE_WEIGHTS_FILE, layout.WEIGHTS_FILE)):
+        return None  # what has nothing to learn, such as NEFTune
     return next((stored.shape[0] for key, stored in _tensors_of(folder).items() if TABLE.search(key)), None)
 
 

@@ -141,8 +141,8 @@ class HeadLogProbs:
             hidden_NH, self.head.weight, self.head.bias, targets_N.to(flat_MH.device), self.rule, chunk
         )
         self._found = made
-        # DDP follows outputs back to what is used
-        return made[0].sum().to(hidden_BTH.dtype).expand(len(hidden_BTH), 1, 1)
+        # DDP follows outputs back to what is used; the sum itself may be more than half precision holds
+        return (0.0 * made[0].sum()).to(hidden_BTH.dtype).expand(len(hidden_BTH), 1, 1)
 
 
 def of_logits(logits_BTV: Tensor, at_N: Tensor, targets_N: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,8 @@ class AheadTrainer(CommittingTrainer):
     """Looks at batches while they are on the host, and at what became of a step one step later.
 
     On a CPU there is nothing to be ahead of: what became of a step is read before the optimiser takes it, as it is with
-    DeepSpeed, weights in main memory, fp16, and optimisers that cannot be kept from a step on the device.
+    weights in main memory, fp16, and optimisers that cannot be kept from a step on the device. DeepSpeed takes a step
+    with its last backward pass: that is read right after, before anything is logged or saved.
     """
 
     places_batches = True  # whether it is this class that puts the batches of training on the device

@@ -227,6 +227,10 @@ def training_arguments(args: SftArguments) -> Seq2SeqTrainingArguments:
     except (TypeError, ValueError) as error:
         raise UsageError("USAGE-02", f"--training_options {args.training_options}: {error}") from None
     check_steps(made)
+    if made.galore_config is not None and (made.optim_args or made.optim_target_modules):
+        what = "--training_options: GaLore does not look at optim_args and optim_target_modules"
+        fix = "--galore_rank, --galore_scale, --galore_update_proj_gap, --galore_target_modules"
+        raise ConfigError("CONFIG-02", what, fix=fix)
     if made.deepspeed:
         zero.check_agrees(made.hf_deepspeed_config)
     if made.layer_compiler is not None:

@@ -92,8 +92,8 @@ class CommittingTrainer(EngineTrainer):
                 model=self.model,
                 allow=self.args.allow_inexact_resume,
             )
-            step = checkpoint.step_of(found) or 0
-            self.evaluation_due = bool(storage.read_manifest(found).get("evaluation_due"))
+            manifest = storage.read_manifest(found)  # not its name, which may be any
+            step, self.evaluation_due = int(manifest["step"]), bool(manifest.get("evaluation_due"))
             logger.info("going on from %s: %s", found, progress_of(found))
         self.clock = Clock(step)
         with self.stops.listening(), self._stream_goes_on(found):
@@ -105,7 +105,7 @@ class CommittingTrainer(EngineTrainer):
         skips = self.args.ignore_data_skip
         if isinstance(self.train_dataset, Stream) and found is not None:
             if skips:
-                self.train_dataset.begun = checkpoint.step_of(found) or 0, 0
+                self.train_dataset.begun = int(storage.read_manifest(found)["step"]), 0
             else:
                 go_on(self.train_dataset, found)
             self.args.ignore_data_skip = True

@@ -212,7 +212,8 @@ class HeadLoss:
             weights_N = F.pad(scale_BT[:, 1:], (0, 1)).to(hidden_BTH.device)[at]
         loss, right_N = self.summed(hidden_NH, targets_N, weights_N)
         self.sums = sums_of(loss, right_N, on_BT, weights_N)
-        return loss.to(hidden_BTH.dtype).expand(len(labels_BT), 1, 1)  # DDP follows outputs back to what is used
+        # DDP follows outputs back to what is used; the sum itself may be more than half precision holds
+        return (0.0 * loss).to(hidden_BTH.dtype).expand(len(labels_BT), 1, 1)
 
     def summed(self, hidden_NH: Tensor, targets_N: Tensor, weights_N: Tensor | None) -> tuple[Tensor, Tensor]:
         """The summed loss, and which of the targets are the likeliest tokens."""

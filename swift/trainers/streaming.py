@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from swift import checkpoint, storage
+from swift import storage
 from swift.datasets.stream import Stream
 from swift.errors import DataError
 
@@ -62,7 +62,7 @@ def go_on(stream: Stream, directory: Path) -> None:
             fix="--ignore_data_skip starts the stream anew",
         ) from None
     stream.from_state(state)
-    stream.begun = checkpoint.step_of(directory) or 0, state["examples"]
+    stream.begun = int(storage.read_manifest(directory)["step"]), state["examples"]
 
 
 def without_draws(loader: DataLoader) -> DataLoader:

@@ -86,5 +86,6 @@ class Verdicts:
 
 
 def takes_flag(optimizer: Any) -> bool:
-    """Whether an optimiser can be kept from a step on the device."""
-    return bool(vars(optimizer).get("_step_supports_amp_scaling"))
+    """Whether an optimiser can be kept from a step on the device; a state that was loaded may have made it another."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return fused and bool(vars(optimizer).get("_step_supports_amp_scaling"))
