@@ -9,6 +9,7 @@ select=(-m "not slow and not gpu") run=(.venv/bin/python) extras=dev
 if [[ "${1:-}" == --all ]]; then extras+=,serve,quant,deepspeed,gguf,eval; fi
 bash scripts/install.sh "$extras"
 if [[ "${1:-}" == --all ]]; then
+    .venv/bin/python -m pip install -q xllamacpp >/dev/null 2>&1 || echo "no llama.cpp: its tests are skipped" >&2
     select=(-m "not gpu") run=(.venv/bin/coverage run)
     shift
     if ! command -v chromium >/dev/null && [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then

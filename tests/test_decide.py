@@ -101,6 +101,7 @@ def test_a_registered_model_brings_its_template(registered: ModelSource) -> None
         ({"early_stopping_patience": 2, "evaluation_strategy": "no"}, CPU, "needs evaluation"),
         ({"early_stopping_patience": 2, "dataset_test_ratio": 0.0}, CPU, "needs evaluation"),
         ({"save_only_model": True, "resume_from_checkpoint": "auto"}, CPU, "cannot be resumed"),
+        ({"resume_only_model": True}, CPU, "does nothing without --resume_from_checkpoint"),
         ({"resume_only_model": True, "resume_from_checkpoint": "auto"}, CPU, "auto goes on with the old one"),
         ({"resume_only_model": True, "resume_from_checkpoint": "x", "sft_type": "full"}, CPU, "takes adapters"),
         ({"sft_type": "ia3"}, CPU, "needs --ia3_feedforward_modules"),

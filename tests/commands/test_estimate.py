@@ -37,6 +37,11 @@ def estimated(capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+def test_options_of_another_command_are_not_dropped(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", *RUN, *FAST, "--beta", "0.5"]) == 2
+    assert "--beta: only swift rlhf has that" in capsys.readouterr().err
+
+
 def test_parts_add_up_and_follow_the_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lora, full = estimated(capsys), estimated(capsys, "--sft_type", "full")
     for told in (lora, full):
@@ -156,7 +161,7 @@ def test_what_processes_share_follows_the_runs_own_options() -> None:
     assert [sharding_of(SftArguments(), None, count) for count in (1, 2)] == ["none", "ddp"]
     assert [sharding_of(SftArguments(fsdp="full_shard"), said, 2) for said in (None, "zero1")] == ["fsdp", "zero1"]
     pytest.importorskip("deepspeed")
-    assert sharding_of(SftArguments(deepspeed="zero2"), None, 2) == "zero2"
+    assert [sharding_of(SftArguments(deepspeed="zero2"), None, count) for count in (1, 2)] == ["zero2", "zero2"]
 
 
 def test_a_model_in_parts_is_counted_in_parts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """What stands in a GGUF file, read by the reader of GGUF's own package: every tensor, every token, the shape, the ends.
 
-Where llama.cpp is installed as a Python package (`pip install xllamacpp`, in no extra of ours), llama.cpp itself reads
-the files: the same tokens, the same likelihoods, the same greedy answers.
+Where llama.cpp is installed as a Python package (`pip install xllamacpp`, as scripts/test.sh --all does), it reads the
+files itself: the same tokens, the same likelihoods, the same greedy answers.
 """
 
 from __future__ import annotations

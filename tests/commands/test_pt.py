@@ -160,6 +160,9 @@ def test_where_a_stream_stands_is_what_was_learnt_of_it(here: Path) -> None:
         state = json.loads((here / "out" / f"checkpoint-{2 * number + 2}" / "data_state.json").read_text())
         given.append(state["examples"])
     assert given == [4, 4, 4 + 2 * 3]
+    (here / "out" / "checkpoint-6").rename(here / "kept")  # a checkpoint's step is not in its name
+    pt_main(**{**common, "output_dir": "on", "max_steps": 7, "batch_size": 3, "resume_from_checkpoint": "kept"})
+    assert json.loads((here / "on" / "checkpoint-7" / "data_state.json").read_text())["examples"] == 10 + 3
 
 
 def test_what_cannot_be_is_said_first(here: Path) -> None:
