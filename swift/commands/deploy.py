@@ -26,7 +26,7 @@ logger = get_logger()
 KEY = "SWIFT_API_KEY"
 NOT_USED = (
     "query", "tools", "dataset", "val_dataset", "show_dataset_sample", "save_result", "result_dir",
-    "overwrite_generation_config",
+    "overwrite_generation_config", "seed", "stream", "verbose", "dataset_test_ratio", "dataset_seed",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from swift.arguments.eval import EvalArguments
 from swift.arguments.fields import options_of, to_json
 from swift.arguments.infer import InferArguments
 from swift.commands.chosen import find_checkpoint, read_saved
-from swift.commands.deploy import deploy_main
+from swift.commands.deploy import NOT_USED, deploy_main
 from swift.commands.merge import merge_lora
 from swift.commands.prepare import find_decided, load_tuned_model
 from swift.commands.score import head_of
@@ -177,7 +177,7 @@ def serving(args: EvalArguments, subject: Subject) -> Iterator[tuple[str, str]]:
     if args.eval_url:
         yield args.eval_url, subject.name
         return
-    shared = options_of(DeployArguments).keys() & options_of(InferArguments).keys() - {"batch_size"}
+    shared = options_of(DeployArguments).keys() & options_of(InferArguments).keys() - {"batch_size", *NOT_USED}
     said = {name: getattr(subject.args, name) for name in shared}
     own = DeployArguments(**said, host="127.0.0.1", port=0, batch_size=args.batch_size)
     served = deploy_main(own, prevent_thread_lock=True)

@@ -79,7 +79,7 @@ def merge(
         told["verified"] |= _loss_of_dequantising(args, source, checkpoint, merged, len(tokenizer))
     rest = tuners_left(tuned)
     if rest:
-        check_gives_way(_place_of_rest(output), source.path, checkpoint)
+        check_gives_way(_place_of_rest(output), source.path, checkpoint, fix="move what is there")
         gone = [name for name in files.folders(checkpoint) if name not in rest]
         tuned = _load(args, source, checkpoint, device, gone)
         Swift.merge_and_unload(tuned)

@@ -32,7 +32,7 @@ def to_peft_format(args: ExportArguments) -> str:
     checkpoint.check_weights(directory)
     output = directory.with_name(f"{directory.name}-peft")
     facts = storage.read_manifest(directory) if (directory / storage.MANIFEST).is_file() else {}
-    check_gives_way(output, directory)
+    check_gives_way(output, directory, fix="move what is there")
     storage.sweep(output.parent, output.name)
     storage.check_free(output.parent, sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()))
     with storage.staged_directory(output, {**facts, "base": str(directory)}) as stage:

@@ -149,7 +149,7 @@ def add_saved_rows(model: Any, ckpt_dir: str | Path | None) -> None:
         make_room(model, list(new.ids.values()), rows=new.rows)
     saved = map(table_rows, files.folders(Path(ckpt_dir)).values()) if ckpt_dir else ()
     rows = next((one for one in saved if one), None)
-    if rows not in (None, model.get_input_embeddings().num_embeddings):
+    if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)
 
 

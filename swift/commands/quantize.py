@@ -157,7 +157,7 @@ def _check_place(args: ExportArguments, output: Path, source: ModelSource, bits:
     if output.exists() and not args.replace_if_exists:
         fix = "--replace_if_exists true, or --quant_output_dir elsewhere"
         raise OutputError("OUTPUT-01", f"{output} exists", fix=fix)
-    check_gives_way(output, source.path)
+    check_gives_way(output, source.path, fix="--quant_output_dir elsewhere, or move what is there")
     storage.sweep(output.parent, output.name)
     text = source.config.get("text_config") or source.config
     width = saved_dtype(source).itemsize

@@ -11,12 +11,13 @@ FACT = "base"  # by which the manifest of what an export wrote says what it was 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
-def check_gives_way(output: Path, *read: Path) -> None:
+def check_gives_way(output: Path, *read: Path, fix: str = "another --output_dir, or move what is there") -> None:
     """See that nothing is lost when the directory `output` is written anew.
 
     Args:
         output: where an export goes; it need not exist.
         read: the directories that the export reads.
+        fix: what to do where it does not give way.
 
     Raises:
         OutputError: it holds one of `read`, or is not what an export wrote, or has other weights in it.
@@ -25,7 +26,6 @@ def check_gives_way(output: Path, *read: Path) -> None:
     inside = next((one for one in map(Path.resolve, read) if one == output or output in one.parents), None)
     what = f"it holds {inside}, which is read" if inside else _foreign(output)
     if what:
-        fix = "another --output_dir, or move what is there"
         raise OutputError("OUTPUT-01", f"{output} is not replaced: {what}", fix=fix)
 
 

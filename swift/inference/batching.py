@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig
 
+from swift import dist
 from swift.errors import ConfigError, SwiftError
 from swift.inference.angles import angles_by_length, read_anew_at
 from swift.inference.cache import SlotCache
@@ -212,7 +213,8 @@ class Batching(Stepwise):
 
     def _limit(self) -> float:
         if self.cache_tokens is None and self._cache.slots:
-            self.cache_tokens = free_memory(self.model.device) // 2 // self._cache.bytes_per_token
+            free = free_memory(self.model.device)
+            self.cache_tokens = 0 if free is None else max(1, free // 2 // self._cache.bytes_per_token)  # 0: no limit
         return self.cache_tokens or float("inf")
 
     def _groups(self, come: Sequence[Generation]) -> Iterator[list[Generation]]:
@@ -393,12 +395,11 @@ def accepted(model: Any) -> set[str]:
     return set(inspect.signature(_innermost(model).forward).parameters)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free where the model is."""
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free where the model is; None where the system does not tell."""
     if device.type == "cuda":  # needs-cuda
         return torch.cuda.mem_get_info(device)[0]
-    with open("/proc/meminfo") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    return dist.free_memory()
 
 
 def _innermost(model: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from swift.errors import DataError
 from swift.merging import adapters, parts, tensors
 from swift.merging.adapters import Adapter
+from swift.merging.parts import NeedsModel
 from swift.merging.tensors import Stored
 from swift.merging.updates import Rows, Update, Whole
 from swift.merging.weights import HEADS, Base
@@ -289,6 +290,8 @@ def _untie(plan: Plan, base: Base, name: str) -> str:
         file = next(file for file, items in plan.items.items() if place in items)
         table, source = plan.find(base.embedding), plan.items[file][place].source
         assert table is not None
+        if table.changes or table.replaced:
+            raise NeedsModel("embedding and head, one tensor before, part where another adapter changed it already")
         plan.items[file][head] = Item(source, table.dtype, table.shape, new_rows=table.new_rows)
         plan.untied = True
     return head if name in HEADS else base.embedding

@@ -111,7 +111,9 @@ def _rows(item: Item) -> Iterator[Tensor]:
         return
     table = torch.zeros(item.shape, dtype=torch.float32)
     for start, stop in tensors.blocks(item.source):
-        table[start:stop] = item.source.rows(start, stop)
+        stop = min(stop, len(table))  # a vocabulary may have become smaller
+        if start < stop:
+            table[start:stop] = item.source.rows(start, stop)
     if item.new_rows:
         room.fill(table, min(*item.new_rows, item.source.shape[0]), item.new_rows)
     step = max(1, BLOCK // (4 * max(1, table[:1].numel())))

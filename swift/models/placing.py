@@ -45,7 +45,7 @@ def _there(said: str, parts: dict[str, Any]) -> dict[str, Any]:
     """The parts, once each of their devices is known to be there: a number is a GPU's."""
     kind = torch.accelerator.current_accelerator()
     gpus = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
-    known = {"cpu", "disk", *gpus, *map(str, range(len(gpus))), *((kind.type,) if kind else ())}
+    known = {"cpu", "cpu:0", "disk", *gpus, *map(str, range(len(gpus))), *((kind.type,) if kind and gpus else ())}
     missing = sorted({str(place) for place in parts.values()} - known)
     if missing:
         what = f"--device_map {said}: this process has no {', '.join(missing)}"

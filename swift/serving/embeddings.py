@@ -58,6 +58,8 @@ class EmbeddingApi:
         self._model(body.model)
         rows, started = await run_in_threadpool(self._rows, body), time.perf_counter()
         vectors = await self._vectors(rows, request)
+        if not all(bool(vector_D.isfinite().all()) for vector_D in vectors):
+            raise ApiError(500, "the model gave numbers that are not finite; --dtype bf16 or fp32 reaches further")
         size = len(vectors[0])
         if body.dimensions is not None and body.dimensions > size:
             raise ApiError(400, f"vectors of this model have {size} dimensions", param="dimensions")

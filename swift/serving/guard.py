@@ -64,9 +64,9 @@ class Guard:
             return await refuse(error, send)
         except ConnectionError:
             return None
-        if self.asked is not None:
+        if self.asked is not None and scope["path"] not in OPEN_PATHS:
             self.asked(scope["method"], scope["path"], body)
-        return await self.app(scope, _replay(body, receive), send)
+        return await self.app(scope, replay(body, receive), send)
 
     def _counted(self, scope: Scope, send: Send) -> Send:
         """A `send` that tells of the status; what reached no route is `other`."""
@@ -144,7 +144,7 @@ async def refuse(error: ApiError, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
     """A `receive` that gives a body that was read already, then what comes."""
     given = False
 

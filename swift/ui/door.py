@@ -8,12 +8,15 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from swift.serving.guard import replay
+
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Any, Send], Awaitable[None]]
 PATH = "/login"
 SECONDS = 1.0  # that a wrong password takes
 MOST_WAITING, MOST_AT_ONCE = 8, 32  # tries of one address, and of all
+LARGEST = 16 << 10  # bytes of a name and a password
 
 
 class Door:
@@ -35,17 +38,31 @@ class Door:
         """Pass on; a try of a password when it is its turn."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/") != PATH:
             return await self.app(scope, receive, send)
+        body = await _read(receive)  # before it takes a place, which whoever sends slowly would keep from others
+        if body is None:
+            return None
         who = block_of(scope.get("client"))
-        if self._trying[who] >= MOST_WAITING or self._trying.total() >= MOST_AT_ONCE:
+        if len(body) > LARGEST or self._trying[who] >= MOST_WAITING or self._trying.total() >= MOST_AT_ONCE:
             return await _refuse(send)
         self._trying[who] += 1
         try:
             async with self._turns[who]:
-                await self.app(scope, receive, _late(send))
+                await self.app(scope, replay(body, receive), _late(send))
         finally:
             self._trying[who] -= 1
             if not self._trying[who]:
                 del self._trying[who], self._turns[who]
+
+
+async def _read(receive: Any) -> bytes | None:
+    """What was sent, or a little more than may be; None when the sender has gone."""
+    body, more = b"", True
+    while more and len(body) <= LARGEST:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body
 
 
 def _late(send: Send) -> Send:

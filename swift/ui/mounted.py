@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import secrets
 import socket
@@ -30,7 +31,7 @@ FONT = ("ui-sans-serif", "system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sa
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 SECONDS_TO_CLOSE = 3
 MOST_CONNECTIONS = 512
-SLOWEST = 64 << 10  # bytes in a second, beside the seconds that every request has
+SLOWEST = 4 << 10  # bytes in a second, beside the seconds that every request has
 # Nothing is loaded from elsewhere, whatever a model writes or a data set holds: a picture in an answer would tell its
 # server of it.
 HEADERS = {
@@ -181,6 +182,7 @@ class Mounted:
         config = uvicorn.Config(
             app,
             http=guard.PromptProtocol,
+            proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # else whoever guesses passwords says who they are
             log_config=None,
             log_level=logging.WARNING,
             access_log=False,

@@ -18,6 +18,7 @@ from swift.errors import DataError
 from swift.merging import adapters, combine, stream, tensors
 from swift.merging.combine import Combination
 from swift.merging.parts import NeedsModel
+from swift.merging.plan import make
 from swift.merging.weights import Base
 from swift.models.new_tokens import NewTokens
 from swift.tuners.layout import read_json
@@ -428,3 +429,29 @@ def test_what_needs_the_model_says_so(place: Path, tmp_path: Path) -> None:
     adapted(base, both).save_pretrained(tmp_path / "both")
     with pytest.raises(NeedsModel, match="with DoRA"):
         planned(base, tmp_path / "both")
+
+
+@pytest.mark.parametrize("case", ["weight", "tokens"])
+def test_a_vocabulary_may_have_become_smaller(case: str, tmp_path: Path) -> None:
+    base, folder, fewer = tmp_path / "base", tmp_path / "adapter", torch.randn(18, 4)
+    base.mkdir()
+    folder.mkdir()
+    tables = {"model.embed_tokens.weight": torch.randn(20, 4), "lm_head.weight": torch.randn(20, 4)}
+    save_file(tables, base / "model.safetensors")
+    of = {f"base_model.model.{name}": fewer.clone() for name in tables}
+    config: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": []}
+    if case == "tokens":
+        of["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"] = torch.ones(1, 4)
+        config["trainable_token_indices"] = {"embed_tokens": [3]}
+    save_file(of, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    weight = 1.0 if case == "tokens" else 0.5
+    plan = make(Base(base, {"vocab_size": 20}), [adapters.read(folder, "default", weight)])
+    (tmp_path / "out").mkdir()
+    stream.write(plan, tmp_path / "out", Combination())
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for name, table in tables.items():
+        wanted = fewer.clone() if case == "tokens" else table[:18] + 0.5 * (fewer - table[:18])
+        if case == "tokens" and name.startswith("model."):
+            wanted[3] = 1.0
+        torch.testing.assert_close(found[name], wanted)

@@ -32,16 +32,22 @@ class House:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def knock(door: Door, password: str, address: str = "10.0.0.1", path: str = "/login") -> tuple[int, float]:
-    """Status of one request, and when the answer came."""
+async def knock(
+    door: Door, password: str, address: str = "10.0.0.1", path: str = "/login", slow: float = 0.0
+) -> tuple[int, float]:
+    """Status of one request, whose body takes so long to come, and when the answer came."""
     heard: list[int] = []
 
     async def send(message: Any) -> None:
         heard.append(message.get("status", 0))
 
+    async def receive() -> Any:
+        await asyncio.sleep(slow)
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
     begun = time.monotonic()
     scope = {"type": "http", "method": "POST", "path": path, "client": (address, 1), "password": password}
-    await door(scope, None, send)
+    await door(scope, receive, send)
     return heard[0], time.monotonic() - begun
 
 
@@ -102,3 +108,16 @@ def test_many_addresses_try_no_more_than_so_many_at_once() -> None:
 )
 def test_one_subscriber_is_one_address(client: Any, block: str) -> None:
     assert block_of(client) == block
+
+
+def test_who_sends_slowly_holds_up_nobody() -> None:
+    async def tries() -> None:
+        door = Door(House())
+        slow = [asyncio.create_task(knock(door, "wrong", slow=5.0)) for _ in range(MOST_WAITING)]
+        await asyncio.sleep(0.05)
+        status, took = await knock(door, "right")
+        assert (status, took < WRONG) == (200, True)
+        for task in slow:
+            task.cancel()
+
+    asyncio.run(tries())
