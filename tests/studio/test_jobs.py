@@ -70,6 +70,9 @@ def test_a_job_is_found_again_and_stopped(jobs: Jobs, script: Callable[[str], No
     assert "hush" not in (job.directory / "job.json").read_text()
     again.get(job.name).stop()
     wait(job, "stopped")
+    until = time.monotonic() + 20  # whoever began it writes down how it ended, a moment later
+    while not (job.directory / "exit.json").exists() and time.monotonic() < until:
+        time.sleep(0.02)
     assert json.loads((job.directory / "exit.json").read_text())["code"] == -signal.SIGTERM
 
 
