@@ -46,7 +46,7 @@ FIRST: dict[str, Any] = {
 METHODS: dict[str, dict[str, Any]] = {
     "dpo": {"learning_rate": 1e-3},
     "orpo": {"learning_rate": 2e-3, "beta": 0.5},
-    "simpo": {"learning_rate": 6e-4, "simpo_gamma": 0.5, "cpo_alpha": 0.2},
+    "simpo": {"learning_rate": 6e-4, "beta": 10.0, "simpo_gamma": 5.0},
     "cpo": {"learning_rate": 1e-3},
     "kto": {"learning_rate": 2e-3},
 }
